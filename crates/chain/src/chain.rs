@@ -1,0 +1,112 @@
+//! The questions that agents ask, and what a reorganisation does to each answer.
+
+use bitcoin::{BlockHash, OutPoint, Script, Transaction, TxOut, Txid};
+
+use crate::{BroadcastError, ChainError};
+
+/// One view of the Bitcoin chain. Every call blocks until the source has answered or its timeout
+/// has passed; call it from a thread that may wait.
+///
+/// # Reorganisations
+///
+/// An answer is true for the moment at which it was given. When blocks are replaced, an answer
+/// changes as written at each method, and nothing announces that: whoever stored an answer with
+/// a height asks again when [`Chain::tip`] has changed, until the height is buried as deep as it
+/// needs. Two calls can see two different tips. In none of these answers is a height alone an
+/// identity: compare block hashes.
+///
+/// # What a lying source can do
+///
+/// [`Chain::output`] and [`Chain::raw_transaction`] are checked against the transaction id, which
+/// commits to scripts and amounts. Heights, absence, and "unspent" are the source's word.
+pub trait Chain: Send + Sync {
+    /// The last block of the best chain. A reorganisation changes the hash, and the height may
+    /// stay the same or even become lower.
+    fn tip(&self) -> Result<Tip, ChainError>;
+
+    /// The hash of block 0, by which the network is recognised. A reorganisation never changes
+    /// it; a different value means a source for another network.
+    fn genesis(&self) -> Result<BlockHash, ChainError>;
+
+    /// All outputs with this script that neither the chain nor the mempool spends, those in the
+    /// mempool included: confirmed ones first, by height, then by outpoint. After a
+    /// reorganisation an output may have another height, `None` (back in the mempool), or be gone
+    /// (its transaction conflicts with the new chain); a spent one may be listed again.
+    fn unspent(&self, script: &Script) -> Result<Vec<Utxo>, ChainError>;
+
+    /// What is known about one output. After a reorganisation `height` may change or become
+    /// `None`, `spent_by` may change or vanish, and `Seen` may become `Unseen`.
+    fn output(&self, outpoint: OutPoint) -> Result<OutputStatus, ChainError>;
+
+    /// Where a transaction is. After a reorganisation `Confirmed` may name another block, or
+    /// become `Mempool`, or `Unknown` when a conflicting transaction was mined instead.
+    fn transaction(&self, txid: Txid) -> Result<TransactionStatus, ChainError>;
+
+    /// The transaction itself, witness included, from the chain or the mempool. A reorganisation
+    /// changes the answer only between `Some` and `None`.
+    fn raw_transaction(&self, txid: Txid) -> Result<Option<Transaction>, ChainError>;
+
+    /// Hands a transaction to the network. `Ok` also when it is known already, in the mempool or
+    /// in a block, so repeating it is safe. A reorganisation can bring a confirmed transaction
+    /// back to the mempool or drop it: broadcast it again then.
+    fn broadcast(&self, transaction: &Transaction) -> Result<(), BroadcastError>;
+}
+
+/// The last block of the best chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tip {
+    /// Number of blocks before this one.
+    pub height: u32,
+    /// Its hash.
+    pub hash: BlockHash,
+}
+
+/// One unspent output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Utxo {
+    /// Which output.
+    pub outpoint: OutPoint,
+    /// Its script and amount.
+    pub output: TxOut,
+    /// The height of its block; `None` while it is in the mempool.
+    pub height: Option<u32>,
+}
+
+impl Utxo {
+    /// The order that [`Chain::unspent`] promises.
+    pub(crate) fn sort(utxos: &mut [Self]) {
+        utxos.sort_by_key(|utxo| (utxo.height.unwrap_or(u32::MAX), utxo.outpoint));
+    }
+}
+
+/// What is known about one output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputStatus {
+    /// Neither the chain nor the mempool has it (or the transaction has no output of that number).
+    Unseen,
+    /// It exists.
+    Seen {
+        /// Its script and amount.
+        output: TxOut,
+        /// The height of its block; `None` while it is in the mempool.
+        height: Option<u32>,
+        /// The transaction that spends it, in a block or in the mempool.
+        spent_by: Option<Txid>,
+    },
+}
+
+/// Where a transaction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionStatus {
+    /// Neither the chain nor the mempool has it.
+    Unknown,
+    /// In the mempool.
+    Mempool,
+    /// In a block of the best chain.
+    Confirmed {
+        /// The block's height.
+        height: u32,
+        /// The block's hash.
+        block_hash: BlockHash,
+    },
+}
