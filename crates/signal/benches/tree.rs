@@ -4,6 +4,11 @@
 //! n · (256 − log₂ n) hashes however it is written. `floor` spends exactly the tree's number of hashes on independent
 //! 64-byte messages: `root / floor` is the tree's overhead.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a benchmark that cannot make its input has nothing to measure"
+)]
+
 use beacon_signal::{Index, LeafNonce, LeafValue, SparseMerkleTree, Strictness, UpdateId};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};

@@ -275,3 +275,148 @@ fn at_most_256<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeHas
 
     deserializer.deserialize_seq(Hashes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn empty_proof() -> Value {
+        let root = crate::hash::empty_root().to_string();
+        json!({ "id": root, "collapsed": "_".repeat(42) + "8", "hashes": [] })
+    }
+
+    fn with(member: &str, value: Value) -> Result<Proof, ParseProofError> {
+        let mut proof = empty_proof();
+        proof[member] = value;
+        Proof::from_json(&proof.to_string())
+    }
+
+    #[test]
+    fn optional_members_and_foreign_members_may_be_absent_or_present() {
+        let proof = Proof::from_json(&empty_proof().to_string()).unwrap();
+        assert_eq!((&proof.nonce, proof.update_id), (&None, None));
+        assert_eq!(proof.leaf_value(), LeafValue::EMPTY);
+        assert_eq!(
+            with("@context", json!("https://btcr2.dev/context/v1")).unwrap(),
+            proof
+        );
+        assert_eq!(
+            with("nonce", json!("A".repeat(43))).unwrap().nonce,
+            Some(LeafNonce::new([0; 32]))
+        );
+    }
+
+    #[test]
+    fn members_of_wrong_form_are_refused() {
+        let good = json!("A".repeat(43));
+        for member in ["id", "nonce", "updateId", "collapsed"] {
+            assert!(with(member, good.clone()).is_ok(), "{member}");
+            for bad in [
+                Value::Null,
+                json!(0),
+                json!(""),
+                json!("A".repeat(42)),
+                json!("A".repeat(44)),
+            ] {
+                let error = with(member, bad.clone()).unwrap_err();
+                assert!(
+                    matches!(error, ParseProofError::Malformed(_)),
+                    "{member} {bad}: {error}"
+                );
+            }
+            assert!(
+                with(member, json!("A".repeat(42) + "B")).is_err(),
+                "{member} with trailing bits"
+            );
+        }
+        for bad in [Value::Null, good, json!({}), json!([null]), json!(["A"])] {
+            assert!(matches!(
+                with("hashes", bad),
+                Err(ParseProofError::Malformed(_))
+            ));
+        }
+        for member in ["id", "collapsed", "hashes"] {
+            let mut proof = empty_proof();
+            proof.as_object_mut().unwrap().remove(member);
+            let error = Proof::from_json(&proof.to_string())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(member), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_repeated_member_is_refused() {
+        let text = empty_proof()
+            .to_string()
+            .replacen('{', "{\"hashes\":[],", 1);
+        let error = Proof::from_json(&text).unwrap_err();
+        assert!(
+            matches!(&error, ParseProofError::Malformed(cause) if cause.to_string().contains("duplicate")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn at_most_256_hashes_are_read() {
+        let hashes = |count| with("hashes", json!(vec!["A".repeat(43); count]));
+        assert_eq!(hashes(256).unwrap().hashes.len(), 256);
+        let error = hashes(257).unwrap_err().to_string();
+        assert!(
+            error.contains("length 257, expected an array of at most 256 hashes"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn text_that_is_not_json_is_told_from_a_bad_proof() {
+        for text in ["", "{", "proof", "{} {}"] {
+            assert!(matches!(
+                Proof::from_json(text),
+                Err(ParseProofError::NotJson(_) | ParseProofError::Malformed(_))
+            ));
+        }
+        assert!(matches!(
+            Proof::from_json("{"),
+            Err(ParseProofError::NotJson(_))
+        ));
+        assert!(matches!(
+            Proof::from_json("{}"),
+            Err(ParseProofError::Malformed(_))
+        ));
+        let long = " ".repeat(Proof::MAX_JSON_LEN + 1);
+        assert!(matches!(
+            Proof::from_json(&long),
+            Err(ParseProofError::TooLong { got: 65_537 })
+        ));
+    }
+
+    #[test]
+    fn counts_must_add_up_to_256() {
+        let mut proof = Proof::from_json(&empty_proof().to_string()).unwrap();
+        proof.hashes.push(NodeHash([1; 32]));
+        let error = proof
+            .root_for(&Index([0; 32]), &LeafValue::EMPTY)
+            .unwrap_err();
+        assert_eq!(
+            error,
+            ProofError::CountMismatch {
+                hashes: 1,
+                collapsed: 256
+            }
+        );
+        assert_eq!(
+            error.to_string(),
+            "proof has 1 hashes and 256 collapsed levels, expected 256 together"
+        );
+        proof.collapsed = Collapsed([0; 32]);
+        assert_eq!(
+            proof.root_for(&Index([0; 32]), &LeafValue::EMPTY),
+            Err(ProofError::CountMismatch {
+                hashes: 1,
+                collapsed: 0
+            })
+        );
+    }
+}
