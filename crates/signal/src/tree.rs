@@ -8,6 +8,9 @@ use crate::hash::{LEVELS, NodeHash, empty_root, levels_up, parent};
 use crate::leaf::{Index, LeafValue, Root};
 use crate::proof::{Collapsed, Proof};
 
+/// Number of paths that are hashed side by side: enough to overlap, few enough to stay in the first cache.
+const BATCH: usize = 64;
+
 /// The tree of one beacon signal. It is built from all leaves at once and never changes.
 #[derive(Clone, Debug)]
 pub struct SparseMerkleTree {
@@ -56,8 +59,13 @@ impl SparseMerkleTree {
         }
         // An empty leaf that is given is the same as none, and its siblings must see an empty subtree.
         leaves.retain(|(_, value)| *value != LeafValue::EMPTY);
+        let deepest = leaves
+            .array_windows()
+            .filter_map(|[(a, _), (b, _)]| a.parts_from(b))
+            .max();
+        let depth = deepest.map_or(0, |level| usize::from(level) + 1);
         Ok(Self {
-            top: Edge::new(&leaves, 0),
+            top: Edge::new(&lift_together(&leaves, depth), depth, 0),
         })
     }
 
@@ -118,26 +126,66 @@ impl SparseMerkleTree {
 }
 
 impl Edge {
-    /// The edge from depth `top` down to whatever the leaves, sorted and all below that place, make of it. Recursion
-    /// ends after 256 levels, since each branch parts its leaves at a deeper one.
-    fn new(leaves: &[(Index, LeafValue)], top: usize) -> Option<Self> {
-        let (first, value) = leaves.first()?;
-        let (last, _) = leaves.last()?;
-        let node = match first.parts_from(last) {
-            None => Node::Leaf(*first, *value),
-            Some(level) => {
-                let (left, right) =
-                    leaves.split_at(leaves.partition_point(|(index, _)| !index.bit(level)));
-                let below = usize::from(level) + 1;
-                let (left, right) = (Self::new(left, below)?, Self::new(right, below)?);
-                Node::Branch(Box::new(Branch { level, left, right }))
-            }
+    /// The edge from depth `top` down to whatever the paths, sorted and all below that place, make of it; `depth` is
+    /// where their heads are. Recursion ends after 256 levels, since each branch parts its paths at a deeper one.
+    fn new(paths: &[Path], depth: usize, top: usize) -> Option<Self> {
+        let (first, last) = (paths.first()?, paths.last()?);
+        let Some(level) = first.index.parts_from(&last.index) else {
+            return Some(Self {
+                value: lift(&first.index, first.head, depth, top),
+                node: Node::Leaf(first.index, first.leaf),
+            });
+        };
+        let (left, right) = paths.split_at(paths.partition_point(|path| !path.index.bit(level)));
+        let below = usize::from(level) + 1;
+        let branch = Branch {
+            level,
+            left: Self::new(left, depth, below)?,
+            right: Self::new(right, depth, below)?,
         };
         Some(Self {
-            value: node.lifted(top),
-            node,
+            value: lift(&first.index, branch.value(), usize::from(level), top),
+            node: Node::Branch(Box::new(branch)),
         })
     }
+}
+
+/// A leaf, and the value of its path at the depth up to which it was lifted.
+struct Path {
+    index: Index,
+    leaf: LeafValue,
+    head: NodeHash,
+}
+
+/// Lifts every leaf to `depth`, below which no two paths meet.
+///
+/// Each hash of a path waits for the one before. Taking a batch of paths up level by level, instead of one path after
+/// the other, lets the processor overlap their hashes.
+fn lift_together(leaves: &[(Index, LeafValue)], depth: usize) -> Vec<Path> {
+    let path = |&(index, leaf): &(Index, LeafValue)| Path {
+        index,
+        leaf,
+        head: NodeHash(leaf.0),
+    };
+    let mut paths: Vec<Path> = leaves.iter().map(path).collect();
+    for batch in paths.chunks_mut(BATCH) {
+        for (level, zero) in levels_up().take(LEVELS - depth) {
+            for Path { index, head, .. } in &mut *batch {
+                *head = parent(index.bit(level), head, zero);
+            }
+        }
+    }
+    paths
+}
+
+/// The value at depth `to` of a path that has the value `node` at depth `from` and only empty siblings in between.
+fn lift(path: &Index, node: NodeHash, from: usize, to: usize) -> NodeHash {
+    levels_up()
+        .skip(LEVELS - from)
+        .take(from.saturating_sub(to))
+        .fold(node, |node, (level, zero)| {
+            parent(path.bit(level), &node, zero)
+        })
 }
 
 impl Node {
@@ -159,21 +207,19 @@ impl Node {
 
     /// The value at depth `top` of the path above the node, on which all siblings are empty.
     fn lifted(&self, top: usize) -> NodeHash {
-        let own = match self {
+        let value = match self {
             Self::Leaf(_, value) => NodeHash(value.0),
-            Self::Branch(branch) => parent(false, &branch.left.value, &branch.right.value),
+            Self::Branch(branch) => branch.value(),
         };
-        let (path, depth) = (self.path(), self.depth());
-        levels_up()
-            .skip(LEVELS - depth)
-            .take(depth.saturating_sub(top))
-            .fold(own, |node, (level, zero)| {
-                parent(path.bit(level), &node, zero)
-            })
+        lift(self.path(), value, self.depth(), top)
     }
 }
 
 impl Branch {
+    fn value(&self) -> NodeHash {
+        parent(false, &self.left.value, &self.right.value)
+    }
+
     /// The side on which `index` lies, then the other one.
     fn sides(&self, index: &Index) -> (&Edge, &Edge) {
         if index.bit(self.level) {
