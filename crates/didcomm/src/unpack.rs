@@ -1,0 +1,453 @@
+//! Opening a message and proving who sent it.
+
+use affinidi_crypto::jose::key_agreement::PublicKeyAgreement;
+use affinidi_messaging_didcomm::jwe::decrypt::{SenderKey, decrypt_bound};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use thiserror::Error;
+
+use crate::did::{Did, split_kid};
+use crate::envelope::{Envelope, MAX_RECIPIENTS};
+use crate::identity::{Identity, Keyring};
+use crate::message::{DEFAULT_LIFETIME, MessageError, Plaintext};
+use crate::peer::short_form_of_peer4;
+use crate::resolve::{ResolveError, Resolver};
+use crate::text::{brief, excerpt};
+
+/// Largest message accepted by default, in bytes: 1 MiB (protocol page, section 2).
+pub const DEFAULT_MAX_BYTES: usize = 1024 * 1024;
+
+/// Bounds on what [`unpack`] accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnpackLimits {
+    /// Largest envelope, in bytes.
+    pub max_bytes: usize,
+    /// Seconds by which clocks may differ.
+    pub skew: u64,
+    /// Seconds that a message may still be valid when it arrives. Ids are remembered until a message expires, so this
+    /// bounds how long a stranger can make us remember.
+    pub max_lifetime: u64,
+}
+
+impl Default for UnpackLimits {
+    /// 1 MiB, 5 minutes, 30 days.
+    fn default() -> Self {
+        Self {
+            max_bytes: DEFAULT_MAX_BYTES,
+            skew: 5 * 60,
+            max_lifetime: 30 * 24 * 60 * 60,
+        }
+    }
+}
+
+/// A message whose sender is proven, which is addressed to us and still valid.
+///
+/// Only [`unpack`] makes one. Whether its id was seen before is for the caller to find out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verified {
+    sender: Did,
+    recipient: Did,
+    message: Plaintext,
+    expires_at: u64,
+}
+
+impl Verified {
+    /// The DID whose key-agreement key authenticated the message. Of a did:peer:4 it is always the long form, whichever
+    /// form the message used, so that a peer has one name.
+    pub fn sender(&self) -> &Did {
+        &self.sender
+    }
+
+    /// Which of our identities it was sent to.
+    pub fn recipient(&self) -> &Did {
+        &self.recipient
+    }
+
+    /// The message.
+    pub fn message(&self) -> &Plaintext {
+        &self.message
+    }
+
+    /// Unix seconds at which the message stops being valid, whether it says so or not. Its id must be remembered until
+    /// then plus [`UnpackLimits::skew`].
+    pub fn expires_at(&self) -> u64 {
+        self.expires_at
+    }
+
+    /// The message without the proof.
+    pub fn into_message(self) -> Plaintext {
+        self.message
+    }
+}
+
+/// Opens an envelope and checks everything that the protocol page, section 2, asks of it.
+///
+/// `now` is in Unix seconds. `keyring` finds our identity by the key identifiers in the envelope. On success a did:peer:4
+/// sender's long form is remembered by `resolver`.
+pub fn unpack<K: Keyring + ?Sized>(
+    bytes: &[u8],
+    keyring: &K,
+    resolver: &Resolver,
+    now: u64,
+    limits: &UnpackLimits,
+) -> Result<Verified, UnpackError> {
+    let opened = open(bytes, keyring, resolver, limits)?;
+    let mut proven = Proven {
+        sender: opened.sender,
+        id: None,
+        thread: None,
+    };
+    let checked = read_plaintext(&opened.plaintext).and_then(|message| {
+        proven.id = Some(message.id.clone());
+        proven.thread = Some(message.thread().to_owned());
+        check_addresses(&message, &proven.sender, opened.recipient.did())?;
+        let expires_at = check_times(&message, now, limits)?;
+        Ok((message, expires_at))
+    });
+    match checked {
+        Ok((message, expires_at)) => {
+            resolver.remember(&proven.sender);
+            Ok(Verified {
+                sender: proven.sender,
+                recipient: opened.recipient.did().clone(),
+                message,
+                expires_at,
+            })
+        }
+        Err(refusal) => Err(UnpackError {
+            refusal,
+            proven: Some(Box::new(proven)),
+        }),
+    }
+}
+
+struct Opened<'k> {
+    plaintext: Vec<u8>,
+    sender: Did,
+    recipient: &'k Identity,
+}
+
+/// Decrypts; success proves that the holder of the sender's key made the envelope for this recipient.
+fn open<'k, K: Keyring + ?Sized>(
+    bytes: &[u8],
+    keyring: &'k K,
+    resolver: &Resolver,
+    limits: &UnpackLimits,
+) -> Result<Opened<'k>, Refusal> {
+    if bytes.len() > limits.max_bytes {
+        return Err(Refusal::TooLarge {
+            got: bytes.len(),
+            max: limits.max_bytes,
+        });
+    }
+    let envelope = Envelope::parse(bytes)?;
+    // Looked up before the sender is resolved: what is not for us costs us nothing more.
+    let recipient = envelope
+        .kids
+        .iter()
+        .find_map(|kid| keyring.identity(kid))
+        .ok_or(Refusal::NotForUs)?;
+    let (sender, _) = split_kid(&envelope.skid).map_err(ResolveError::from)?;
+    let document = resolver.resolve(&sender)?;
+    let key = document
+        .key_agreement_keys()
+        .into_iter()
+        .find(|key| key.kid == envelope.skid)
+        .ok_or_else(|| Refusal::UnknownSenderKey {
+            kid: excerpt(&envelope.skid),
+        })?;
+    let public = PublicKeyAgreement::X25519(key.public);
+    let sender_key = SenderKey::new(&envelope.skid, &public);
+    let decrypted = decrypt_bound(
+        envelope.json,
+        recipient.agreement_kid(),
+        recipient.agreement(),
+        Some(sender_key),
+    )
+    .map_err(|_| Refusal::Decryption)?;
+    // The library says the same twice; if it ever did not, nothing would be proven.
+    if !decrypted.authenticated || decrypted.sender_kid.as_deref() != Some(envelope.skid.as_str()) {
+        return Err(Refusal::Decryption);
+    }
+    Ok(Opened {
+        plaintext: decrypted.plaintext,
+        sender: resolver.canonical(&sender),
+        recipient,
+    })
+}
+
+fn read_plaintext(plaintext: &[u8]) -> Result<Plaintext, Refusal> {
+    #[derive(Deserialize)]
+    struct Nested {
+        #[serde(default)]
+        payload: Option<IgnoredAny>,
+        #[serde(default)]
+        ciphertext: Option<IgnoredAny>,
+    }
+
+    let message =
+        serde_json::from_slice::<Plaintext>(plaintext).map_err(
+            |error| match serde_json::from_slice::<Nested>(plaintext) {
+                Ok(Nested {
+                    payload,
+                    ciphertext,
+                }) if payload.is_some() || ciphertext.is_some() => Refusal::Nested,
+                _ => Refusal::Content {
+                    detail: brief(&error),
+                },
+            },
+        )?;
+    message.check()?;
+    Ok(message)
+}
+
+fn check_addresses(message: &Plaintext, sender: &Did, recipient: &Did) -> Result<(), Refusal> {
+    let from = message.from.as_ref().ok_or(Refusal::NoFrom)?;
+    // A did:peer:4 may call itself by either of its forms; `sender` is the long one.
+    if from != sender && short_form_of_peer4(sender).as_ref() != Some(from) {
+        return Err(Refusal::FromMismatch {
+            from: excerpt(from.as_str()),
+        });
+    }
+    if message.to.contains(recipient) {
+        Ok(())
+    } else {
+        Err(Refusal::NotAddressed)
+    }
+}
+
+/// Returns when the message expires.
+fn check_times(message: &Plaintext, now: u64, limits: &UnpackLimits) -> Result<u64, Refusal> {
+    let latest = now.saturating_add(limits.skew);
+    if let Some(created) = message.created_time.filter(|created| *created > latest) {
+        return Err(Refusal::FromTheFuture { created, now });
+    }
+    let expires = match (message.expires_time, message.created_time) {
+        (Some(expires), _) => expires,
+        (None, Some(created)) => created.saturating_add(DEFAULT_LIFETIME),
+        (None, None) => return Err(Refusal::NoTime),
+    };
+    if now > expires.saturating_add(limits.skew) {
+        return Err(Refusal::Expired { expires, now });
+    }
+    if expires > now.saturating_add(limits.max_lifetime) {
+        return Err(Refusal::LivesTooLong {
+            expires,
+            max: limits.max_lifetime,
+        });
+    }
+    Ok(expires)
+}
+
+/// A message that was refused.
+#[derive(Debug, Error)]
+#[error("{refusal}")]
+pub struct UnpackError {
+    #[source]
+    refusal: Refusal,
+    proven: Option<Box<Proven>>,
+}
+
+#[derive(Debug)]
+struct Proven {
+    sender: Did,
+    id: Option<String>,
+    thread: Option<String>,
+}
+
+impl UnpackError {
+    /// Why it was refused.
+    pub fn refusal(&self) -> &Refusal {
+        &self.refusal
+    }
+
+    /// A stable word for counting and logging.
+    pub fn kind(&self) -> &'static str {
+        self.refusal.kind()
+    }
+
+    /// The sender, if decryption proved one: only then may a problem report be sent, and only to it.
+    pub fn proven_sender(&self) -> Option<&Did> {
+        self.proven.as_ref().map(|proven| &proven.sender)
+    }
+
+    /// Id of the refused message, if it could be read from a proven sender.
+    pub fn message_id(&self) -> Option<&str> {
+        self.proven.as_ref()?.id.as_deref()
+    }
+
+    /// Thread of the refused message (its own id without `thid`), if it could be read from a proven sender.
+    pub fn thread_id(&self) -> Option<&str> {
+        self.proven.as_ref()?.thread.as_deref()
+    }
+}
+
+impl From<Refusal> for UnpackError {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            proven: None,
+        }
+    }
+}
+
+/// Every reason to refuse a message.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Larger than [`UnpackLimits::max_bytes`].
+    #[error("message of {got} bytes, expected at most {max}")]
+    TooLarge {
+        /// Size in bytes.
+        got: usize,
+        /// Limit in bytes.
+        max: usize,
+    },
+    /// No envelope that can be read.
+    #[error("not a DIDComm envelope: {detail}")]
+    Malformed {
+        /// What the parser says.
+        detail: String,
+    },
+    /// A message that is not encrypted.
+    #[error("got a plaintext message, expected authcrypt")]
+    Plaintext,
+    /// A message that is signed and not encrypted.
+    #[error("got a signed message, expected authcrypt")]
+    SignedOnly,
+    /// A message whose sender is anonymous.
+    #[error("got anoncrypt, expected authcrypt")]
+    Anoncrypt,
+    /// An algorithm that we do not speak.
+    #[error("got algorithm {got}, expected {expected}")]
+    Algorithm {
+        /// The header's value.
+        got: String,
+        /// Ours.
+        expected: &'static str,
+    },
+    /// The envelope's `typ` is missing or another.
+    #[error("got typ {got}, expected application/didcomm-encrypted+json")]
+    MediaType {
+        /// The header's value; empty when missing.
+        got: String,
+    },
+    /// The ephemeral key is no X25519 key, or one of small order.
+    #[error("ephemeral key is not a usable x25519 key")]
+    EphemeralKey,
+    /// No recipients, or too many.
+    #[error("{got} recipients, expected 1 to {MAX_RECIPIENTS}")]
+    RecipientCount {
+        /// Number of recipient blocks.
+        got: usize,
+    },
+    /// `apv` is not the hash of the recipients' key identifiers: a recipient was added or removed.
+    #[error("apv is not the hash of the recipient key ids")]
+    RecipientsHash,
+    /// `skid` is missing.
+    #[error("no skid, expected the sender's key id")]
+    NoSenderKeyId,
+    /// `apu` is not the encoded `skid`.
+    #[error("apu does not encode the skid")]
+    SenderInfo,
+    /// None of the recipient keys is ours.
+    #[error("not encrypted to any of our keys")]
+    NotForUs,
+    /// The sender's DID does not resolve.
+    #[error("sender does not resolve: {0}")]
+    Sender(#[from] ResolveError),
+    /// The sender's document has no such X25519 key-agreement key.
+    #[error("sender's document has no usable key-agreement key {kid}")]
+    UnknownSenderKey {
+        /// The start of the `skid`.
+        kid: String,
+    },
+    /// Altered on the way, or not made by the holder of the sender's key.
+    #[error("decryption failed")]
+    Decryption,
+    /// A signed or encrypted message inside the encrypted one.
+    #[error("got a nested envelope, expected a plaintext message inside")]
+    Nested,
+    /// The content is no plaintext message.
+    #[error("content is not a plaintext message: {detail}")]
+    Content {
+        /// What the parser says.
+        detail: String,
+    },
+    /// A member of the content is out of bounds.
+    #[error(transparent)]
+    Bounds(#[from] MessageError),
+    /// `from` is missing.
+    #[error("no from, expected the sender's did")]
+    NoFrom,
+    /// `from` is not the DID whose key authenticated the message.
+    #[error("from is {from}, expected the did of the proven sender key")]
+    FromMismatch {
+        /// The start of the claim.
+        from: String,
+    },
+    /// `to` does not name the identity whose key opened the message.
+    #[error("to does not contain our did")]
+    NotAddressed,
+    /// Neither `created_time` nor `expires_time`.
+    #[error("no created_time and no expires_time, expected at least one")]
+    NoTime,
+    /// No longer valid.
+    #[error("expired at {expires}, now is {now}")]
+    Expired {
+        /// Unix seconds.
+        expires: u64,
+        /// Unix seconds.
+        now: u64,
+    },
+    /// Made after now, by more than the skew.
+    #[error("created at {created}, now is {now}")]
+    FromTheFuture {
+        /// Unix seconds.
+        created: u64,
+        /// Unix seconds.
+        now: u64,
+    },
+    /// Valid for longer than we would remember its id.
+    #[error("expires at {expires}, expected at most {max} seconds from now")]
+    LivesTooLong {
+        /// Unix seconds.
+        expires: u64,
+        /// Seconds.
+        max: u64,
+    },
+}
+
+impl Refusal {
+    /// A stable word for counting and logging.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too-large",
+            Self::Malformed { .. } => "malformed",
+            Self::Plaintext => "plaintext",
+            Self::SignedOnly => "signed-only",
+            Self::Anoncrypt => "anoncrypt",
+            Self::Algorithm { .. } => "algorithm",
+            Self::MediaType { .. } => "media-type",
+            Self::EphemeralKey => "ephemeral-key",
+            Self::RecipientCount { .. } => "recipient-count",
+            Self::RecipientsHash => "recipients-hash",
+            Self::NoSenderKeyId => "no-sender-key-id",
+            Self::SenderInfo => "sender-info",
+            Self::NotForUs => "not-for-us",
+            Self::Sender(_) => "sender-unresolved",
+            Self::UnknownSenderKey { .. } => "unknown-sender-key",
+            Self::Decryption => "decryption",
+            Self::Nested => "nested",
+            Self::Content { .. } => "content",
+            Self::Bounds(_) => "bounds",
+            Self::NoFrom => "no-from",
+            Self::FromMismatch { .. } => "from-mismatch",
+            Self::NotAddressed => "not-addressed",
+            Self::NoTime => "no-time",
+            Self::Expired { .. } => "expired",
+            Self::FromTheFuture { .. } => "from-the-future",
+            Self::LivesTooLong { .. } => "lives-too-long",
+        }
+    }
+}
