@@ -34,7 +34,7 @@ pub use chain::{Chain, OutputStatus, Tip, TransactionStatus, Utxo};
 #[cfg(feature = "kernel")]
 pub use embedded::{
     BlockView, Confirmation, ControlError, EmbeddedChain, MAX_FUND_SAT, MAX_MINE_BLOCKS,
-    MAX_REORG_DEPTH, MempoolSummary, OpenError, ScriptStats, Spend, TransactionDetails, UtxoView,
+    MAX_REORG_DEPTH, OpenError, ScriptStats, Spend, TransactionDetails, UtxoView, Waiting,
 };
 pub use error::{BroadcastError, ChainError, Reason};
 pub use esplora::{EsploraChain, InvalidBaseUrl, MAX_RETRIES};

@@ -1,0 +1,393 @@
+//! What every [`Chain`] on regtest must do, whoever serves it.
+//!
+//! Run by this crate's `embedded` test on `EmbeddedChain`, and by the tests of `beacon-regtest`
+//! on `EsploraChain` in front of the real binary.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use beacon_chain::{BroadcastError, Chain, OutputStatus, TransactionStatus};
+use bitcoin::absolute::LockTime;
+use bitcoin::constants::genesis_block;
+use bitcoin::hashes::{Hash as _, sha256};
+use bitcoin::key::{Keypair, Secp256k1, TapTweak as _, TweakedKeypair};
+use bitcoin::secp256k1::Message;
+use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
+use bitcoin::transaction::Version;
+use bitcoin::{
+    Address, Amount, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid,
+    Witness, taproot,
+};
+
+/// What a test may do to the chain behind a source.
+pub(crate) trait RegtestControl {
+    fn mine(&self, blocks: u32);
+    /// Leaves the payment in the mempool.
+    fn fund(&self, address: &Address, sats: u64) -> OutPoint;
+    fn reorg(&self, depth: u32);
+}
+
+/// A holder of one taproot key.
+pub(crate) struct Wallet(TweakedKeypair);
+
+impl Wallet {
+    pub(crate) fn new(name: &str) -> Self {
+        let secp = Secp256k1::new();
+        let seed = sha256::Hash::hash(name.as_bytes());
+        let key = Keypair::from_seckey_slice(&secp, seed.as_byte_array()).unwrap();
+        Self(key.tap_tweak(&secp, None))
+    }
+
+    /// A key that nobody has paid yet: it depends on the tip.
+    fn fresh(chain: &dyn Chain, name: &str) -> Self {
+        Self::new(&format!("{name} at {}", chain.tip().unwrap().hash))
+    }
+
+    pub(crate) fn script(&self) -> ScriptBuf {
+        ScriptBuf::new_p2tr_tweaked(self.0.public_parts().0)
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        Address::p2tr_tweaked(self.0.public_parts().0, Network::Regtest)
+    }
+
+    /// A transaction, signed by key path, that spends `coin` and pays `outputs`.
+    pub(crate) fn spend(&self, coin: (OutPoint, u64), outputs: Vec<TxOut>) -> Transaction {
+        self.sign(unsigned(coin.0, Sequence::MAX, outputs), coin.1)
+    }
+
+    /// Signs the only input of `transaction`, which spends `sats`.
+    pub(crate) fn sign(&self, mut transaction: Transaction, sats: u64) -> Transaction {
+        let spent = [pay(&self.script(), sats)];
+        let sighash = SighashCache::new(&transaction)
+            .taproot_key_spend_signature_hash(0, &Prevouts::All(&spent), TapSighashType::Default)
+            .unwrap();
+        let message = Message::from_digest(sighash.to_byte_array());
+        let signature = taproot::Signature {
+            signature: Secp256k1::new().sign_schnorr_no_aux_rand(&message, &self.0.to_keypair()),
+            sighash_type: TapSighashType::Default,
+        };
+        transaction.input[0].witness = Witness::p2tr_key_spend(&signature);
+        transaction
+    }
+}
+
+pub(crate) fn unsigned(from: OutPoint, sequence: Sequence, outputs: Vec<TxOut>) -> Transaction {
+    Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: vec![TxIn {
+            previous_output: from,
+            script_sig: ScriptBuf::new(),
+            sequence,
+            witness: Witness::new(),
+        }],
+        output: outputs,
+    }
+}
+
+pub(crate) fn pay(script: &ScriptBuf, sats: u64) -> TxOut {
+    TxOut {
+        value: Amount::from_sat(sats),
+        script_pubkey: script.clone(),
+    }
+}
+
+/// The reason of a refusal; anything else fails the test.
+pub(crate) fn refusal(result: Result<(), BroadcastError>) -> String {
+    match result {
+        Err(BroadcastError::Refused { reason }) => reason.to_string(),
+        other => panic!("got {other:?}, expected a refusal"),
+    }
+}
+
+/// The whole contract. It may run on a chain of any height, even one that others use, as long
+/// as they do not mine meanwhile.
+pub(crate) fn contract(chain: &dyn Chain, control: &dyn RegtestControl) {
+    knows_its_network_and_nothing_of_strangers(chain);
+    follows_a_deposit_into_a_block(chain, control);
+    refuses_what_consensus_refuses(chain, control);
+    reports_the_spender_and_refuses_a_second_one(chain, control);
+    replaces_only_what_asks_for_it_and_for_a_higher_fee(chain, control);
+    survives_a_reorganisation(chain, control);
+    carries_a_beacon_signal(chain, control);
+}
+
+fn knows_its_network_and_nothing_of_strangers(chain: &dyn Chain) {
+    let genesis = genesis_block(Network::Regtest).block_hash();
+    assert_eq!(chain.genesis().unwrap(), genesis);
+
+    let unknown = Txid::from_byte_array([7; 32]);
+    let outpoint = OutPoint::new(unknown, 0);
+    assert_eq!(
+        chain.transaction(unknown).unwrap(),
+        TransactionStatus::Unknown
+    );
+    assert_eq!(chain.raw_transaction(unknown).unwrap(), None);
+    assert_eq!(chain.output(outpoint).unwrap(), OutputStatus::Unseen);
+    assert_eq!(
+        chain
+            .unspent(&Wallet::fresh(chain, "stranger").script())
+            .unwrap(),
+        []
+    );
+}
+
+fn follows_a_deposit_into_a_block(chain: &dyn Chain, control: &dyn RegtestControl) {
+    let wallet = Wallet::fresh(chain, "deposit");
+    let coin = control.fund(&wallet.address(), 100_000);
+    let seen = |height| OutputStatus::Seen {
+        output: pay(&wallet.script(), 100_000),
+        height,
+        spent_by: None,
+    };
+
+    assert_eq!(
+        chain.transaction(coin.txid).unwrap(),
+        TransactionStatus::Mempool
+    );
+    assert_eq!(chain.output(coin).unwrap(), seen(None));
+    let utxos = chain.unspent(&wallet.script()).unwrap();
+    assert_eq!(utxos.len(), 1);
+    assert_eq!((utxos[0].outpoint, utxos[0].height), (coin, None));
+    assert_eq!(utxos[0].output, pay(&wallet.script(), 100_000));
+
+    let before = chain.tip().unwrap();
+    control.mine(1);
+    let tip = chain.tip().unwrap();
+    assert_eq!(tip.height, before.height + 1);
+    assert_ne!(tip.hash, before.hash);
+    assert_eq!(
+        chain.transaction(coin.txid).unwrap(),
+        TransactionStatus::Confirmed {
+            height: tip.height,
+            block_hash: tip.hash
+        }
+    );
+    assert_eq!(chain.output(coin).unwrap(), seen(Some(tip.height)));
+    assert_eq!(
+        chain.unspent(&wallet.script()).unwrap()[0].height,
+        Some(tip.height)
+    );
+    let raw = chain.raw_transaction(coin.txid).unwrap().unwrap();
+    assert_eq!(raw.compute_txid(), coin.txid);
+    assert!(!raw.input[0].witness.is_empty(), "the witness is missing");
+
+    // An output number that this transaction does not have.
+    let beyond = OutPoint::new(coin.txid, 1_000);
+    assert_eq!(chain.output(beyond).unwrap(), OutputStatus::Unseen);
+}
+
+fn refuses_what_consensus_refuses(chain: &dyn Chain, control: &dyn RegtestControl) {
+    let wallet = Wallet::fresh(chain, "refused");
+    let coin = (control.fund(&wallet.address(), 50_000), 50_000);
+    control.mine(1);
+    let good = wallet.spend(coin, vec![pay(&wallet.script(), 49_000)]);
+
+    // One flipped bit in the signature: the verdict must be the kernel's.
+    let mut corrupted = good.clone();
+    let mut signature = corrupted.input[0].witness.to_vec()[0].clone();
+    signature[40] ^= 1;
+    corrupted.input[0].witness = Witness::from_slice(&[signature]);
+    let reason = refusal(chain.broadcast(&corrupted));
+    assert!(
+        reason.contains("mandatory-script-verify-flag-failed"),
+        "{reason}"
+    );
+    assert!(reason.contains("Script verification failed"), "{reason}");
+
+    // A good signature over another amount than the coin has.
+    let misjudged = wallet.spend((coin.0, 60_000), vec![pay(&wallet.script(), 49_000)]);
+    let reason = refusal(chain.broadcast(&misjudged));
+    assert!(reason.contains("Script verification failed"), "{reason}");
+
+    let overspent = wallet.spend(coin, vec![pay(&wallet.script(), 50_001)]);
+    let reason = refusal(chain.broadcast(&overspent));
+    assert!(reason.contains("bad-txns-in-belowout"), "{reason}");
+
+    let nowhere = OutPoint::new(Txid::from_byte_array([9; 32]), 0);
+    let orphan = wallet.spend((nowhere, 50_000), vec![pay(&wallet.script(), 49_000)]);
+    let reason = refusal(chain.broadcast(&orphan));
+    assert!(
+        reason.contains("bad-txns-inputs-missingorspent"),
+        "{reason}"
+    );
+
+    // None of this has touched the coin.
+    for bad in [&corrupted, &misjudged, &overspent, &orphan] {
+        let spender = match chain.output(coin.0).unwrap() {
+            OutputStatus::Seen { spent_by, .. } => spent_by,
+            OutputStatus::Unseen => panic!("the coin is gone"),
+        };
+        assert_eq!(spender, None, "after {}", bad.compute_txid());
+    }
+    chain.broadcast(&good).unwrap();
+}
+
+fn reports_the_spender_and_refuses_a_second_one(chain: &dyn Chain, control: &dyn RegtestControl) {
+    let (wallet, payee) = (
+        Wallet::fresh(chain, "spender"),
+        Wallet::fresh(chain, "payee"),
+    );
+    let coin = (control.fund(&wallet.address(), 80_000), 80_000);
+    control.mine(1);
+    let funded_at = chain.tip().unwrap().height;
+
+    let first = wallet.spend(coin, vec![pay(&payee.script(), 79_000)]);
+    let second = wallet.spend(coin, vec![pay(&payee.script(), 70_000)]);
+    let spent = OutputStatus::Seen {
+        output: pay(&wallet.script(), 80_000),
+        height: Some(funded_at),
+        spent_by: Some(first.compute_txid()),
+    };
+
+    chain.broadcast(&first).unwrap();
+    chain
+        .broadcast(&first)
+        .expect("known in the mempool is as good as taken");
+    assert_eq!(chain.output(coin.0).unwrap(), spent);
+    assert_eq!(chain.unspent(&wallet.script()).unwrap(), []);
+    let reason = refusal(chain.broadcast(&second));
+    assert!(reason.contains("txn-mempool-conflict"), "{reason}");
+
+    control.mine(1);
+    let tip = chain.tip().unwrap();
+    assert_eq!(
+        chain.transaction(first.compute_txid()).unwrap(),
+        TransactionStatus::Confirmed {
+            height: tip.height,
+            block_hash: tip.hash
+        }
+    );
+    assert_eq!(chain.output(coin.0).unwrap(), spent);
+    chain
+        .broadcast(&first)
+        .expect("known in a block is as good as taken");
+    let reason = refusal(chain.broadcast(&second));
+    assert!(
+        reason.contains("bad-txns-inputs-missingorspent"),
+        "{reason}"
+    );
+    let unknown = chain.transaction(second.compute_txid()).unwrap();
+    assert_eq!(unknown, TransactionStatus::Unknown);
+}
+
+fn replaces_only_what_asks_for_it_and_for_a_higher_fee(
+    chain: &dyn Chain,
+    control: &dyn RegtestControl,
+) {
+    let wallet = Wallet::fresh(chain, "replacer");
+    let coin = control.fund(&wallet.address(), 40_000);
+    control.mine(1);
+    let version = |left: u64| {
+        let outputs = vec![pay(&wallet.script(), left)];
+        let transaction = unsigned(coin, Sequence::ENABLE_RBF_NO_LOCKTIME, outputs);
+        wallet.sign(transaction, 40_000)
+    };
+    let (original, dearer, cheaper) = (version(39_500), version(39_000), version(39_600));
+    let child = wallet.spend(
+        (OutPoint::new(original.compute_txid(), 0), 39_500),
+        vec![pay(&wallet.script(), 39_400)],
+    );
+
+    chain.broadcast(&original).unwrap();
+    chain.broadcast(&child).unwrap();
+    let reason = refusal(chain.broadcast(&cheaper));
+    assert!(reason.contains("insufficient fee"), "{reason}");
+
+    chain.broadcast(&dearer).unwrap();
+    for gone in [&original, &child] {
+        let status = chain.transaction(gone.compute_txid()).unwrap();
+        assert_eq!(status, TransactionStatus::Unknown);
+    }
+    let utxos = chain.unspent(&wallet.script()).unwrap();
+    assert_eq!(utxos.len(), 1);
+    assert_eq!(utxos[0].outpoint.txid, dearer.compute_txid());
+}
+
+fn survives_a_reorganisation(chain: &dyn Chain, control: &dyn RegtestControl) {
+    let (wallet, payee) = (
+        Wallet::fresh(chain, "reorg"),
+        Wallet::fresh(chain, "reorg payee"),
+    );
+    let coin = (control.fund(&wallet.address(), 60_000), 60_000);
+    control.mine(1);
+    let funded_at = chain.tip().unwrap();
+    let spend = wallet.spend(coin, vec![pay(&payee.script(), 59_000)]);
+    chain.broadcast(&spend).unwrap();
+    control.mine(1);
+    let before = chain.tip().unwrap();
+
+    // Only the spend's block goes.
+    control.reorg(1);
+    let after = chain.tip().unwrap();
+    assert_eq!(after.height, before.height + 1);
+    assert_ne!(after.hash, before.hash);
+    let status = chain.transaction(spend.compute_txid()).unwrap();
+    assert_eq!(status, TransactionStatus::Mempool);
+    assert_eq!(chain.unspent(&payee.script()).unwrap()[0].height, None);
+    assert_eq!(
+        chain.transaction(coin.0.txid).unwrap(),
+        TransactionStatus::Confirmed {
+            height: funded_at.height,
+            block_hash: funded_at.hash
+        }
+    );
+
+    // Now the deposit's block goes as well: 3 blocks back.
+    control.reorg(after.height - funded_at.height + 1);
+    for txid in [coin.0.txid, spend.compute_txid()] {
+        assert_eq!(chain.transaction(txid).unwrap(), TransactionStatus::Mempool);
+    }
+    assert_eq!(
+        chain.output(coin.0).unwrap(),
+        OutputStatus::Seen {
+            output: pay(&wallet.script(), 60_000),
+            height: None,
+            spent_by: Some(spend.compute_txid()),
+        }
+    );
+
+    // And they confirm again, elsewhere.
+    control.mine(1);
+    let tip = chain.tip().unwrap();
+    for txid in [coin.0.txid, spend.compute_txid()] {
+        assert_eq!(
+            chain.transaction(txid).unwrap(),
+            TransactionStatus::Confirmed {
+                height: tip.height,
+                block_hash: tip.hash
+            }
+        );
+    }
+}
+
+/// The transaction form of the protocol: change to the beacon, then 32 bytes in an OP_RETURN.
+fn carries_a_beacon_signal(chain: &dyn Chain, control: &dyn RegtestControl) {
+    let wallet = Wallet::fresh(chain, "beacon");
+    let coin = control.fund(&wallet.address(), 30_000);
+    control.mine(1);
+    let outputs = vec![
+        pay(&wallet.script(), 29_000),
+        TxOut {
+            value: Amount::ZERO,
+            script_pubkey: ScriptBuf::new_op_return([0xab; 32]),
+        },
+    ];
+    let transaction = unsigned(coin, Sequence::ENABLE_RBF_NO_LOCKTIME, outputs);
+    let signal = wallet.sign(transaction, 30_000);
+    chain.broadcast(&signal).unwrap();
+    control.mine(1);
+
+    let raw = chain
+        .raw_transaction(signal.compute_txid())
+        .unwrap()
+        .unwrap();
+    assert_eq!(raw, signal);
+    let utxos = chain.unspent(&wallet.script()).unwrap();
+    assert_eq!(utxos.len(), 1);
+    assert_eq!(utxos[0].outpoint, OutPoint::new(signal.compute_txid(), 0));
+}
