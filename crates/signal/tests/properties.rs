@@ -365,3 +365,30 @@ fn a_branch_at_every_level() {
         );
     }
 }
+
+/// More leaves than are hashed side by side, with a last batch that is not full.
+#[test]
+fn many_leaves_agree_with_the_reference() {
+    let leaves: Vec<_> = (0..200_u32)
+        .map(|number| {
+            let did = format!("did:btcr2:test{number}");
+            (
+                Index::of_did(&did),
+                LeafValue(Index::of_did(&(did + "leaf")).0),
+            )
+        })
+        .collect();
+    let tree = SparseMerkleTree::new(leaves.iter().copied()).unwrap();
+    let reference: Vec<_> = leaves
+        .iter()
+        .map(|(index, value)| (index.0, value.0))
+        .collect();
+    assert_eq!(tree.root().0, reference::node(&reference, 0));
+    for (index, leaf) in &leaves {
+        assert_eq!(
+            tree.proof(index)
+                .verify(index, leaf, &tree.root(), Strictness::Member),
+            Ok(())
+        );
+    }
+}
