@@ -1,0 +1,332 @@
+//! Esplora's paths, with its JSON shapes, statuses and error texts.
+//!
+//! <https://github.com/Blockstream/esplora/blob/master/API.md>. As there, `/tx/:txid/status` and
+//! `/outspend/:vout` answer "unconfirmed" and "unspent" for transactions that nobody knows.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use beacon_chain::{BroadcastError, Chain as _, EmbeddedChain};
+use bitcoin::address::NetworkUnchecked;
+use bitcoin::consensus::encode::{deserialize, serialize, serialize_hex};
+use bitcoin::hashes::{Hash as _, sha256};
+use bitcoin::hex::FromHex as _;
+use bitcoin::{Address, BlockHash, Network, OutPoint, Transaction, Txid};
+use serde_json::{Value, json};
+
+use crate::reply::{Failure, with_chain};
+use crate::shapes::{
+    BlockShape, BlockStatusShape, MempoolShape, SpendShape, StatsShape, StatusShape,
+    TransactionShape, UtxoShape,
+};
+
+/// Waiting transactions in one page of a history.
+const MEMPOOL_PAGE: usize = 50;
+/// Confirmed transactions in one page of a history.
+const CHAIN_PAGE: usize = 25;
+/// Fee estimate of a chain whose blocks are never full, in sat/vB.
+const FEE_ESTIMATE: f64 = 1.0;
+
+type Chain = State<Arc<EmbeddedChain>>;
+
+pub(crate) fn routes() -> Router<Arc<EmbeddedChain>> {
+    Router::new()
+        .route("/blocks/tip/height", get(tip_height))
+        .route("/blocks/tip/hash", get(tip_hash))
+        .route("/block-height/{height}", get(hash_at_height))
+        .route("/block/{hash}", get(block))
+        .route("/block/{hash}/header", get(block_header))
+        .route("/block/{hash}/status", get(block_status))
+        .route("/block/{hash}/raw", get(block_raw))
+        .route("/block/{hash}/txids", get(block_txids))
+        .route("/tx", post(broadcast))
+        .route("/tx/{txid}", get(transaction))
+        .route("/tx/{txid}/raw", get(transaction_raw))
+        .route("/tx/{txid}/hex", get(transaction_hex))
+        .route("/tx/{txid}/status", get(transaction_status))
+        .route("/tx/{txid}/outspend/{vout}", get(outspend))
+        .route("/tx/{txid}/outspends", get(outspends))
+        .route("/{kind}/{script}", get(script_stats))
+        .route("/{kind}/{script}/utxo", get(script_utxos))
+        .route("/{kind}/{script}/txs", get(script_history))
+        .route("/fee-estimates", get(fee_estimates))
+        .route("/mempool", get(mempool))
+        .route("/mempool/txids", get(mempool_txids))
+}
+
+async fn tip_height(State(chain): Chain) -> Result<String, Failure> {
+    with_chain(chain, |chain| Ok(chain.tip()?.height.to_string())).await
+}
+
+async fn tip_hash(State(chain): Chain) -> Result<String, Failure> {
+    with_chain(chain, |chain| Ok(chain.tip()?.hash.to_string())).await
+}
+
+async fn hash_at_height(
+    State(chain): Chain,
+    Path(height): Path<String>,
+) -> Result<String, Failure> {
+    let height = number(&height)?;
+    with_chain(chain, move |chain| {
+        let hash = chain.block_hash(height)?;
+        Ok(hash.ok_or_else(no_block)?.to_string())
+    })
+    .await
+}
+
+async fn block(State(chain): Chain, Path(hash): Path<String>) -> Result<Json<BlockShape>, Failure> {
+    let hash: BlockHash = hex(&hash)?;
+    with_chain(chain, move |chain| {
+        let view = chain.block(hash)?.ok_or_else(no_block)?;
+        Ok(Json(view.into()))
+    })
+    .await
+}
+
+async fn block_header(State(chain): Chain, Path(hash): Path<String>) -> Result<String, Failure> {
+    let hash: BlockHash = hex(&hash)?;
+    with_chain(chain, move |chain| {
+        let view = chain.block(hash)?.ok_or_else(no_block)?;
+        Ok(serialize_hex(&view.block.header))
+    })
+    .await
+}
+
+/// Blocks that nobody knows are not in the best chain either.
+async fn block_status(
+    State(chain): Chain,
+    Path(hash): Path<String>,
+) -> Result<Json<BlockStatusShape>, Failure> {
+    let hash: BlockHash = hex(&hash)?;
+    with_chain(chain, move |chain| {
+        let best = chain.block(hash)?.filter(|view| view.in_best_chain);
+        Ok(Json(BlockStatusShape {
+            in_best_chain: best.is_some(),
+            height: best.as_ref().map(|view| view.height),
+            next_best: best.and_then(|view| view.next_best),
+        }))
+    })
+    .await
+}
+
+async fn block_raw(
+    State(chain): Chain,
+    Path(hash): Path<String>,
+) -> Result<impl IntoResponse, Failure> {
+    let hash: BlockHash = hex(&hash)?;
+    with_chain(chain, move |chain| {
+        let view = chain.block(hash)?.ok_or_else(no_block)?;
+        Ok(binary(serialize(&view.block)))
+    })
+    .await
+}
+
+async fn block_txids(
+    State(chain): Chain,
+    Path(hash): Path<String>,
+) -> Result<Json<Vec<Txid>>, Failure> {
+    let hash: BlockHash = hex(&hash)?;
+    with_chain(chain, move |chain| {
+        let view = chain.block(hash)?.ok_or_else(no_block)?;
+        let txids = view.block.txdata.iter().map(Transaction::compute_txid);
+        Ok(Json(txids.collect()))
+    })
+    .await
+}
+
+/// The body is the transaction in hex, the answer its id, also when it is known already.
+async fn broadcast(State(chain): Chain, body: String) -> Result<String, Failure> {
+    let undecodable = || rpc_error(-22, "TX decode failed");
+    let bytes = Vec::<u8>::from_hex(body.trim()).map_err(|_| undecodable())?;
+    let transaction: Transaction = deserialize(&bytes).map_err(|_| undecodable())?;
+    with_chain(chain, move |chain| match chain.broadcast(&transaction) {
+        Ok(()) => Ok(transaction.compute_txid().to_string()),
+        Err(BroadcastError::Refused { reason }) => {
+            let missing = reason
+                .as_str()
+                .starts_with("bad-txns-inputs-missingorspent");
+            Err(rpc_error(if missing { -25 } else { -26 }, reason.as_str()))
+        }
+        Err(BroadcastError::Unavailable { reason }) => Err(Failure::unavailable(reason.as_str())),
+    })
+    .await
+}
+
+async fn transaction(
+    State(chain): Chain,
+    Path(txid): Path<String>,
+) -> Result<Json<TransactionShape>, Failure> {
+    let txid: Txid = hex(&txid)?;
+    with_chain(chain, move |chain| {
+        let details = chain.details(txid)?.ok_or_else(no_transaction)?;
+        Ok(Json(details.into()))
+    })
+    .await
+}
+
+async fn transaction_raw(
+    State(chain): Chain,
+    Path(txid): Path<String>,
+) -> Result<impl IntoResponse, Failure> {
+    let txid: Txid = hex(&txid)?;
+    with_chain(chain, move |chain| {
+        let raw = chain.raw_transaction(txid)?.ok_or_else(no_transaction)?;
+        Ok(binary(serialize(&raw)))
+    })
+    .await
+}
+
+async fn transaction_hex(State(chain): Chain, Path(txid): Path<String>) -> Result<String, Failure> {
+    let txid: Txid = hex(&txid)?;
+    with_chain(chain, move |chain| {
+        let raw = chain.raw_transaction(txid)?.ok_or_else(no_transaction)?;
+        Ok(serialize_hex(&raw))
+    })
+    .await
+}
+
+async fn transaction_status(
+    State(chain): Chain,
+    Path(txid): Path<String>,
+) -> Result<Json<StatusShape>, Failure> {
+    let txid: Txid = hex(&txid)?;
+    with_chain(chain, move |chain| {
+        let confirmed = chain.details(txid)?.and_then(|details| details.confirmed);
+        Ok(Json(confirmed.into()))
+    })
+    .await
+}
+
+async fn outspend(
+    State(chain): Chain,
+    Path((txid, vout)): Path<(String, String)>,
+) -> Result<Json<SpendShape>, Failure> {
+    let outpoint = OutPoint::new(hex(&txid)?, number(&vout)?);
+    with_chain(chain, move |chain| Ok(Json(chain.spend(outpoint)?.into()))).await
+}
+
+async fn outspends(
+    State(chain): Chain,
+    Path(txid): Path<String>,
+) -> Result<Json<Vec<SpendShape>>, Failure> {
+    let txid: Txid = hex(&txid)?;
+    with_chain(chain, move |chain| {
+        let spends = chain.spends(txid)?.ok_or_else(no_transaction)?;
+        Ok(Json(spends.into_iter().map(SpendShape::from).collect()))
+    })
+    .await
+}
+
+async fn script_stats(
+    State(chain): Chain,
+    Path((kind, script)): Path<(String, String)>,
+) -> Result<Json<Value>, Failure> {
+    let hash = script_hash(&kind, &script)?;
+    with_chain(chain, move |chain| {
+        let (confirmed, waiting) = chain.stats(hash)?;
+        Ok(Json(json!({
+            kind: script,
+            "chain_stats": StatsShape::from(confirmed),
+            "mempool_stats": StatsShape::from(waiting),
+        })))
+    })
+    .await
+}
+
+async fn script_utxos(
+    State(chain): Chain,
+    Path((kind, script)): Path<(String, String)>,
+) -> Result<Json<Vec<UtxoShape>>, Failure> {
+    let hash = script_hash(&kind, &script)?;
+    with_chain(chain, move |chain| {
+        let utxos = chain.utxos(hash)?;
+        Ok(Json(utxos.into_iter().map(UtxoShape::from).collect()))
+    })
+    .await
+}
+
+async fn script_history(
+    State(chain): Chain,
+    Path((kind, script)): Path<(String, String)>,
+) -> Result<Json<Vec<TransactionShape>>, Failure> {
+    let hash = script_hash(&kind, &script)?;
+    with_chain(chain, move |chain| {
+        let history = chain.history(hash, MEMPOOL_PAGE, CHAIN_PAGE)?;
+        Ok(Json(
+            history.into_iter().map(TransactionShape::from).collect(),
+        ))
+    })
+    .await
+}
+
+/// Esplora's confirmation targets, in blocks, each with the same estimate.
+async fn fee_estimates() -> Json<BTreeMap<u16, f64>> {
+    let targets = (1..=25).chain([144, 504, 1008]);
+    Json(targets.map(|target| (target, FEE_ESTIMATE)).collect())
+}
+
+async fn mempool(State(chain): Chain) -> Result<Json<MempoolShape>, Failure> {
+    with_chain(chain, |chain| Ok(Json(chain.mempool()?.into()))).await
+}
+
+async fn mempool_txids(State(chain): Chain) -> Result<Json<Vec<Txid>>, Failure> {
+    with_chain(chain, |chain| {
+        let waiting = chain.mempool()?;
+        Ok(Json(waiting.into_iter().map(|entry| entry.txid).collect()))
+    })
+    .await
+}
+
+fn no_block() -> Failure {
+    Failure::not_found("Block not found")
+}
+
+fn no_transaction() -> Failure {
+    Failure::not_found("Transaction not found")
+}
+
+/// Bitcoin Core's refusal as Esplora passes it on.
+fn rpc_error(code: i32, message: &str) -> Failure {
+    let error = json!({"code": code, "message": message});
+    Failure::bad_request(format!("sendrawtransaction RPC error: {error}"))
+}
+
+fn binary(bytes: Vec<u8>) -> impl IntoResponse + use<> {
+    ([(header::CONTENT_TYPE, "application/octet-stream")], bytes)
+}
+
+fn number(text: &str) -> Result<u32, Failure> {
+    let invalid = |_| Failure::bad_request("Invalid number");
+    text.parse().map_err(invalid)
+}
+
+fn hex<T: FromStr>(text: &str) -> Result<T, Failure> {
+    let invalid = |_| Failure::bad_request("Invalid hex string");
+    text.parse().map_err(invalid)
+}
+
+/// The SHA-256 of a script, from `address/ADDRESS` or `scripthash/HEX` (not reversed).
+fn script_hash(kind: &str, script: &str) -> Result<sha256::Hash, Failure> {
+    match kind {
+        "scripthash" => script
+            .parse()
+            .map_err(|_| Failure::bad_request("Invalid scripthash")),
+        "address" => {
+            let address = Address::<NetworkUnchecked>::from_str(script)
+                .map_err(|error| Failure::bad_request(error.to_string()))?;
+            let address = address
+                .require_network(Network::Regtest)
+                .map_err(|_| Failure::bad_request("Address on invalid network"))?;
+            Ok(sha256::Hash::hash(address.script_pubkey().as_bytes()))
+        }
+        other => Err(Failure::not_found(format!(
+            "endpoint does not exist \"/{other}/...\""
+        ))),
+    }
+}
