@@ -1,0 +1,2 @@
+//! Beacon coordinator.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Beacon participant.
+fn main() {}

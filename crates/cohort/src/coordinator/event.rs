@@ -1,0 +1,170 @@
+//! What a coordinator remembers: its log.
+//!
+//! Compatibility: a log is kept for the life of its cohorts. New events and new optional members may be added;
+//! nothing may be renamed, removed or given another meaning. `tests/golden/` holds the log of every released version,
+//! and each must replay.
+
+use std::collections::BTreeSet;
+
+use beacon_signal::{Index, Root};
+use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
+use crate::machine::Fund;
+use crate::message::{Leaf, SpentOutput, Subscribe};
+use crate::terms::AgreedTerms;
+use crate::values::{
+    AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature, transaction_hex,
+};
+
+/// One fact of a coordinator's log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[allow(
+    missing_docs,
+    reason = "members mean what their types and the messages of the same name document"
+)]
+pub enum Event {
+    /// A peer wants to hear of cohorts.
+    Subscribed { peer: PeerId, filter: Subscribe },
+    /// It does no more.
+    Unsubscribed { peer: PeerId },
+    /// A cohort is open. `invited` matters where the terms admit invited peers only.
+    CohortAdvertised {
+        cohort: CohortId,
+        terms: AgreedTerms,
+        invited: BTreeSet<PeerId>,
+        at: Timestamp,
+    },
+    /// A peer joined.
+    OptedIn {
+        cohort: CohortId,
+        peer: PeerId,
+        key: CohortKey,
+        indexes: BTreeSet<Index>,
+        proof: StatementSignature,
+    },
+    /// A peer left before the cohort was set.
+    OptedOut { cohort: CohortId, peer: PeerId },
+    /// Membership is frozen; keys and address follow from the members.
+    CohortSet { cohort: CohortId, at: Timestamp },
+    /// The advert ended with too few members.
+    CohortFailed { cohort: CohortId, reason: String },
+    /// A member recomputed and agreed.
+    Acknowledged { cohort: CohortId, peer: PeerId },
+    /// A member answers for further indexes.
+    IndexesRegistered {
+        cohort: CohortId,
+        peer: PeerId,
+        indexes: BTreeSet<Index>,
+    },
+    /// The unspent outputs of the beacon address changed.
+    FundsSeen { cohort: CohortId, funds: Vec<Fund> },
+    /// A member's leaves of a round. `update` tells request_signature from no_update.
+    LeavesGiven {
+        cohort: CohortId,
+        round: u64,
+        peer: PeerId,
+        leaves: Vec<Leaf>,
+        update: bool,
+        at: Timestamp,
+    },
+    /// The operator wants a round now, or another attempt at one that stopped.
+    RoundRequested { cohort: CohortId },
+    /// The index set is frozen and those who have not answered are asked.
+    RoundOpened {
+        cohort: CohortId,
+        round: u64,
+        deadline: Timestamp,
+    },
+    /// The deadline passed; indexes without an answer are left empty, as the terms allow.
+    RoundClosed { cohort: CohortId, round: u64 },
+    /// The deadline passed and the terms want every answer.
+    RoundStopped {
+        cohort: CohortId,
+        round: u64,
+        reason: String,
+    },
+    /// A transaction was built and members are asked to sign it.
+    SessionStarted {
+        cohort: CohortId,
+        session: SessionId,
+        round: u64,
+        root: Root,
+        #[serde(with = "transaction_hex")]
+        tx: Transaction,
+        outpoints: Vec<OutPoint>,
+        spent: Vec<SpentOutput>,
+        deadline: Timestamp,
+    },
+    /// A member's public nonces.
+    NonceGiven {
+        cohort: CohortId,
+        session: SessionId,
+        peer: PeerId,
+        nonces: Vec<PublicNonce>,
+        signature: StatementSignature,
+    },
+    /// All nonces are in. From here on the transaction may come to be signed without us.
+    NoncesAggregated {
+        cohort: CohortId,
+        session: SessionId,
+        nonces: Vec<AggregatedNonce>,
+        deadline: Timestamp,
+    },
+    /// A member's partial signatures, verified.
+    PartialGiven {
+        cohort: CohortId,
+        session: SessionId,
+        peer: PeerId,
+        partials: Vec<PartialSignature>,
+        signature: StatementSignature,
+    },
+    /// The transaction is signed.
+    SessionSigned {
+        cohort: CohortId,
+        session: SessionId,
+        #[serde(with = "transaction_hex")]
+        tx: Transaction,
+        at: Timestamp,
+    },
+    /// The session is over without a signature.
+    SessionAbandoned {
+        cohort: CohortId,
+        session: SessionId,
+        code: String,
+        culprit: Option<PeerId>,
+        comment: String,
+        at: Timestamp,
+    },
+    /// The transaction was given to the network.
+    BroadcastTried {
+        cohort: CohortId,
+        txid: Txid,
+        at: Timestamp,
+    },
+    /// The network has the transaction.
+    SignalBroadcast { cohort: CohortId, txid: Txid },
+    /// The network refuses the transaction; it is tried again.
+    BroadcastRefused {
+        cohort: CohortId,
+        txid: Txid,
+        reason: String,
+    },
+    /// The transaction is in a block.
+    SignalConfirmed {
+        cohort: CohortId,
+        txid: Txid,
+        height: u32,
+        block_hash: BlockHash,
+    },
+    /// The transaction left the chain.
+    SignalGone { cohort: CohortId, txid: Txid },
+    /// The transaction is as deep as the terms want.
+    SignalBuried {
+        cohort: CohortId,
+        txid: Txid,
+        confirmations: u32,
+    },
+}

@@ -1,0 +1,396 @@
+//! From a subscription to a cohort that every member agreed to.
+
+use std::collections::BTreeSet;
+
+use super::{Cohort, Command, Coordinator, Event, FORMATION_EXPIRY_S, Phase, State};
+use crate::ids::{CohortId, PeerId, Timestamp};
+use crate::machine::{Code, Rejection, Step};
+use crate::message::{
+    CohortAck, CohortAdvert, DidRegistration, IndexResult, MAX_TEXT, OptIn, RegistrationResult,
+    Subscribe, SubscribeAccept,
+};
+use crate::statement;
+use crate::terms::Admission;
+
+impl Coordinator {
+    pub(super) fn subscribe(
+        &self,
+        peer: PeerId,
+        filter: Subscribe,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        if filter
+            .label
+            .as_ref()
+            .is_some_and(|label| label.len() > MAX_TEXT)
+        {
+            return Err(Rejection::new(
+                Code::Malformed,
+                "a longer label",
+                format!("at most {MAX_TEXT} bytes"),
+            ));
+        }
+        if filter.networks.len() > 16 || filter.beacon_types.len() > 16 {
+            return Err(Rejection::new(
+                Code::Malformed,
+                "a longer filter",
+                "at most 16 entries",
+            ));
+        }
+        let known = self.state.subscribers.get(&peer);
+        if known.is_none() && self.state.subscribers.len() >= self.config.max_subscribers {
+            let max = self.config.max_subscribers;
+            return Err(Rejection::new(
+                Code::Limit,
+                "one subscriber more",
+                format!("at most {max}"),
+            ));
+        }
+        let mut step = Step::nothing();
+        if known != Some(&filter) {
+            step.events.push(Event::Subscribed {
+                peer: peer.clone(),
+                filter: filter.clone(),
+            });
+        }
+        let accept = SubscribeAccept {
+            label: self.config.label.clone(),
+            max_cohorts: Some(self.config.max_cohorts as u64),
+        };
+        step = step.send(&peer, accept, now.after(FORMATION_EXPIRY_S));
+        for cohort in self.state.cohorts.values() {
+            if is_open(cohort, now) && wants(&filter, cohort) && may_join(cohort, &peer) {
+                step = step.send(&peer, advert(cohort), cohort.terms.advert_expires);
+            }
+        }
+        Ok(step)
+    }
+
+    pub(super) fn unsubscribe(&self, peer: PeerId) -> Result<Step<Event>, Rejection> {
+        if !self.state.subscribers.contains_key(&peer) {
+            return Err(Rejection::new(
+                Code::NotSubscribed,
+                "unsubscribe",
+                "a subscriber",
+            ));
+        }
+        Ok(Step::event(Event::Unsubscribed { peer }))
+    }
+
+    pub(super) fn command(
+        &self,
+        command: Command,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        match command {
+            Command::Advertise {
+                cohort,
+                terms,
+                invited,
+            } => {
+                if self.state.cohorts.contains_key(&cohort) {
+                    return Err(Rejection::new(
+                        Code::Invalid,
+                        format!("cohort id {cohort}"),
+                        "a fresh one",
+                    ));
+                }
+                if terms.advert_expires <= now {
+                    let got = format!("advert_expires {}", terms.advert_expires);
+                    return Err(Rejection::new(
+                        Code::Invalid,
+                        got,
+                        format!("later than now, {now}"),
+                    ));
+                }
+                if (terms.admission == Admission::Invited) == invited.is_empty() {
+                    let got = format!("{} invited peers", invited.len());
+                    let expected = "invited peers exactly where admission is \"invited\"";
+                    return Err(Rejection::new(Code::Invalid, got, expected));
+                }
+                let running = |cohort: &&Cohort| !matches!(cohort.phase, Phase::Failed(_));
+                if self.state.cohorts.values().filter(running).count() >= self.config.max_cohorts {
+                    let max = self.config.max_cohorts;
+                    return Err(Rejection::new(
+                        Code::Limit,
+                        "one cohort more",
+                        format!("at most {max}"),
+                    ));
+                }
+                let event = Event::CohortAdvertised {
+                    cohort,
+                    terms,
+                    invited,
+                    at: now,
+                };
+                let mut preview = State::default();
+                preview.apply(&event);
+                let mut step = Step::event(event);
+                for cohort in preview.cohorts.values() {
+                    for (peer, filter) in &self.state.subscribers {
+                        if wants(filter, cohort) && may_join(cohort, peer) {
+                            step = step.send(peer, advert(cohort), cohort.terms.advert_expires);
+                        }
+                    }
+                }
+                Ok(step)
+            }
+            Command::CloseAdmission { cohort } => {
+                let cohort = self.cohort(cohort)?;
+                if cohort.phase != Phase::Advertised {
+                    return Err(Rejection::new(
+                        Code::Phase,
+                        "a cohort that is not advertised",
+                        "one that is",
+                    ));
+                }
+                if (cohort.members.len() as u64) < cohort.terms.min_members {
+                    let got = format!("{} members", cohort.members.len());
+                    let expected = format!("at least {}", cohort.terms.min_members);
+                    return Err(Rejection::new(Code::Phase, got, expected));
+                }
+                Ok(self.set(cohort, now))
+            }
+            Command::StartRound { cohort } => {
+                let cohort = self.cohort(cohort)?;
+                if cohort.phase != Phase::Acknowledged {
+                    let expected = "a cohort that every member acknowledged";
+                    return Err(Rejection::new(
+                        Code::Phase,
+                        format!("{:?}", cohort.phase),
+                        expected,
+                    ));
+                }
+                Ok(Step::event(Event::RoundRequested { cohort: cohort.id }))
+            }
+        }
+    }
+
+    pub(super) fn opt_in(
+        &self,
+        peer: PeerId,
+        body: &OptIn,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        let cohort = self.cohort(body.cohort_id)?;
+        let indexes: BTreeSet<_> = body.indexes.iter().copied().collect();
+        if let Some(member) = cohort.members.get(&peer) {
+            // The same again is fine, whatever the phase; a different one is a conflict.
+            return if member.key == body.participant_pk && indexes.is_subset(&member.indexes) {
+                Ok(Step::nothing())
+            } else {
+                Err(Rejection::new(
+                    Code::Conflict,
+                    "a different opt-in",
+                    "the one given before",
+                ))
+            };
+        }
+        if cohort.phase != Phase::Advertised {
+            return Err(Rejection::new(
+                Code::CohortSet,
+                "an opt-in",
+                "none: the cohort is set or over",
+            ));
+        }
+        if !is_open(cohort, now) {
+            let expires = cohort.terms.advert_expires;
+            return Err(Rejection::new(
+                Code::AdvertClosed,
+                format!("an opt-in at {now}"),
+                format!("before {expires}"),
+            ));
+        }
+        if !may_join(cohort, &peer) {
+            return Err(Rejection::new(
+                Code::NotInvited,
+                "an opt-in",
+                "one of an invited peer",
+            ));
+        }
+        if body.terms_hash != cohort.terms.hash() {
+            let expected = cohort.terms.hash().to_string();
+            return Err(Rejection::new(
+                Code::TermsHash,
+                body.terms_hash.to_string(),
+                expected,
+            ));
+        }
+        let statement =
+            statement::possession(cohort.id, &peer, &body.participant_pk, &body.terms_hash);
+        if !statement.is_signed_by(&body.participant_pk, &body.proof_of_possession) {
+            let expected = "a signature of the cohort key over cohort, DID, key and terms";
+            return Err(Rejection::new(
+                Code::ProofOfPossession,
+                "another signature",
+                expected,
+            ));
+        }
+        if cohort
+            .members
+            .values()
+            .any(|member| member.key == body.participant_pk)
+        {
+            return Err(Rejection::new(
+                Code::KeyTaken,
+                body.participant_pk.to_string(),
+                "a fresh key",
+            ));
+        }
+        let max = cohort.terms.max_indexes_per_member;
+        if indexes.len() != body.indexes.len() || indexes.is_empty() || indexes.len() as u64 > max {
+            let got = format!("{} indexes", body.indexes.len());
+            return Err(Rejection::new(
+                Code::IndexCount,
+                got,
+                format!("1 to {max}, none twice"),
+            ));
+        }
+        if let Some(taken) = cohort.indexes().find(|index| indexes.contains(index)) {
+            let expected = "indexes that no other member answers for";
+            return Err(Rejection::new(
+                Code::IndexTaken,
+                taken.to_string(),
+                expected,
+            ));
+        }
+        Ok(Step::event(Event::OptedIn {
+            cohort: cohort.id,
+            peer,
+            key: body.participant_pk,
+            indexes,
+            proof: body.proof_of_possession,
+        }))
+    }
+
+    pub(super) fn opt_out(&self, peer: PeerId, cohort: CohortId) -> Result<Step<Event>, Rejection> {
+        let (cohort, _) = self.membership(cohort, &peer)?;
+        if cohort.phase != Phase::Advertised {
+            return Err(Rejection::new(
+                Code::CohortSet,
+                "an opt-out",
+                "none: membership is frozen",
+            ));
+        }
+        Ok(Step::event(Event::OptedOut {
+            cohort: cohort.id,
+            peer,
+        }))
+    }
+
+    pub(super) fn cohort_ack(
+        &self,
+        peer: PeerId,
+        body: &CohortAck,
+    ) -> Result<Step<Event>, Rejection> {
+        let (cohort, member) = self.membership(body.cohort_id, &peer)?;
+        let Some(beacon) = &cohort.beacon else {
+            return Err(Rejection::new(
+                Code::Phase,
+                "an acknowledgement",
+                "none: the cohort is not set",
+            ));
+        };
+        let address = beacon.address(cohort.terms.btc_network.bitcoin());
+        let expected = statement::cohort_ack(&cohort.terms.hash(), beacon.keys(), &address);
+        if body.ack_hash != expected {
+            return Err(Rejection::new(
+                Code::AckMismatch,
+                body.ack_hash.to_string(),
+                expected.to_string(),
+            ));
+        }
+        if member.acknowledged {
+            return Ok(Step::nothing());
+        }
+        Ok(Step::event(Event::Acknowledged {
+            cohort: cohort.id,
+            peer,
+        }))
+    }
+
+    /// Registers further indexes. Once a signal may exist, a new index would need a proof for every root that came
+    /// before it, and handing those out is not built yet.
+    pub(super) fn did_registration(
+        &self,
+        peer: &PeerId,
+        body: DidRegistration,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        let (cohort, member) = self.membership(body.cohort_id, peer)?;
+        let asked: BTreeSet<_> = body.indexes.iter().copied().collect();
+        let max = usize::try_from(cohort.terms.max_indexes_per_member).unwrap_or(usize::MAX);
+        if asked.len() != body.indexes.len() || asked.is_empty() || asked.len() > max {
+            let got = format!("{} indexes", body.indexes.len());
+            return Err(Rejection::new(
+                Code::IndexCount,
+                got,
+                format!("1 to {max}, none twice"),
+            ));
+        }
+        let mut room = max.saturating_sub(member.indexes.len());
+        let mut accepted = BTreeSet::new();
+        let mut results = Vec::new();
+        for index in body.indexes {
+            let refusal = if member.indexes.contains(&index) {
+                None
+            } else if !cohort.signals.is_empty() {
+                Some("earlier-roots-unsupported")
+            } else if !matches!(cohort.round.stage, super::Stage::Waiting) {
+                Some("round-open")
+            } else if cohort.indexes().any(|taken| *taken == index) {
+                Some("index-taken")
+            } else if room == 0 {
+                Some("too-many-indexes")
+            } else {
+                room -= 1;
+                accepted.insert(index);
+                None
+            };
+            results.push(IndexResult {
+                index,
+                accepted: refusal.is_none(),
+                code: refusal.map(str::to_owned),
+            });
+        }
+        let mut step = Step::nothing();
+        if !accepted.is_empty() {
+            step.events.push(Event::IndexesRegistered {
+                cohort: cohort.id,
+                peer: peer.clone(),
+                indexes: accepted,
+            });
+        }
+        let result = RegistrationResult {
+            cohort_id: cohort.id,
+            results,
+        };
+        Ok(step.send(peer, result, now.after(FORMATION_EXPIRY_S)))
+    }
+}
+
+pub(super) fn is_open(cohort: &Cohort, now: Timestamp) -> bool {
+    let full = cohort.members.len() as u64 >= cohort.terms.max_members;
+    cohort.phase == Phase::Advertised && now < cohort.terms.advert_expires && !full
+}
+
+fn may_join(cohort: &Cohort, peer: &PeerId) -> bool {
+    cohort.terms.admission == Admission::Open || cohort.invited.contains(peer)
+}
+
+fn wants(filter: &Subscribe, cohort: &Cohort) -> bool {
+    (filter.networks.is_empty() || filter.networks.contains(&cohort.terms.btc_network))
+        && (filter.beacon_types.is_empty()
+            || filter.beacon_types.contains(&cohort.terms.beacon_type))
+}
+
+fn advert(cohort: &Cohort) -> CohortAdvert {
+    CohortAdvert {
+        cohort_id: cohort.id,
+        btc_network: cohort.terms.btc_network,
+        cohort_size: cohort.terms.min_members,
+        beacon_type: cohort.terms.beacon_type,
+        terms: cohort.terms.value().clone(),
+        terms_hash: cohort.terms.hash(),
+    }
+}

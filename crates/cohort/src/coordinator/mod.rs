@@ -1,0 +1,378 @@
+//! The coordinator's machine: advertises cohorts, collects leaves, nonces and partial signatures, publishes signals.
+//!
+//! It holds no key. What it does wrong, members decline; what members do wrong, it refuses with a code, and the
+//! state does not change. Facts are recorded by the handlers in [`formation`] and [`signing`]; [`progress`] derives
+//! what follows from them.
+
+mod event;
+mod formation;
+mod progress;
+mod signing;
+mod state;
+
+use std::collections::BTreeSet;
+
+use rand_core::CryptoRng;
+
+pub use event::Event;
+pub use state::{Abandoned, Cohort, Member, Phase, Round, Session, Signal, Stage, Standing, State};
+
+use crate::ids::{CohortId, PeerId, Timestamp};
+use crate::machine::{
+    BroadcastOutcome, ChainFact, Code, Input, Machine, Rejection, Step, TransactionView, Watches,
+};
+use crate::message::{Message, SignalPublished, SignalStatus};
+use crate::terms::AgreedTerms;
+
+/// Seconds for which messages of formation are kept for a peer that cannot be reached.
+pub(crate) const FORMATION_EXPIRY_S: u64 = 86_400;
+/// Seconds for which news of a signal are kept for a peer that cannot be reached.
+const NEWS_EXPIRY_S: u64 = 7 * 86_400;
+/// Seconds between two attempts to give a transaction to the network.
+const BROADCAST_INTERVAL_S: u64 = 30;
+
+/// What the operator sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The coordinator's name for itself.
+    pub label: Option<String>,
+    /// Fee rate of signals, sat/vB; the terms' maximum bounds it.
+    pub fee_rate_sat_vb: u64,
+    /// Most subscribers.
+    pub max_subscribers: usize,
+    /// Most cohorts that are not failed.
+    pub max_cohorts: usize,
+    /// Sessions of one round that may fail before the operator must decide.
+    pub max_attempts: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            label: None,
+            fee_rate_sat_vb: 2,
+            max_subscribers: 10_000,
+            max_cohorts: 1_000,
+            max_attempts: 5,
+        }
+    }
+}
+
+/// What the operator can ask for.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Open a cohort and tell the subscribers.
+    Advertise {
+        /// A fresh id.
+        cohort: CohortId,
+        /// Its terms.
+        terms: AgreedTerms,
+        /// Who may join, where the terms say "invited".
+        invited: BTreeSet<PeerId>,
+    },
+    /// Set the cohort with those who are there.
+    CloseAdmission {
+        /// Which.
+        cohort: CohortId,
+    },
+    /// Start a round now, or try again one that stopped.
+    StartRound {
+        /// Which.
+        cohort: CohortId,
+    },
+}
+
+/// The coordinator.
+#[derive(Clone, Debug)]
+pub struct Coordinator {
+    config: Config,
+    state: State,
+}
+
+impl Coordinator {
+    /// A coordinator with an empty log.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            state: State::default(),
+        }
+    }
+
+    /// What replaying the log has given so far.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    fn cohort(&self, id: CohortId) -> Result<&Cohort, Rejection> {
+        self.state.cohorts.get(&id).ok_or_else(|| {
+            Rejection::new(
+                Code::UnknownCohort,
+                format!("cohort {id}"),
+                "a cohort of this coordinator",
+            )
+        })
+    }
+
+    /// The cohort and the sender's membership in it: what every message of a member is checked for first.
+    fn membership(&self, id: CohortId, peer: &PeerId) -> Result<(&Cohort, &Member), Rejection> {
+        let cohort = self.cohort(id)?;
+        let member = cohort.members.get(peer).ok_or_else(|| {
+            Rejection::new(
+                Code::NotAMember,
+                "a message of a stranger",
+                "a message of a member",
+            )
+        })?;
+        Ok((cohort, member))
+    }
+
+    fn message(
+        &self,
+        from: PeerId,
+        message: Message,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        match message {
+            Message::Subscribe(body) => self.subscribe(from, body, now),
+            Message::Unsubscribe(_) => self.unsubscribe(from),
+            Message::OptIn(body) => self.opt_in(from, &body, now),
+            Message::OptOut(body) => self.opt_out(from, body.cohort_id),
+            Message::CohortAck(body) => self.cohort_ack(from, &body),
+            Message::DidRegistration(body) => self.did_registration(&from, body, now),
+            Message::RequestSignature(body) => {
+                if body.leaves.first().map(|leaf| leaf.value) != Some(body.data) {
+                    let expected = "data that is the first leaf's value";
+                    return Err(Rejection::new(
+                        Code::Conflict,
+                        body.data.to_string(),
+                        expected,
+                    ));
+                }
+                self.leaves(from, body.cohort_id, body.round, body.leaves, true, now)
+            }
+            Message::NoUpdate(body) => {
+                self.leaves(from, body.cohort_id, body.round, body.leaves, false, now)
+            }
+            Message::NonceContribution(body) => self.nonce_contribution(from, body),
+            Message::SignatureAuthorization(body) => self.signature_authorization(from, body, now),
+            Message::Decline(body) => self.decline(from, body, now),
+            other => Err(Rejection::new(
+                Code::WrongRole,
+                other.kind(),
+                "a message that participants send",
+            )),
+        }
+    }
+
+    fn chain(&self, fact: ChainFact, now: Timestamp) -> Step<Event> {
+        match fact {
+            ChainFact::Funds { script, mut funds } => {
+                funds.sort();
+                let changed = self.state.cohorts.values().find(|cohort| {
+                    cohort
+                        .beacon
+                        .as_ref()
+                        .is_some_and(|beacon| *beacon.script() == script)
+                        && cohort.funds != funds
+                });
+                changed.map_or_else(Step::nothing, |cohort| {
+                    Step::event(Event::FundsSeen {
+                        cohort: cohort.id,
+                        funds,
+                    })
+                })
+            }
+            ChainFact::Transaction { txid, view, tip } => {
+                let Some((cohort, signal)) = self.signal(txid) else {
+                    return Step::nothing();
+                };
+                self.transaction_seen(cohort, signal, view, tip, now)
+            }
+            ChainFact::Broadcast { txid, outcome } => {
+                let Some((cohort, signal)) = self.signal(txid) else {
+                    return Step::nothing();
+                };
+                match outcome {
+                    BroadcastOutcome::Accepted if signal.standing == Standing::Signed => self.news(
+                        cohort,
+                        signal,
+                        Event::SignalBroadcast {
+                            cohort: cohort.id,
+                            txid,
+                        },
+                        SignalStatus::Broadcast,
+                        now,
+                    ),
+                    BroadcastOutcome::Refused(reason)
+                        if signal.refusal.as_ref() != Some(&reason) =>
+                    {
+                        Step::event(Event::BroadcastRefused {
+                            cohort: cohort.id,
+                            txid,
+                            reason,
+                        })
+                    }
+                    _ => Step::nothing(),
+                }
+            }
+            ChainFact::Output { .. } => Step::nothing(),
+        }
+    }
+
+    fn transaction_seen(
+        &self,
+        cohort: &Cohort,
+        signal: &Signal,
+        view: TransactionView,
+        tip: u32,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let (id, txid) = (cohort.id, signal.txid);
+        match (signal.standing, view) {
+            (
+                Standing::Confirmed { height, block_hash },
+                TransactionView::Confirmed {
+                    height: at,
+                    block_hash: in_block,
+                },
+            ) if (height, block_hash) == (at, in_block) => {
+                let confirmations = tip.saturating_sub(height).saturating_add(1);
+                if u64::from(confirmations) < cohort.terms.confirmations {
+                    return Step::nothing();
+                }
+                let status = SignalStatus::Confirmed {
+                    block_hash,
+                    height,
+                    confirmations,
+                };
+                self.news(
+                    cohort,
+                    signal,
+                    Event::SignalBuried {
+                        cohort: id,
+                        txid,
+                        confirmations,
+                    },
+                    status,
+                    now,
+                )
+            }
+            (Standing::Buried { .. }, _) => Step::nothing(),
+            (_, TransactionView::Confirmed { height, block_hash }) => {
+                let confirmations = tip.saturating_sub(height).saturating_add(1);
+                let status = SignalStatus::Confirmed {
+                    block_hash,
+                    height,
+                    confirmations,
+                };
+                self.news(
+                    cohort,
+                    signal,
+                    Event::SignalConfirmed {
+                        cohort: id,
+                        txid,
+                        height,
+                        block_hash,
+                    },
+                    status,
+                    now,
+                )
+            }
+            (Standing::Confirmed { .. }, TransactionView::Mempool | TransactionView::Unknown) => {
+                self.news(
+                    cohort,
+                    signal,
+                    Event::SignalGone { cohort: id, txid },
+                    SignalStatus::Gone,
+                    now,
+                )
+            }
+            _ => Step::nothing(),
+        }
+    }
+
+    /// Records what became of a signal and tells members and subscribers.
+    fn news(
+        &self,
+        cohort: &Cohort,
+        signal: &Signal,
+        event: Event,
+        status: SignalStatus,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let peers: BTreeSet<&PeerId> = cohort
+            .members
+            .keys()
+            .chain(self.state.subscribers.keys())
+            .collect();
+        let mut step = Step::event(event);
+        for peer in peers {
+            let message = SignalPublished {
+                session_id: signal.session,
+                cohort_id: cohort.id,
+                round: signal.round,
+                txid: signal.txid,
+                transaction: signal.tx.clone(),
+                status,
+            };
+            step = step.send(peer, message, now.after(NEWS_EXPIRY_S));
+        }
+        step
+    }
+
+    fn signal(&self, txid: bitcoin::Txid) -> Option<(&Cohort, &Signal)> {
+        let cohorts = self.state.cohorts.values();
+        cohorts
+            .filter_map(|cohort| cohort.signal(txid).map(|signal| (cohort, signal)))
+            .next()
+    }
+}
+
+impl Machine for Coordinator {
+    type Event = Event;
+    type Command = Command;
+
+    fn step(
+        &self,
+        input: Input<Command>,
+        now: Timestamp,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Step<Event>, Rejection> {
+        match input {
+            Input::Message { from, message, .. } => self.message(from, message, now),
+            Input::Command(command) => self.command(command, now),
+            Input::Chain(fact) => Ok(self.chain(fact, now)),
+            Input::Tick => Ok(self.progress(now, rng)),
+            // A peer's report is for the operator's log: what it means for a session, deadlines decide. A coordinator has no
+            // signer, and whatever it was doing at a restart follows from its log.
+            Input::Problem { .. } | Input::Signer(_) | Input::Restarted => Ok(Step::nothing()),
+        }
+    }
+
+    fn apply(&mut self, event: &Event) {
+        self.state.apply(event);
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        self.state
+            .cohorts
+            .values()
+            .filter_map(|cohort| self.cohort_deadline(cohort))
+            .min()
+    }
+
+    fn watches(&self) -> Watches {
+        let mut watches = Watches::default();
+        for cohort in self.state.cohorts.values() {
+            if let (Phase::Acknowledged, Some(beacon)) = (&cohort.phase, &cohort.beacon) {
+                watches.scripts.push(beacon.script().to_owned());
+            }
+            let open = cohort
+                .signals
+                .iter()
+                .filter(|signal| !matches!(signal.standing, Standing::Buried { .. }));
+            watches.transactions.extend(open.map(|signal| signal.txid));
+        }
+        watches
+    }
+}

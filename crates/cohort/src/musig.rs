@@ -1,0 +1,200 @@
+//! Key and nonce aggregation (BIP327) and the beacon address (BIP341, key path only).
+//!
+//! The one place where `bitcoin`'s secp256k1 and the MuSig2 library's meet: they differ in version, so only
+//! bytes pass between them (x-only key 32, sighash 32, signature 64).
+
+use bitcoin::hashes::Hash as _;
+use bitcoin::key::TweakedPublicKey;
+use bitcoin::sighash::{Prevouts, SighashCache};
+use bitcoin::{Address, Script, ScriptBuf, TapSighashType, TapTweakHash, Transaction, TxOut};
+use secp256k1::{Scalar, XOnlyPublicKey, musig, schnorr};
+
+use crate::values::{AggregatedNonce, CohortKey, PartialSignature, PublicNonce};
+
+/// A set of keys that cannot be a cohort's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeySetError {
+    /// No key at all.
+    #[error("got no cohort key, expected at least one")]
+    Empty,
+    /// One key twice: its holder would speak for two.
+    #[error("got cohort key {0} twice, expected every key once")]
+    Duplicate(CohortKey),
+    /// The tweak is not a valid scalar, or leads to infinity; cannot be hit on purpose.
+    #[error("the aggregate of these keys cannot be tweaked")]
+    Tweak,
+}
+
+/// The aggregate of a cohort's keys with the BIP341 tweak of a key-only output: what signs for the beacon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BeaconKey {
+    keys: Vec<CohortKey>,
+    cache: musig::KeyAggCache,
+    output_key: XOnlyPublicKey,
+    script: ScriptBuf,
+}
+
+impl BeaconKey {
+    /// Aggregates the keys in KeySort order, whatever order they come in.
+    pub fn aggregate(keys: impl IntoIterator<Item = CohortKey>) -> Result<Self, KeySetError> {
+        let mut keys: Vec<CohortKey> = keys.into_iter().collect();
+        keys.sort_unstable();
+        if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(KeySetError::Duplicate(pair[0]));
+        }
+        if keys.is_empty() {
+            return Err(KeySetError::Empty);
+        }
+        let points: Vec<_> = keys.iter().map(CohortKey::point).collect();
+        let mut cache = musig::KeyAggCache::new(&points);
+        let internal = to_bitcoin(&cache.agg_pk());
+        let tweak = TapTweakHash::from_key_and_tweak(internal, None).to_byte_array();
+        let tweak = Scalar::from_be_bytes(tweak).map_err(|_| KeySetError::Tweak)?;
+        let output = cache
+            .pubkey_xonly_tweak_add(&tweak)
+            .map_err(|_| KeySetError::Tweak)?;
+        let (output_key, _) = output.x_only_public_key();
+        let tweaked = TweakedPublicKey::dangerous_assume_tweaked(to_bitcoin(&output_key));
+        Ok(Self {
+            keys,
+            cache,
+            output_key,
+            script: ScriptBuf::new_p2tr_tweaked(tweaked),
+        })
+    }
+
+    /// The members' keys in KeySort order.
+    pub fn keys(&self) -> &[CohortKey] {
+        &self.keys
+    }
+
+    /// The beacon's output script: `OP_1` and the tweaked aggregate.
+    pub fn script(&self) -> &Script {
+        &self.script
+    }
+
+    /// The beacon address.
+    pub fn address(&self, network: bitcoin::Network) -> String {
+        let tweaked = TweakedPublicKey::dangerous_assume_tweaked(to_bitcoin(&self.output_key));
+        Address::p2tr_tweaked(tweaked, network).to_string()
+    }
+
+    pub(crate) fn cache(&self) -> &musig::KeyAggCache {
+        &self.cache
+    }
+
+    /// Starts the signature of one input.
+    pub fn input(&self, sighash: [u8; 32], nonce: AggregatedNonce) -> SigningInput<'_> {
+        let session = musig::Session::new(&self.cache, nonce.0, &sighash);
+        SigningInput {
+            key: self,
+            sighash,
+            session,
+        }
+    }
+}
+
+/// One input's signature in the making: every input has its own sighash and its own nonces.
+pub struct SigningInput<'a> {
+    key: &'a BeaconKey,
+    sighash: [u8; 32],
+    pub(crate) session: musig::Session,
+}
+
+impl SigningInput<'_> {
+    /// Whether the holder of `key`, who contributed `nonce`, made this partial signature.
+    pub fn verify_partial(
+        &self,
+        key: &CohortKey,
+        nonce: &PublicNonce,
+        partial: &PartialSignature,
+    ) -> bool {
+        self.session
+            .partial_verify(self.key.cache(), &partial.0, &nonce.0, *key.point())
+    }
+
+    /// The 64-byte signature of the input, if the partial signatures make a valid one.
+    pub fn aggregate(&self, partials: &[PartialSignature]) -> Option<[u8; 64]> {
+        let partials: Vec<_> = partials.iter().map(|partial| &partial.0).collect();
+        if partials.is_empty() {
+            return None;
+        }
+        let signature = self.session.partial_sig_agg(&partials).assume_valid();
+        schnorr::verify(&signature, &self.sighash, &self.key.output_key).ok()?;
+        Some(signature.to_byte_array())
+    }
+}
+
+/// Sums public nonces. `None` when there are none.
+pub fn aggregate_nonces<'a>(
+    nonces: impl IntoIterator<Item = &'a PublicNonce>,
+) -> Option<AggregatedNonce> {
+    let nonces: Vec<_> = nonces.into_iter().map(|nonce| &nonce.0).collect();
+    (!nonces.is_empty()).then(|| AggregatedNonce(musig::AggregatedNonce::new(&nonces)))
+}
+
+/// The BIP341 key-path sighash (SIGHASH_DEFAULT) of every input. `None` when the outputs are not one for each
+/// input.
+pub fn sighashes(tx: &Transaction, spent: &[TxOut]) -> Option<Vec<[u8; 32]>> {
+    if spent.len() != tx.input.len() {
+        return None;
+    }
+    let mut cache = SighashCache::new(tx);
+    (0..tx.input.len())
+        .map(|input| {
+            cache
+                .taproot_key_spend_signature_hash(
+                    input,
+                    &Prevouts::All(spent),
+                    TapSighashType::Default,
+                )
+                .ok()
+                .map(|hash| hash.to_byte_array())
+        })
+        .collect()
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "the bytes are those of a point that libsecp256k1 holds"
+)]
+fn to_bitcoin(key: &XOnlyPublicKey) -> bitcoin::XOnlyPublicKey {
+    bitcoin::XOnlyPublicKey::from_slice(&key.to_byte_array())
+        .expect("a point serialises to a point")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duplicates_and_the_empty_set_are_refused() {
+        let key: CohortKey = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
+            .parse()
+            .unwrap();
+        assert_eq!(
+            BeaconKey::aggregate([key, key]),
+            Err(KeySetError::Duplicate(key))
+        );
+        assert_eq!(BeaconKey::aggregate([]), Err(KeySetError::Empty));
+    }
+
+    /// `vectors/aggregation/two-member-script-tree-cohort.json` (did-btcr2-js at 584a0d0): internal key of two keys.
+    #[test]
+    fn the_internal_key_agrees_with_an_independent_implementation() {
+        let file: serde_json::Value = serde_json::from_str(include_str!(
+            "../vectors/aggregation/two-member-script-tree-cohort.json"
+        ))
+        .unwrap();
+        let keys: Vec<CohortKey> =
+            serde_json::from_value(file["sortedCohortKeys"].clone()).unwrap();
+        let beacon = BeaconKey::aggregate(keys.iter().rev().copied()).unwrap();
+        assert_eq!(beacon.keys(), keys, "KeySort");
+        let points: Vec<_> = beacon.keys().iter().map(CohortKey::point).collect();
+        let internal = musig::KeyAggCache::new(&points).agg_pk();
+        assert_eq!(
+            hex::encode(internal.to_byte_array()),
+            file["internalKeyXonly"].as_str().unwrap()
+        );
+    }
+}

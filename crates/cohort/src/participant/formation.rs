@@ -1,0 +1,517 @@
+//! From a subscription to a cohort that we agree with.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::state::{Membership, Stage};
+use super::{Command, Event, Participant, by_index};
+use crate::coordinator::FORMATION_EXPIRY_S;
+use crate::ids::{CohortId, PeerId, Timestamp};
+use crate::machine::{Code, Effect, Rejection, Step};
+use crate::message::{
+    CohortAck, CohortAdvert, CohortSet, DidRegistration, MAX_TEXT, OptIn, OptOut,
+    RegistrationResult, Subscribe, SubscribeAccept, Unsubscribe,
+};
+use crate::review::{self, OptedIn};
+use crate::signer::{KeyPath, SignerRequest};
+use crate::statement;
+use crate::terms::AgreedTerms;
+use crate::values::{CohortKey, StatementSignature};
+
+/// Longest DID that is registered, in bytes.
+const MAX_DID: usize = 2_048;
+
+impl Participant {
+    pub(super) fn command(
+        &self,
+        command: Command,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        match command {
+            Command::Subscribe {
+                coordinator,
+                own,
+                identity,
+                filter,
+            } => self.subscribe(coordinator, own, identity, filter, now),
+            Command::Unsubscribe { coordinator } => {
+                if !self
+                    .state
+                    .coordinators
+                    .get(&coordinator)
+                    .is_some_and(|known| known.subscribed)
+                {
+                    let expected = "a coordinator that we are subscribed to";
+                    return Err(Rejection::new(
+                        Code::NotSubscribed,
+                        coordinator.as_str(),
+                        expected,
+                    ));
+                }
+                let event = Event::Unsubscribed {
+                    coordinator: coordinator.clone(),
+                };
+                Ok(Step::event(event).send(
+                    &coordinator,
+                    Unsubscribe {},
+                    now.after(FORMATION_EXPIRY_S),
+                ))
+            }
+            Command::Join { cohort, dids } => self.join(self.named(cohort)?, &dids, now),
+            Command::Leave { cohort } => self.leave(self.named(cohort)?, now),
+            Command::RequestUpdate {
+                cohort,
+                did,
+                update,
+            } => self.request_update(self.named(cohort)?, &did, update),
+            Command::Approve { session } => self.approve(session),
+            Command::Decline { session, comment } => self.decline_by_user(session, &comment, now),
+        }
+    }
+
+    fn subscribe(
+        &self,
+        coordinator: PeerId,
+        own: PeerId,
+        identity: u32,
+        filter: Subscribe,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        let known = self.state.coordinators.get(&coordinator);
+        if known.is_none() && self.state.coordinators.len() >= self.policy.max_coordinators {
+            let max = self.policy.max_coordinators;
+            return Err(Rejection::new(
+                Code::Limit,
+                "one coordinator more",
+                format!("at most {max}"),
+            ));
+        }
+        // Subscribing again keeps the identity: memberships are bound to it.
+        let (own, identity) =
+            known.map_or((own, identity), |known| (known.own.clone(), known.identity));
+        let event = Event::Subscribed {
+            coordinator: coordinator.clone(),
+            own,
+            identity,
+            filter: filter.clone(),
+        };
+        Ok(Step::event(event).send(&coordinator, filter, now.after(FORMATION_EXPIRY_S)))
+    }
+
+    pub(super) fn subscribe_accept(
+        &self,
+        from: &PeerId,
+        body: SubscribeAccept,
+    ) -> Result<Step<Event>, Rejection> {
+        let Some(relationship) = self
+            .state
+            .coordinators
+            .get(from)
+            .filter(|known| known.subscribed)
+        else {
+            return Err(not_subscribed("subscribe_accept"));
+        };
+        let label = body
+            .label
+            .map(|label| label.chars().take(MAX_TEXT).collect());
+        if relationship.accepted && relationship.label == label {
+            return Ok(Step::nothing());
+        }
+        Ok(Step::event(Event::SubscriptionAccepted {
+            coordinator: from.clone(),
+            label,
+        }))
+    }
+
+    pub(super) fn cohort_advert(
+        &self,
+        from: &PeerId,
+        body: CohortAdvert,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        if !self
+            .state
+            .coordinators
+            .get(from)
+            .is_some_and(|known| known.subscribed)
+        {
+            return Err(not_subscribed("cohort_advert"));
+        }
+        let terms = AgreedTerms::parse(body.terms).map_err(|error| {
+            Rejection::new(Code::Terms, error.to_string(), "terms of version 1")
+        })?;
+        if terms.hash() != body.terms_hash {
+            let expected = terms.hash().to_string();
+            return Err(Rejection::new(
+                Code::TermsHash,
+                body.terms_hash.to_string(),
+                expected,
+            ));
+        }
+        if terms.btc_network != body.btc_network
+            || terms.min_members != body.cohort_size
+            || terms.beacon_type != body.beacon_type
+        {
+            let expected = "btc_network, cohort_size and beacon_type as in the terms";
+            return Err(Rejection::new(
+                Code::Terms,
+                "members that contradict the terms",
+                expected,
+            ));
+        }
+        if let Some(known) = self.state.cohorts.get(&body.cohort_id) {
+            return if known.coordinator == *from && known.terms == terms {
+                Ok(Step::nothing())
+            } else {
+                let expected = "the advert given before, or a fresh cohort id";
+                Err(Rejection::new(
+                    Code::Conflict,
+                    "another advert of this cohort",
+                    expected,
+                ))
+            };
+        }
+        if terms.advert_expires <= now {
+            let expires = terms.advert_expires;
+            return Err(Rejection::new(
+                Code::AdvertClosed,
+                format!("an advert that ended at {expires}"),
+                format!("later than {now}"),
+            ));
+        }
+        let of_this_coordinator = self
+            .state
+            .cohorts
+            .values()
+            .filter(|cohort| cohort.coordinator == *from)
+            .count();
+        if of_this_coordinator >= self.policy.max_cohorts {
+            let max = self.policy.max_cohorts;
+            return Err(Rejection::new(
+                Code::Limit,
+                "one cohort more",
+                format!("at most {max}"),
+            ));
+        }
+        Ok(Step::event(Event::CohortAdvertised {
+            cohort: body.cohort_id,
+            coordinator: from.clone(),
+            terms,
+        }))
+    }
+
+    pub(super) fn join_by_policy(&self, cohort: &Membership, now: Timestamp) -> Step<Event> {
+        let joined = self
+            .policy
+            .auto_join
+            .as_ref()
+            .map(|dids| self.join(cohort, dids, now));
+        // What cannot be joined is left for the user to see in the list.
+        joined.and_then(Result::ok).unwrap_or_default()
+    }
+
+    fn join(
+        &self,
+        cohort: &Membership,
+        dids: &[String],
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        let max = cohort.terms.max_indexes_per_member;
+        let asked = by_index(dids);
+        if asked.is_empty() || (asked.len() + cohort.dids.len()) as u64 > max {
+            let got = format!("{} DIDs besides {}", asked.len(), cohort.dids.len());
+            return Err(Rejection::new(
+                Code::IndexCount,
+                got,
+                format!("1 to {max} together"),
+            ));
+        }
+        if let Some(did) = dids
+            .iter()
+            .find(|did| did.len() > MAX_DID || !did.starts_with("did:"))
+        {
+            let got: String = did.chars().take(80).collect();
+            return Err(Rejection::new(
+                Code::Invalid,
+                format!("{got:?}"),
+                format!("a DID of at most {MAX_DID} bytes"),
+            ));
+        }
+        match cohort.stage {
+            Stage::Advertised => {}
+            Stage::Agreed => return Ok(Self::register(cohort, asked, now)),
+            _ => {
+                let got = format!("a cohort at stage {}", cohort.stage.name());
+                return Err(Rejection::new(
+                    Code::Phase,
+                    got,
+                    "one that is advertised or agreed",
+                ));
+            }
+        }
+        if cohort.terms.btc_network != self.policy.network {
+            let got = format!("a cohort on {}", cohort.terms.btc_network);
+            return Err(Rejection::new(
+                Code::Invalid,
+                got,
+                format!("one on {}, where our chain source is", self.policy.network),
+            ));
+        }
+        if cohort.terms.advert_expires <= now {
+            let expires = cohort.terms.advert_expires;
+            return Err(Rejection::new(
+                Code::AdvertClosed,
+                format!("an advert that ended at {expires}"),
+                format!("later than {now}"),
+            ));
+        }
+        let path = KeyPath {
+            network: cohort.terms.btc_network,
+            index: self.state.next_key,
+        };
+        let step = Step::event(Event::JoinRequested {
+            cohort: cohort.id,
+            path,
+            dids: asked,
+        });
+        Ok(self.prove(step, cohort, path))
+    }
+
+    /// Asks the signer for our key and the proof that we hold it.
+    fn prove(&self, step: Step<Event>, cohort: &Membership, path: KeyPath) -> Step<Event> {
+        let Some(did) = self.own(&cohort.coordinator).cloned() else {
+            return step;
+        };
+        step.with(Effect::Sign(SignerRequest::ProvePossession {
+            cohort: cohort.id,
+            path,
+            did,
+            terms: cohort.terms.hash(),
+        }))
+    }
+
+    /// The signer's answer: the opt-in can go out.
+    pub(super) fn possession(
+        &self,
+        cohort: CohortId,
+        key: CohortKey,
+        proof: StatementSignature,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let Some(cohort) = self
+            .state
+            .cohorts
+            .get(&cohort)
+            .filter(|cohort| cohort.stage == Stage::Joining)
+        else {
+            return Step::nothing();
+        };
+        let message = OptIn {
+            cohort_id: cohort.id,
+            participant_pk: key,
+            terms_hash: cohort.terms.hash(),
+            proof_of_possession: proof,
+            indexes: cohort.dids.keys().copied().collect(),
+        };
+        let expires = now
+            .after(FORMATION_EXPIRY_S)
+            .min(cohort.terms.advert_expires);
+        Step::event(Event::OptedIn {
+            cohort: cohort.id,
+            key,
+            proof,
+        })
+        .send(&cohort.coordinator, message, expires)
+    }
+
+    /// A join whose proof was being made when the process ended.
+    pub(super) fn restart_join(&self, cohort: &Membership, step: Step<Event>) -> Step<Event> {
+        match (&cohort.stage, cohort.path) {
+            (Stage::Joining, Some(path)) => self.prove(step, cohort, path),
+            _ => step,
+        }
+    }
+
+    fn leave(&self, cohort: &Membership, now: Timestamp) -> Result<Step<Event>, Rejection> {
+        if !matches!(cohort.stage, Stage::Joining | Stage::OptedIn) {
+            let got = format!("a cohort at stage {}", cohort.stage.name());
+            return Err(Rejection::new(
+                Code::Phase,
+                got,
+                "one that we opted in to and that is not set",
+            ));
+        }
+        let message = OptOut {
+            cohort_id: cohort.id,
+        };
+        Ok(Step::event(Event::OptedOut { cohort: cohort.id }).send(
+            &cohort.coordinator,
+            message,
+            now.after(FORMATION_EXPIRY_S),
+        ))
+    }
+
+    fn register(
+        cohort: &Membership,
+        asked: BTreeMap<beacon_signal::Index, String>,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let message = DidRegistration {
+            cohort_id: cohort.id,
+            indexes: asked.keys().copied().collect(),
+        };
+        Step::event(Event::RegistrationRequested {
+            cohort: cohort.id,
+            dids: asked,
+        })
+        .send(&cohort.coordinator, message, now.after(FORMATION_EXPIRY_S))
+    }
+
+    pub(super) fn registration_result(
+        &self,
+        from: &PeerId,
+        body: RegistrationResult,
+    ) -> Result<Step<Event>, Rejection> {
+        let cohort = self.membership(body.cohort_id, from)?;
+        let (mut accepted, mut refused) = (BTreeSet::new(), BTreeMap::new());
+        for result in body.results {
+            if !cohort.registering.contains_key(&result.index) {
+                continue; // Answered before, or never asked for.
+            }
+            if result.accepted {
+                accepted.insert(result.index);
+            } else {
+                let code = result
+                    .code
+                    .unwrap_or_default()
+                    .chars()
+                    .take(MAX_TEXT)
+                    .collect();
+                refused.insert(result.index, code);
+            }
+        }
+        if accepted.is_empty() && refused.is_empty() {
+            return Ok(Step::nothing());
+        }
+        let accepted = accepted.into_iter().collect();
+        Ok(Step::event(Event::Registered {
+            cohort: cohort.id,
+            accepted,
+            refused,
+        }))
+    }
+
+    pub(super) fn cohort_set(
+        &self,
+        from: &PeerId,
+        body: &CohortSet,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        let cohort = self.cohort_of(body.cohort_id, from)?;
+        let Some(key) = cohort.key else {
+            return Err(Rejection::new(
+                Code::Phase,
+                "cohort_set",
+                "none: we did not opt in",
+            ));
+        };
+        let ack = |beacon: &crate::musig::BeaconKey| CohortAck {
+            cohort_id: cohort.id,
+            ack_hash: statement::cohort_ack(&body.terms_hash, beacon.keys(), &body.beacon_address),
+        };
+        let expires = now.after(FORMATION_EXPIRY_S);
+        match &cohort.stage {
+            Stage::Agreed => {
+                // Membership is frozen: the same again is acknowledged again, another is a fault.
+                return match &cohort.beacon {
+                    Some(beacon)
+                        if beacon.keys() == body.cohort_keys
+                            && body.terms_hash == cohort.terms.hash()
+                            && body.beacon_address
+                                == beacon.address(cohort.terms.btc_network.bitcoin()) =>
+                    {
+                        Ok(Step::nothing().send(from, ack(beacon), expires))
+                    }
+                    _ => Err(Rejection::new(
+                        Code::Conflict,
+                        "another cohort_set",
+                        "the one agreed to",
+                    )),
+                };
+            }
+            Stage::OptedIn => {}
+            other => {
+                let got = format!("cohort_set at stage {}", other.name());
+                return Err(Rejection::new(Code::Phase, got, "one after our opt-in"));
+            }
+        }
+        let own = OptedIn {
+            terms: &cohort.terms,
+            terms_hash: cohort.terms.hash(),
+            key,
+        };
+        match review::review_cohort(body, &own) {
+            Ok(beacon) => Ok(Step::event(Event::CohortAgreed {
+                cohort: cohort.id,
+                keys: beacon.keys().to_vec(),
+                address: body.beacon_address.clone(),
+            })
+            .send(from, ack(&beacon), expires)),
+            Err(declined) => {
+                // The driver turns a rejection into a problem report; the reason is kept for the user as well.
+                Ok(Step::event(Event::CohortRefused {
+                    cohort: cohort.id,
+                    code: declined.code.as_str().to_owned(),
+                    comment: declined.comment.clone(),
+                })
+                .with(Effect::Report {
+                    to: from.clone(),
+                    rejection: Rejection::new(
+                        Code::CohortMismatch,
+                        declined.to_string(),
+                        "the cohort that we opted in to",
+                    ),
+                }))
+            }
+        }
+    }
+
+    /// A coordinator's problem report. It matters where it answers our opt-in; anything else shows in the log.
+    pub(super) fn problem(
+        &self,
+        from: &PeerId,
+        cohort: Option<CohortId>,
+        code: &str,
+        comment: &str,
+    ) -> Step<Event> {
+        let cohort = cohort.and_then(|id| self.cohort_of(id, from).ok());
+        match cohort {
+            Some(cohort) if cohort.stage == Stage::OptedIn => Step::event(Event::OptInRefused {
+                cohort: cohort.id,
+                code: code.chars().take(MAX_TEXT).collect(),
+                comment: comment.chars().take(MAX_TEXT).collect(),
+            }),
+            _ => Step::nothing(),
+        }
+    }
+}
+
+impl Stage {
+    /// One word for people and machines.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Advertised => "advertised",
+            Self::Joining => "joining",
+            Self::OptedIn => "opted-in",
+            Self::Agreed => "agreed",
+            Self::Out(..) => "out",
+        }
+    }
+}
+
+fn not_subscribed(kind: &str) -> Rejection {
+    Rejection::new(
+        Code::NotSubscribed,
+        kind,
+        "none: we are not subscribed to this coordinator",
+    )
+}

@@ -1,0 +1,273 @@
+//! The participant's machine: subscribes, joins, gives leaves, and signs what it has checked itself.
+//!
+//! Nothing that a coordinator says is taken on trust. [`formation`] recomputes the beacon address; [`signing`] reviews
+//! every signal before a nonce is made and makes the proofs durable before a partial signature leaves; what became of a
+//! signal, the participant's own chain source says.
+
+mod event;
+mod formation;
+mod signing;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use beacon_signal::{Index, UpdateId};
+use rand_core::CryptoRng;
+
+pub use event::Event;
+pub use state::{
+    Candidate, Ended, Membership, Progress, Relationship, Session, Stage, Standing, State,
+};
+
+use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
+use crate::machine::{Code, Input, Machine, Rejection, Step, Watches};
+use crate::message::{Message, Subscribe};
+use crate::terms::BtcNetwork;
+
+/// What the user sets: what is done without asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The network of our own chain source. Cohorts of others cannot be joined: nothing could be checked.
+    pub network: BtcNetwork,
+    /// Join every cohort that is advertised, answering for these DIDs; `None`: ask.
+    pub auto_join: Option<Vec<String>>,
+    /// Sign every signal for which all checks hold; otherwise ask.
+    pub auto_sign: bool,
+    /// Most coordinators.
+    pub max_coordinators: usize,
+    /// Most cohorts remembered of one coordinator.
+    pub max_cohorts: usize,
+}
+
+impl Policy {
+    /// Asks for everything.
+    pub fn asking(network: BtcNetwork) -> Self {
+        Self {
+            network,
+            auto_join: None,
+            auto_sign: false,
+            max_coordinators: 1_000,
+            max_cohorts: 1_000,
+        }
+    }
+}
+
+/// What the user can ask for.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Hear of a coordinator's cohorts.
+    Subscribe {
+        /// Its DID.
+        coordinator: PeerId,
+        /// The identity under which it will know us.
+        own: PeerId,
+        /// Index of that identity's keys.
+        identity: u32,
+        /// What to hear of.
+        filter: Subscribe,
+    },
+    /// Hear no more.
+    Unsubscribe {
+        /// Its DID.
+        coordinator: PeerId,
+    },
+    /// Join a cohort, or answer for further DIDs in one that was joined.
+    Join {
+        /// Which.
+        cohort: CohortId,
+        /// The DIDs to answer for.
+        dids: Vec<String>,
+    },
+    /// Leave before the cohort is set.
+    Leave {
+        /// Which.
+        cohort: CohortId,
+    },
+    /// Announce an update.
+    RequestUpdate {
+        /// Where.
+        cohort: CohortId,
+        /// Of which DID.
+        did: String,
+        /// SHA-256 of the signed update's canonical form.
+        update: UpdateId,
+    },
+    /// Sign, if every check holds.
+    Approve {
+        /// Which.
+        session: SessionId,
+    },
+    /// Do not sign.
+    Decline {
+        /// Which.
+        session: SessionId,
+        /// Told to the coordinator.
+        comment: String,
+    },
+}
+
+/// The participant.
+#[derive(Clone, Debug)]
+pub struct Participant {
+    policy: Policy,
+    state: State,
+}
+
+impl Participant {
+    /// A participant with an empty log.
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            state: State::default(),
+        }
+    }
+
+    /// What replaying the log has given so far.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// A cohort, where its coordinator is the sender.
+    fn cohort_of(&self, id: CohortId, from: &PeerId) -> Result<&Membership, Rejection> {
+        let known = self
+            .state
+            .cohorts
+            .get(&id)
+            .filter(|cohort| cohort.coordinator == *from);
+        known.ok_or_else(|| {
+            let expected = "a cohort that this coordinator advertised to us";
+            Rejection::new(Code::UnknownCohort, format!("cohort {id}"), expected)
+        })
+    }
+
+    /// A cohort of which we are a member, where its coordinator is the sender.
+    fn membership(&self, id: CohortId, from: &PeerId) -> Result<&Membership, Rejection> {
+        let cohort = self.cohort_of(id, from)?;
+        if cohort.stage != Stage::Agreed {
+            let expected = "none: we have not agreed to this cohort";
+            return Err(Rejection::new(
+                Code::Phase,
+                "a message of signing",
+                expected,
+            ));
+        }
+        Ok(cohort)
+    }
+
+    /// A cohort that the user names.
+    fn named(&self, id: CohortId) -> Result<&Membership, Rejection> {
+        self.state.cohorts.get(&id).ok_or_else(|| {
+            Rejection::new(
+                Code::UnknownCohort,
+                format!("cohort {id}"),
+                "one that was advertised to us",
+            )
+        })
+    }
+
+    /// Under which DID a coordinator knows us.
+    fn own(&self, coordinator: &PeerId) -> Option<&PeerId> {
+        self.state
+            .coordinators
+            .get(coordinator)
+            .map(|relationship| &relationship.own)
+    }
+
+    fn message(
+        &self,
+        from: &PeerId,
+        message: Message,
+        now: Timestamp,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Step<Event>, Rejection> {
+        match message {
+            Message::SubscribeAccept(body) => self.subscribe_accept(from, body),
+            Message::CohortAdvert(body) => self.cohort_advert(from, body, now),
+            Message::CohortSet(body) => self.cohort_set(from, &body, now),
+            Message::RegistrationResult(body) => self.registration_result(from, body),
+            Message::UpdateOpportunity(body) => self.update_opportunity(from, &body, rng),
+            Message::AuthorizationRequest(body) => self.authorization_request(from, body, now),
+            Message::AggregatedNonces(body) => self.aggregated_nonces(from, body),
+            Message::SessionAborted(body) => self.session_aborted(from, &body),
+            Message::SignalPublished(body) => self.signal_published(from, &body),
+            other => Err(Rejection::new(
+                Code::WrongRole,
+                other.kind(),
+                "a message that coordinators send",
+            )),
+        }
+    }
+
+    /// What follows from the facts: one thing at a time, until nothing more does.
+    fn progress(&self, now: Timestamp, rng: &mut dyn CryptoRng) -> Step<Event> {
+        let cohorts = self.state.cohorts.values();
+        cohorts
+            .map(|cohort| match &cohort.stage {
+                Stage::Advertised => self.join_by_policy(cohort, now),
+                Stage::Agreed => self.progress_signing(cohort, now, rng),
+                _ => Step::nothing(),
+            })
+            .find(|step| !step.is_empty())
+            .unwrap_or_default()
+    }
+}
+
+/// DIDs by their index. The same DID twice is one.
+fn by_index(dids: &[String]) -> BTreeMap<Index, String> {
+    dids.iter()
+        .map(|did| (Index::of_did(did), did.clone()))
+        .collect()
+}
+
+impl Machine for Participant {
+    type Event = Event;
+    type Command = Command;
+
+    fn step(
+        &self,
+        input: Input<Command>,
+        now: Timestamp,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Step<Event>, Rejection> {
+        match input {
+            Input::Message { from, message, .. } => self.message(&from, message, now, rng),
+            Input::Problem {
+                from,
+                cohort,
+                code,
+                comment,
+            } => Ok(self.problem(&from, cohort, &code, &comment)),
+            Input::Command(command) => self.command(command, now),
+            Input::Chain(fact) => Ok(self.chain(fact, now)),
+            Input::Signer(answer) => Ok(self.signer(answer, now)),
+            Input::Restarted => Ok(self.restarted(now)),
+            Input::Tick => Ok(self.progress(now, rng)),
+        }
+    }
+
+    fn apply(&mut self, event: &Event) {
+        self.state.apply(event);
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        let sessions = self
+            .state
+            .cohorts
+            .values()
+            .filter_map(|cohort| cohort.session.as_ref());
+        sessions.map(|session| session.deadline).min()
+    }
+
+    fn watches(&self) -> Watches {
+        let cohorts = || self.state.cohorts.values();
+        let outpoints: BTreeSet<_> = cohorts().filter_map(Membership::checked_output).collect();
+        Watches {
+            scripts: Vec::new(),
+            outpoints: outpoints.into_iter().collect(),
+            transactions: cohorts()
+                .flat_map(Membership::live)
+                .map(|candidate| candidate.txid)
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The signer: holds secret keys and secret nonces, so that nobody else has to.
+//!
+//! It is asked and it answers; machines never see a secret. A secret nonce exists in this module's memory only:
+//! it is made for one (session, input, sighash), cannot be cloned, printed or stored, and is destroyed as it
+//! signs, whatever happens next. There is no state to restore after a restart, which is the point: a nonce that
+//! does not exist cannot be used twice.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rand_core::CryptoRng;
+use secp256k1::{Keypair, musig, schnorr};
+use zeroize::Zeroizing;
+
+use crate::ids::{CohortId, PeerId, SessionId};
+use crate::review::ReviewedSignal;
+use crate::statement::{self, Statement};
+use crate::terms::BtcNetwork;
+use crate::values::{
+    AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature, TermsHash,
+};
+
+/// Which secret key: the member's `index`-th cohort on this network. A fresh one for every cohort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KeyPath {
+    /// The network of the cohort.
+    pub network: BtcNetwork,
+    /// Counted from 0.
+    pub index: u32,
+}
+
+/// What a machine asks of the signer, to be carried out after the commit that allows it.
+#[derive(Debug)]
+pub enum SignerRequest {
+    /// Show the public key of a path and prove to hold it; see [`statement::possession`].
+    ProvePossession {
+        /// The cohort to join.
+        cohort: CohortId,
+        /// The key to join with.
+        path: KeyPath,
+        /// Under which DID.
+        did: PeerId,
+        /// On which terms.
+        terms: TermsHash,
+    },
+    /// Make a nonce for every input. Only a reviewed signal gets here: that is the rule "check, then nonce".
+    MakeNonces(Box<ReviewedSignal>),
+    /// Use the nonces of a session up.
+    SignPartials {
+        /// The session.
+        session: SessionId,
+        /// One for every input.
+        nonces: Vec<AggregatedNonce>,
+    },
+    /// Destroy the unused nonces of a session.
+    Forget {
+        /// The session.
+        session: SessionId,
+    },
+}
+
+/// What the signer answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SignerAnswer {
+    /// To [`SignerRequest::ProvePossession`].
+    Possession {
+        /// The cohort.
+        cohort: CohortId,
+        /// The public key.
+        key: CohortKey,
+        /// The proof.
+        proof: StatementSignature,
+    },
+    /// To [`SignerRequest::MakeNonces`].
+    Nonces {
+        /// The session.
+        session: SessionId,
+        /// One for every input.
+        nonces: Vec<PublicNonce>,
+        /// Over [`statement::nonces`].
+        signature: StatementSignature,
+    },
+    /// To [`SignerRequest::SignPartials`].
+    Partials {
+        /// The session.
+        session: SessionId,
+        /// One for every input.
+        partials: Vec<PartialSignature>,
+        /// Over [`statement::partials`].
+        signature: StatementSignature,
+    },
+    /// The session cannot go on at this signer.
+    Refused {
+        /// The session.
+        session: SessionId,
+        /// Why, for people; names no secret.
+        reason: String,
+    },
+}
+
+/// A secret nonce. Not `Clone`, no bytes to be had, nothing to see in `Debug`, overwritten when dropped.
+struct SecretNonce(Option<musig::SecretNonce>);
+
+impl fmt::Debug for SecretNonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretNonce(redacted)")
+    }
+}
+
+impl Drop for SecretNonce {
+    fn drop(&mut self) {
+        if let Some(mut nonce) = self.0.take() {
+            nonce.non_secure_erase();
+        }
+    }
+}
+
+/// The nonces of one session, each made for one input and its sighash.
+#[derive(Debug)]
+struct SessionNonces {
+    signal: Box<ReviewedSignal>,
+    secret: Vec<SecretNonce>,
+    public: Vec<PublicNonce>,
+    signature: StatementSignature,
+}
+
+/// Sessions with unused nonces at one time. One session per cohort is live, so this bounds the cohorts of one
+/// member that sign at the same moment.
+pub const MAX_OPEN_SESSIONS: usize = 1_024;
+
+/// A signer in this process. `K` finds the secret key of a path; `R` is the operating system's randomness, or a
+/// seeded generator in simulations.
+pub struct LocalSigner<K, R> {
+    keys: K,
+    rng: R,
+    vault: BTreeMap<SessionId, SessionNonces>,
+}
+
+impl<K, R> fmt::Debug for LocalSigner<K, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalSigner")
+            .field("open_sessions", &self.vault.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<K, R> LocalSigner<K, R>
+where
+    K: Fn(KeyPath) -> Zeroizing<[u8; 32]>,
+    R: CryptoRng,
+{
+    /// A signer with an empty vault.
+    pub fn new(keys: K, rng: R) -> Self {
+        Self {
+            keys,
+            rng,
+            vault: BTreeMap::new(),
+        }
+    }
+
+    /// Carries a request out. `None` for [`SignerRequest::Forget`], which needs no answer.
+    pub fn handle(&mut self, request: SignerRequest) -> Option<SignerAnswer> {
+        match request {
+            SignerRequest::ProvePossession {
+                cohort,
+                path,
+                did,
+                terms,
+            } => {
+                let Some(pair) = self.pair(path) else {
+                    // Only a broken key source gets here; the join then stays without an answer and says so.
+                    return None;
+                };
+                let key = CohortKey::from(pair.public_key());
+                let proof = self.sign(&pair, statement::possession(cohort, &did, &key, &terms));
+                Some(SignerAnswer::Possession { cohort, key, proof })
+            }
+            SignerRequest::MakeNonces(signal) => Some(self.make_nonces(signal)),
+            SignerRequest::SignPartials { session, nonces } => {
+                Some(self.sign_partials(session, &nonces))
+            }
+            SignerRequest::Forget { session } => {
+                self.vault.remove(&session);
+                None
+            }
+        }
+    }
+
+    fn make_nonces(&mut self, signal: Box<ReviewedSignal>) -> SignerAnswer {
+        let session = signal.session();
+        if let Some(made) = self.vault.get(&session) {
+            return if made.signal.sighashes() == signal.sighashes() {
+                SignerAnswer::Nonces {
+                    session,
+                    nonces: made.public.clone(),
+                    signature: made.signature,
+                }
+            } else {
+                refused(
+                    session,
+                    "this session already has nonces for another transaction",
+                )
+            };
+        }
+        if self.vault.len() >= MAX_OPEN_SESSIONS {
+            return refused(session, "too many sessions with unused nonces");
+        }
+        let Some(pair) = self.pair(signal.path()) else {
+            return refused(session, "no secret key at this path");
+        };
+        let (mut secret, mut public) = (Vec::new(), Vec::new());
+        for sighash in signal.sighashes() {
+            // All of BIP327's optional inputs: with any one of them right, a broken generator is not fatal.
+            let (secret_nonce, public_nonce) = musig::new_nonce_pair(
+                musig::SessionSecretRand::assume_uniformly_random(self.random()),
+                Some(signal.beacon().cache()),
+                Some(pair.secret_key()),
+                pair.public_key(),
+                Some(sighash),
+                Some(self.random()),
+            );
+            secret.push(SecretNonce(Some(secret_nonce)));
+            public.push(PublicNonce(public_nonce));
+        }
+        let signature = self.sign(
+            &pair,
+            statement::nonces(session, signal.sighashes(), &public),
+        );
+        let answer = SignerAnswer::Nonces {
+            session,
+            nonces: public.clone(),
+            signature,
+        };
+        self.vault.insert(
+            session,
+            SessionNonces {
+                signal,
+                secret,
+                public,
+                signature,
+            },
+        );
+        answer
+    }
+
+    fn sign_partials(
+        &mut self,
+        session: SessionId,
+        aggregated: &[AggregatedNonce],
+    ) -> SignerAnswer {
+        // Taken out before anything can go wrong: from here on these nonces are gone.
+        let Some(SessionNonces { signal, secret, .. }) = self.vault.remove(&session) else {
+            return refused(session, "this session has no nonces here");
+        };
+        if aggregated.len() != secret.len() {
+            return refused(session, "one aggregated nonce for every input is needed");
+        }
+        let Some(pair) = self.pair(signal.path()) else {
+            return refused(session, "no secret key at this path");
+        };
+        let mut partials = Vec::new();
+        for ((mut secret, sighash), nonce) in
+            secret.into_iter().zip(signal.sighashes()).zip(aggregated)
+        {
+            let Some(secret) = secret.0.take() else {
+                return refused(session, "a nonce of this session was used before");
+            };
+            let input = signal.beacon().input(*sighash, *nonce);
+            let partial = input
+                .session
+                .partial_sign(secret, &pair, signal.beacon().cache());
+            partials.push(PartialSignature(partial));
+        }
+        let signature = self.sign(
+            &pair,
+            statement::partials(session, signal.sighashes(), &partials),
+        );
+        SignerAnswer::Partials {
+            session,
+            partials,
+            signature,
+        }
+    }
+
+    fn sign(&mut self, pair: &Keypair, statement: Statement) -> StatementSignature {
+        let aux = self.random();
+        StatementSignature(schnorr::sign_with_aux_rand(&statement.0, pair, &aux))
+    }
+
+    fn pair(&self, path: KeyPath) -> Option<Keypair> {
+        Keypair::from_secret_bytes(*(self.keys)(path)).ok()
+    }
+
+    fn random(&mut self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        self.rng.fill_bytes(&mut bytes);
+        bytes
+    }
+}
+
+fn refused(session: SessionId, reason: &str) -> SignerAnswer {
+    SignerAnswer::Refused {
+        session,
+        reason: reason.to_owned(),
+    }
+}

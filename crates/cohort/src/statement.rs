@@ -1,0 +1,156 @@
+//! What members sign besides transactions, byte by byte (docs/protocol.md, section "Statements").
+//!
+//! Authcrypt proves a sender to its recipient alone and can be denied; these BIP340 signatures by the cohort key
+//! can be shown to anybody, so blame is transferable. Every statement is a tagged hash as in BIP340:
+//! `SHA256(SHA256(tag) ‖ SHA256(tag) ‖ data)`.
+
+use secp256k1::schnorr;
+use sha2::{Digest, Sha256};
+
+use crate::ids::{CohortId, PeerId, SessionId};
+use crate::values::{
+    AckHash, CohortKey, PartialSignature, PublicNonce, StatementSignature, TermsHash,
+};
+
+/// The 32 bytes that are signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statement(pub(crate) [u8; 32]);
+
+impl Statement {
+    /// The 32 bytes that are signed.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Whether `key` made `signature` over this statement.
+    pub fn is_signed_by(&self, key: &CohortKey, signature: &StatementSignature) -> bool {
+        let (x_only, _) = key.point().x_only_public_key();
+        schnorr::verify(&signature.0, &self.0, &x_only).is_ok()
+    }
+}
+
+fn tagged(tag: &str, parts: &[&[u8]]) -> Statement {
+    let tag = Sha256::digest(tag);
+    let mut hasher = Sha256::new().chain_update(tag).chain_update(tag);
+    for part in parts {
+        hasher.update(part);
+    }
+    Statement(hasher.finalize().into())
+}
+
+/// "I hold this key, and I join this cohort on these terms":
+/// cohort id (16 bytes) ‖ length of the DID (4 bytes, big endian) ‖ DID (UTF-8) ‖ key (33) ‖ terms hash (32),
+/// tag `beacon-cohort/proof-of-possession/1`.
+pub fn possession(cohort: CohortId, did: &PeerId, key: &CohortKey, terms: &TermsHash) -> Statement {
+    let did = did.as_str().as_bytes();
+    // A DID longer than 4 GiB cannot reach this: the envelope limits its length.
+    let length = u32::try_from(did.len()).unwrap_or(u32::MAX).to_be_bytes();
+    tagged(
+        "beacon-cohort/proof-of-possession/1",
+        &[cohort.0.as_bytes(), &length, did, &key.to_bytes(), &terms.0],
+    )
+}
+
+/// "These are my public nonces": session id (16 bytes) ‖ number of inputs (4, big endian) ‖ sighash of each
+/// input (32) ‖ public nonce of each input (66), tag `beacon-cohort/nonce-contribution/1`.
+pub fn nonces(session: SessionId, sighashes: &[[u8; 32]], nonces: &[PublicNonce]) -> Statement {
+    let contribution: Vec<u8> = nonces.iter().flat_map(|nonce| nonce.to_bytes()).collect();
+    contributed(
+        "beacon-cohort/nonce-contribution/1",
+        session,
+        sighashes,
+        &contribution,
+    )
+}
+
+/// "These are my partial signatures": as [`nonces`], with the partial signature of each input (32), tag
+/// `beacon-cohort/partial-signature/1`.
+pub fn partials(
+    session: SessionId,
+    sighashes: &[[u8; 32]],
+    partials: &[PartialSignature],
+) -> Statement {
+    let contribution: Vec<u8> = partials
+        .iter()
+        .flat_map(|partial| partial.to_bytes())
+        .collect();
+    contributed(
+        "beacon-cohort/partial-signature/1",
+        session,
+        sighashes,
+        &contribution,
+    )
+}
+
+fn contributed(
+    tag: &str,
+    session: SessionId,
+    sighashes: &[[u8; 32]],
+    contribution: &[u8],
+) -> Statement {
+    let count = u32::try_from(sighashes.len())
+        .unwrap_or(u32::MAX)
+        .to_be_bytes();
+    tagged(
+        tag,
+        &[
+            session.0.as_bytes(),
+            &count,
+            sighashes.as_flattened(),
+            contribution,
+        ],
+    )
+}
+
+/// "Recomputed and agreed": SHA-256 of terms hash (32 bytes) ‖ every key in KeySort order (33 each) ‖ beacon
+/// address (ASCII). Not signed: the envelope names its sender, and nothing is blamed on it.
+pub fn cohort_ack(terms: &TermsHash, keys: &[CohortKey], address: &str) -> AckHash {
+    let mut hasher = Sha256::new().chain_update(terms.0);
+    for key in keys {
+        hasher.update(key.to_bytes());
+    }
+    AckHash(hasher.chain_update(address).finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    const KEY: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
+
+    /// Pinned because these bytes are the protocol: a stranger's participant computes the same, and evidence that
+    /// was signed years ago must still verify. Computed with Python's hashlib (tests/statements.py).
+    #[test]
+    fn layouts_are_pinned() {
+        let key: CohortKey = KEY.parse().unwrap();
+        let cohort = CohortId(Uuid::from_bytes([1; 16]));
+        let session = SessionId(Uuid::from_bytes([2; 16]));
+        let terms = TermsHash([3; 32]);
+        let nonce: PublicNonce = format!("{KEY}{KEY}").parse().unwrap();
+        let partial: PartialSignature = "04".repeat(32).parse().unwrap();
+        let did = PeerId::new("did:peer:2.Vz6Mk");
+        let sighashes = [[5; 32], [6; 32]];
+        let pinned = [
+            (
+                possession(cohort, &did, &key, &terms).0,
+                "e9841c95b7adf64558990c099ece413e80632e2291cbe835406ce9ae58300f2c",
+            ),
+            (
+                nonces(session, &sighashes, &[nonce, nonce]).0,
+                "92591a7ea85843df60cff887a620c3e3029f85831dfb1b7e4de70d3bd7f1fbdf",
+            ),
+            (
+                partials(session, &sighashes, &[partial, partial]).0,
+                "4811206bda623dd08e364ee95bd9853dfeac939e15094b9acd8a0c4e2b446a62",
+            ),
+            (
+                cohort_ack(&terms, &[key, key], "bcrt1p").0,
+                "3b1c03f8f5c83e2d64c272f4f8edb7ae6db37a9d1bc0da2fbdd1cebdcba4c4c7",
+            ),
+        ];
+        for (digest, expected) in pinned {
+            assert_eq!(hex::encode(digest), expected);
+        }
+    }
+}
