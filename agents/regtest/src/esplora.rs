@@ -13,12 +13,12 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use beacon_chain::{BroadcastError, Chain as _, EmbeddedChain};
-use bitcoin::address::NetworkUnchecked;
+use bitcoin::address::{NetworkUnchecked, ParseError};
 use bitcoin::consensus::encode::{deserialize, serialize, serialize_hex};
 use bitcoin::hashes::{Hash as _, sha256};
 use bitcoin::hex::FromHex as _;
 use bitcoin::{Address, BlockHash, Network, OutPoint, Transaction, Txid};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::reply::{Failure, with_chain};
 use crate::shapes::{
@@ -34,6 +34,7 @@ const CHAIN_PAGE: usize = 25;
 const FEE_ESTIMATE: f64 = 1.0;
 
 type Chain = State<Arc<EmbeddedChain>>;
+type ParseScript = fn(&str) -> Result<sha256::Hash, Failure>;
 
 pub(crate) fn routes() -> Router<Arc<EmbeddedChain>> {
     Router::new()
@@ -52,9 +53,8 @@ pub(crate) fn routes() -> Router<Arc<EmbeddedChain>> {
         .route("/tx/{txid}/status", get(transaction_status))
         .route("/tx/{txid}/outspend/{vout}", get(outspend))
         .route("/tx/{txid}/outspends", get(outspends))
-        .route("/{kind}/{script}", get(script_stats))
-        .route("/{kind}/{script}/utxo", get(script_utxos))
-        .route("/{kind}/{script}/txs", get(script_history))
+        .merge(script_routes("address", hash_of_address))
+        .merge(script_routes("scripthash", hash_of_hex))
         .route("/fee-estimates", get(fee_estimates))
         .route("/mempool", get(mempool))
         .route("/mempool/txids", get(mempool_txids))
@@ -223,46 +223,59 @@ async fn outspends(
     .await
 }
 
-async fn script_stats(
-    State(chain): Chain,
-    Path((kind, script)): Path<(String, String)>,
-) -> Result<Json<Value>, Failure> {
-    let hash = script_hash(&kind, &script)?;
-    with_chain(chain, move |chain| {
-        let (confirmed, waiting) = chain.stats(hash)?;
-        Ok(Json(json!({
-            kind: script,
-            "chain_stats": StatsShape::from(confirmed),
-            "mempool_stats": StatsShape::from(waiting),
-        })))
-    })
-    .await
-}
-
-async fn script_utxos(
-    State(chain): Chain,
-    Path((kind, script)): Path<(String, String)>,
-) -> Result<Json<Vec<UtxoShape>>, Failure> {
-    let hash = script_hash(&kind, &script)?;
-    with_chain(chain, move |chain| {
-        let utxos = chain.utxos(hash)?;
-        Ok(Json(utxos.into_iter().map(UtxoShape::from).collect()))
-    })
-    .await
-}
-
-async fn script_history(
-    State(chain): Chain,
-    Path((kind, script)): Path<(String, String)>,
-) -> Result<Json<Vec<TransactionShape>>, Failure> {
-    let hash = script_hash(&kind, &script)?;
-    with_chain(chain, move |chain| {
-        let history = chain.history(hash, MEMPOOL_PAGE, CHAIN_PAGE)?;
-        Ok(Json(
-            history.into_iter().map(TransactionShape::from).collect(),
-        ))
-    })
-    .await
+/// The three look-ups of a script, which is named by `/{kind}/...` and read by `parse`.
+fn script_routes(kind: &'static str, parse: ParseScript) -> Router<Arc<EmbeddedChain>> {
+    Router::new()
+        .route(
+            &format!("/{kind}/{{script}}"),
+            get(
+                move |State(chain): Chain, Path(script): Path<String>| async move {
+                    let hash = parse(&script)?;
+                    with_chain(chain, move |chain| {
+                        let (confirmed, waiting) = chain.stats(hash)?;
+                        Ok(Json(json!({
+                            kind: script,
+                            "chain_stats": StatsShape::from(confirmed),
+                            "mempool_stats": StatsShape::from(waiting),
+                        })))
+                    })
+                    .await
+                },
+            ),
+        )
+        .route(
+            &format!("/{kind}/{{script}}/utxo"),
+            get(
+                move |State(chain): Chain, Path(script): Path<String>| async move {
+                    let hash = parse(&script)?;
+                    with_chain(chain, move |chain| {
+                        let utxos = chain.utxos(hash)?;
+                        Ok(Json(
+                            utxos.into_iter().map(UtxoShape::from).collect::<Vec<_>>(),
+                        ))
+                    })
+                    .await
+                },
+            ),
+        )
+        .route(
+            &format!("/{kind}/{{script}}/txs"),
+            get(
+                move |State(chain): Chain, Path(script): Path<String>| async move {
+                    let hash = parse(&script)?;
+                    with_chain(chain, move |chain| {
+                        let history = chain.history(hash, MEMPOOL_PAGE, CHAIN_PAGE)?;
+                        Ok(Json(
+                            history
+                                .into_iter()
+                                .map(TransactionShape::from)
+                                .collect::<Vec<_>>(),
+                        ))
+                    })
+                    .await
+                },
+            ),
+        )
 }
 
 /// Esplora's confirmation targets, in blocks, each with the same estimate.
@@ -311,22 +324,19 @@ fn hex<T: FromStr>(text: &str) -> Result<T, Failure> {
     text.parse().map_err(invalid)
 }
 
-/// The SHA-256 of a script, from `address/ADDRESS` or `scripthash/HEX` (not reversed).
-fn script_hash(kind: &str, script: &str) -> Result<sha256::Hash, Failure> {
-    match kind {
-        "scripthash" => script
-            .parse()
-            .map_err(|_| Failure::bad_request("Invalid scripthash")),
-        "address" => {
-            let address = Address::<NetworkUnchecked>::from_str(script)
-                .map_err(|error| Failure::bad_request(error.to_string()))?;
-            let address = address
-                .require_network(Network::Regtest)
-                .map_err(|_| Failure::bad_request("Address on invalid network"))?;
-            Ok(sha256::Hash::hash(address.script_pubkey().as_bytes()))
-        }
-        other => Err(Failure::not_found(format!(
-            "endpoint does not exist \"/{other}/...\""
-        ))),
-    }
+/// The SHA-256 of a script in hex, not reversed.
+fn hash_of_hex(text: &str) -> Result<sha256::Hash, Failure> {
+    let invalid = |_| Failure::bad_request("Invalid scripthash");
+    text.parse().map_err(invalid)
+}
+
+/// The SHA-256 of an address' script.
+fn hash_of_address(text: &str) -> Result<sha256::Hash, Failure> {
+    let address: Address<NetworkUnchecked> = text
+        .parse()
+        .map_err(|error: ParseError| Failure::bad_request(error.to_string()))?;
+    let address = address
+        .require_network(Network::Regtest)
+        .map_err(|_| Failure::bad_request("Address on invalid network"))?;
+    Ok(sha256::Hash::hash(address.script_pubkey().as_bytes()))
 }

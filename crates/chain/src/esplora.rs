@@ -65,7 +65,8 @@ impl EsploraChain {
     }
 
     /// Runs one request. The HTTP layer subtracts header sizes without a check, so a hostile
-    /// server can make it panic in builds with overflow checks; that must not end our thread.
+    /// server can make it panic in builds with overflow checks. For headers that happens in a
+    /// thread of its own, for trailers in ours, which must not end by it.
     fn ask<T>(
         &self,
         request: impl FnOnce(&BlockingClient) -> Result<T, Error>,
@@ -256,7 +257,7 @@ fn is_malformed(error: &bitreq::Error) -> bool {
     use bitreq::Error::{
         BodyOverflow, HeadersOverflow, InfiniteRedirectionLoop, InvalidUtf8InBody,
         InvalidUtf8InResponse, MalformedChunkEnd, MalformedChunkLength, MalformedContentLength,
-        RedirectLocationMissing, SerdeJsonError, StatusLineOverflow, TooManyRedirections,
+        Other, RedirectLocationMissing, SerdeJsonError, StatusLineOverflow, TooManyRedirections,
     };
     matches!(
         error,
@@ -272,6 +273,8 @@ fn is_malformed(error: &bitreq::Error) -> bool {
             | TooManyRedirections
             | InvalidUtf8InResponse
             | BodyOverflow
+            // The request's own thread panicked, as a hostile header can make it.
+            | Other(_)
     )
 }
 

@@ -77,6 +77,19 @@ fn a_directory_has_one_user() {
     EmbeddedChain::open(directory.path()).unwrap();
 }
 
+/// The kernel writes over block files that it does not recognise, such as a mainnet node's.
+#[test]
+fn the_directory_of_another_program_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let blocks = directory.path().join("blocks");
+    std::fs::create_dir(&blocks).unwrap();
+    std::fs::write(blocks.join("blk00000.dat"), [0xf9, 0xbe, 0xb4, 0xd9]).unwrap();
+    let opened = EmbeddedChain::open(directory.path());
+    assert!(matches!(opened, Err(OpenError::Foreign { .. })));
+    let files: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+    assert_eq!(files.len(), 1, "something was written");
+}
+
 #[test]
 fn a_directory_that_cannot_be_made_is_an_error() {
     let file = tempfile::NamedTempFile::new().unwrap();

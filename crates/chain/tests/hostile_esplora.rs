@@ -184,10 +184,19 @@ fn broken_http_is_garbage() {
 /// Header sizes are subtracted without a check in the HTTP layer: a line that ends one byte before
 /// the limit, without a carriage return, takes it below zero.
 #[test]
-fn a_header_that_makes_the_http_layer_panic_is_an_error() {
-    let line = format!("HTTP/1.1 200 OK\r\n{}\n\r\n", "x".repeat(256 * 1024 - 1));
-    let chain = client(server(move |_| line.clone().into_bytes()));
-    assert_garbage(chain.genesis());
+fn headers_and_trailers_that_make_the_http_layer_panic_are_garbage() {
+    const LIMIT: usize = 256 * 1024;
+    let header = format!("HTTP/1.1 200 OK\r\n{}\n\r\n", "x".repeat(LIMIT - 1));
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let left = LIMIT - chunked.len();
+    let trailer = format!(
+        "HTTP/1.1 200 OK\r\n{chunked}\r\n1\r\n0\r\n0\r\n{}\n\r\n",
+        "x".repeat(left - 1)
+    );
+    for answer in [header, trailer] {
+        let chain = client(server(move |_| answer.clone().into_bytes()));
+        assert_garbage(chain.genesis());
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! here: `index` follows the kernel's active chain, `mempool` lets the kernel verify every script
 //! before it takes a transaction, `template` builds blocks and `miner` pays from coinbases.
 
+mod error;
 mod explorer;
 mod index;
 mod kernel;
@@ -12,8 +13,7 @@ mod miner;
 mod template;
 
 use std::fs::{self, File, TryLockError};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,8 +21,8 @@ use bitcoin::{
     Address, Amount, BlockHash, Network, OutPoint, Script, ScriptBuf, Transaction, TxOut, Txid,
 };
 use tempfile::TempDir;
-use thiserror::Error;
 
+pub use self::error::{ControlError, OpenError};
 pub use self::explorer::{
     BlockView, Confirmation, ScriptStats, Spend, TransactionDetails, UtxoView, Waiting,
 };
@@ -44,6 +44,9 @@ pub const MAX_FUND_SAT: u64 = 100 * 100_000_000;
 /// Blocks that a payment mines at most to get at mature coins.
 const MAX_FUNDING_BLOCKS: u32 = 2 * COINBASE_MATURITY;
 
+/// Marks a data directory as ours, and is locked while it is open.
+const LOCK_FILE: &str = "beacon-regtest.lock";
+
 /// A private regtest chain.
 ///
 /// Blocks are kept in the data directory and are there again when it is reopened; the mempool is
@@ -61,79 +64,6 @@ struct State {
     extra_nonce: u64,
     _lock: File,
     _temporary: Option<TempDir>,
-}
-
-/// Why a chain could not be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// The data directory cannot be made or used.
-    #[error("cannot use data directory {path}")]
-    Directory {
-        /// Which one.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Another chain, here or in another process, has the directory open.
-    #[error("data directory {path} is in use by another process, expected a free one")]
-    InUse {
-        /// Which one.
-        path: PathBuf,
-    },
-    /// The kernel did not start.
-    #[error("cannot start bitcoin core's kernel: {reason}")]
-    Kernel {
-        /// Its message.
-        reason: Reason,
-    },
-    /// The stored blocks could not be read back.
-    #[error("cannot read the stored blocks back")]
-    Blocks(#[from] ChainError),
-}
-
-/// Why mining, funding or a reorganisation failed.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ControlError {
-    /// A number is out of range.
-    #[error("got {got} {what}, expected {min} to {max}")]
-    OutOfRange {
-        /// What is counted.
-        what: &'static str,
-        /// The number.
-        got: u64,
-        /// Smallest that is allowed.
-        min: u64,
-        /// Largest that is allowed.
-        max: u64,
-    },
-    /// The address belongs to another network.
-    #[error("got address {got}, expected one for regtest")]
-    ForeignAddress {
-        /// The address.
-        got: Reason,
-    },
-    /// The miner's coins do not suffice, and mining more does not help: on regtest the subsidy is
-    /// gone after block 4950.
-    #[error("got mature coins of less than {wanted} sat and fees, expected more")]
-    Insufficient {
-        /// What was to be paid, in sat.
-        wanted: u64,
-    },
-    /// The kernel refused a block, or did not make it the tip.
-    #[error("block refused: {reason}")]
-    BlockRefused {
-        /// What it said.
-        reason: Reason,
-    },
-    /// The mempool refused the miner's own transaction.
-    #[error("payment refused: {reason}")]
-    PaymentRefused {
-        /// Why.
-        reason: Reason,
-    },
-    /// The chain could not be read.
-    #[error(transparent)]
-    Chain(#[from] ChainError),
 }
 
 impl EmbeddedChain {
@@ -160,14 +90,22 @@ impl EmbeddedChain {
             path: directory.to_owned(),
             source,
         };
-        fs::create_dir_all(directory.join("blocks")).map_err(unusable)?;
-        let lock = File::create(directory.join("lock")).map_err(unusable)?;
+        fs::create_dir_all(directory).map_err(unusable)?;
+        let lock = directory.join(LOCK_FILE);
+        let empty = fs::read_dir(directory).map_err(unusable)?.next().is_none();
+        if !empty && !lock.exists() {
+            return Err(OpenError::Foreign {
+                path: directory.to_owned(),
+            });
+        }
+        let lock = File::create(lock).map_err(unusable)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => OpenError::InUse {
                 path: directory.to_owned(),
             },
             TryLockError::Error(source) => unusable(source),
         })?;
+        fs::create_dir_all(directory.join("blocks")).map_err(unusable)?;
 
         let kernel = |reason: String| OpenError::Kernel {
             reason: Reason::new(reason),
@@ -190,6 +128,10 @@ impl EmbeddedChain {
 
     /// Mines `blocks` blocks, 1 to [`MAX_MINE_BLOCKS`], with everything in the mempool that fits.
     /// The rewards go to the miner. Returns the hashes, oldest first.
+    ///
+    /// Block times are the clock's, or one second after the median time past where that is later.
+    /// Many blocks at once therefore run ahead of the clock, by a second in six blocks; two hours
+    /// ahead the kernel refuses more.
     pub fn mine(&self, blocks: u32) -> Result<Vec<BlockHash>, ControlError> {
         let script = self.state()?.miner.script();
         self.mine_to_script(blocks, &script)
