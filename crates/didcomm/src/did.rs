@@ -31,7 +31,7 @@ impl Did {
 
     /// The method name, such as `peer`.
     pub fn method(&self) -> &str {
-        self.0.splitn(3, ':').nth(1).unwrap_or_default()
+        self.0.split(':').nth(1).unwrap_or_default()
     }
 
     /// Everything after `did:<method>:`.

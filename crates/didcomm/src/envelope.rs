@@ -41,6 +41,11 @@ pub(crate) struct Envelope<'a> {
 impl<'a> Envelope<'a> {
     /// Reads an envelope and refuses everything but authcrypt with the one suite that we speak.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
+        if !is_object(bytes) {
+            return Err(Refusal::Malformed {
+                detail: "not a JSON object".to_owned(),
+            });
+        }
         let malformed = |error: &dyn Display| Refusal::Malformed {
             detail: brief(error),
         };
@@ -60,29 +65,34 @@ impl<'a> Envelope<'a> {
     }
 }
 
+/// Whether JSON text is an object. The derived readers would also take a list of the members' values.
+pub(crate) fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().first() == Some(&b'{')
+}
+
 /// Tells plaintext and signed messages from encrypted ones.
 fn refuse_unencrypted(json: &str) -> Result<(), Refusal> {
     /// Members that tell the kinds apart (DIDComm Messaging 2.1, "Message Types").
     #[derive(Deserialize)]
-    struct Kind<'a> {
+    struct Members<'a> {
         ciphertext: Option<IgnoredAny>,
         payload: Option<IgnoredAny>,
         #[serde(rename = "type", borrow)]
         kind: Option<Cow<'a, str>>,
     }
 
-    let kind: Kind = serde_json::from_str(json).map_err(|error| Refusal::Malformed {
+    let members: Members = serde_json::from_str(json).map_err(|error| Refusal::Malformed {
         detail: brief(&error),
     })?;
-    match kind {
-        Kind {
+    match members {
+        Members {
             ciphertext: Some(_),
             ..
         } => Ok(()),
-        Kind {
+        Members {
             payload: Some(_), ..
         } => Err(Refusal::SignedOnly),
-        Kind { kind: Some(_), .. } => Err(Refusal::Plaintext),
+        Members { kind: Some(_), .. } => Err(Refusal::Plaintext),
         _ => Err(Refusal::Malformed {
             detail: "no ciphertext, payload or type".to_owned(),
         }),

@@ -51,6 +51,8 @@ mod pack;
 mod peer;
 pub mod protocols;
 mod resolve;
+#[cfg(test)]
+mod tests;
 mod text;
 mod unpack;
 

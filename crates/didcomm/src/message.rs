@@ -352,12 +352,7 @@ mod tests {
             |m, long, _| m.ack = vec![long],
             |m, long, _| m.please_ack = vec![long],
             |m, _, many| m.ack = many,
-            |m, _, many| {
-                m.to = many
-                    .iter()
-                    .map(|_| "did:example:bob".parse().unwrap())
-                    .collect()
-            },
+            |m, _, many| m.to = vec!["did:example:bob".parse().unwrap(); many.len()],
             |m, _, many| m.attachments = many.into_iter().map(Value::from).collect(),
         ];
         assert_eq!(good.check(), Ok(()));

@@ -273,13 +273,11 @@ pub(crate) fn resolve_peer4(did: &Did, long: &Did) -> Result<DidDocument, Invali
             stated: excerpt(stated),
         });
     }
-    let bytes = match multibase::decode(encoded) {
-        Ok((Base::Base58Btc, bytes)) => bytes,
-        _ => return Err(InvalidDid::Encoding("document")),
+    let Ok((Base::Base58Btc, bytes)) = multibase::decode(encoded) else {
+        return Err(InvalidDid::Encoding("document"));
     };
-    let text = match MultiEncoded::new(&bytes).map(MultiEncoded::parts) {
-        Ok((JSON_CODEC, text)) => text,
-        _ => return Err(InvalidDid::Encoding("document")),
+    let Ok((JSON_CODEC, text)) = MultiEncoded::new(&bytes).map(MultiEncoded::parts) else {
+        return Err(InvalidDid::Encoding("document"));
     };
     let json = |error: serde_json::Error| InvalidDid::Json {
         part: "document",

@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use thiserror::Error;
 
 use crate::did::{Did, split_kid};
-use crate::envelope::{Envelope, MAX_RECIPIENTS};
+use crate::envelope::{Envelope, MAX_RECIPIENTS, is_object};
 use crate::identity::{Identity, Keyring};
 use crate::message::{DEFAULT_LIFETIME, MessageError, Plaintext};
 use crate::peer::short_form_of_peer4;
@@ -176,7 +176,7 @@ fn open<'k, K: Keyring + ?Sized>(
     })
 }
 
-fn read_plaintext(plaintext: &[u8]) -> Result<Plaintext, Refusal> {
+pub(crate) fn read_plaintext(plaintext: &[u8]) -> Result<Plaintext, Refusal> {
     #[derive(Deserialize)]
     struct Nested {
         #[serde(default)]
@@ -185,6 +185,11 @@ fn read_plaintext(plaintext: &[u8]) -> Result<Plaintext, Refusal> {
         ciphertext: Option<IgnoredAny>,
     }
 
+    if !is_object(plaintext) {
+        return Err(Refusal::Content {
+            detail: "not a JSON object".to_owned(),
+        });
+    }
     let message =
         serde_json::from_slice::<Plaintext>(plaintext).map_err(
             |error| match serde_json::from_slice::<Nested>(plaintext) {
