@@ -1,5 +1,6 @@
 //! [`EsploraChain`]: a chain source behind an Esplora server's HTTP interface.
 
+use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
@@ -150,6 +151,14 @@ impl Chain for EsploraChain {
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
+        let distinct: HashSet<OutPoint> = utxos.iter().map(|utxo| utxo.outpoint).collect();
+        if distinct.len() != utxos.len() {
+            return Err(ChainError::garbage(format_args!(
+                "got {} outputs of which {} are distinct, expected no output twice",
+                utxos.len(),
+                distinct.len()
+            )));
+        }
         Utxo::sort(&mut utxos);
         Ok(utxos)
     }

@@ -249,6 +249,11 @@ fn half_an_answer_is_garbage() {
     assert_garbage(utxo(r#"{"confirmed":false}"#, "2100000000000001"));
     assert_garbage(utxo(r#"{"confirmed":false}"#, "-1"));
 
+    // One coin, listed twice to look like two.
+    let coin = format!(r#"{{"txid":"{zero}","vout":0,"status":{{"confirmed":false}},"value":5}}"#);
+    let body = format!("[{coin},{coin}]");
+    assert_garbage(client(server(move |_| http("200 OK", &body))).unspent(&ScriptBuf::new()));
+
     let raw = serialize(&transaction());
     let spent = client(server(move |line| {
         if line.contains("/raw") {

@@ -298,6 +298,13 @@ fn replaces_only_what_asks_for_it_and_for_a_higher_fee(
     let reason = refusal(chain.broadcast(&cheaper));
     assert!(reason.contains("insufficient fee"), "{reason}");
 
+    // A higher fee, but spread over so many bytes that miners would lose by it.
+    let mut padded = vec![pay(&wallet.script(), 1_000); 30];
+    padded.push(pay(&wallet.script(), 9_200));
+    let padded = unsigned(coin, Sequence::ENABLE_RBF_NO_LOCKTIME, padded);
+    let reason = refusal(chain.broadcast(&wallet.sign(padded, 40_000)));
+    assert!(reason.contains("lower fee rate"), "{reason}");
+
     chain.broadcast(&dearer).unwrap();
     for gone in [&original, &child] {
         let status = chain.transaction(gone.compute_txid()).unwrap();
@@ -362,6 +369,18 @@ fn survives_a_reorganisation(chain: &dyn Chain, control: &dyn RegtestControl) {
                 block_hash: tip.hash
             }
         );
+    }
+
+    // Parent and child in two blocks, both dropped: the parent must be back before the child.
+    let child = payee.spend(
+        (OutPoint::new(spend.compute_txid(), 0), 59_000),
+        vec![pay(&wallet.script(), 58_000)],
+    );
+    chain.broadcast(&child).unwrap();
+    control.mine(1);
+    control.reorg(2);
+    for txid in [coin.0.txid, spend.compute_txid(), child.compute_txid()] {
+        assert_eq!(chain.transaction(txid).unwrap(), TransactionStatus::Mempool);
     }
 }
 
