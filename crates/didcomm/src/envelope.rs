@@ -15,8 +15,8 @@ use sha2::{Digest as _, Sha256};
 use crate::did::{MAX_DID_LEN, MAX_FRAGMENT_LEN};
 use crate::document::x25519_of_jwk;
 use crate::key::is_small_order;
+use crate::refusal::Refusal;
 use crate::text::{brief, excerpt};
-use crate::unpack::Refusal;
 
 /// Media type of an encrypted message; also the older spelling that Python `didcomm-messaging` sends.
 const ENCRYPTED_TYPS: [&str; 2] = [

@@ -50,6 +50,7 @@ mod message;
 mod pack;
 mod peer;
 pub mod protocols;
+mod refusal;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -68,7 +69,8 @@ pub use message::{
 };
 pub use pack::{FORWARD, PackError, Packed, pack};
 pub use peer::InvalidDid;
+pub use refusal::{Refusal, UnpackError};
 pub use resolve::{
     DEFAULT_REMEMBERED, ResolutionMetadata, ResolutionResult, ResolveError, Resolver, resolve,
 };
-pub use unpack::{DEFAULT_MAX_BYTES, Refusal, UnpackError, UnpackLimits, Verified, unpack};
+pub use unpack::{DEFAULT_MAX_BYTES, UnpackLimits, Verified, unpack};

@@ -66,9 +66,9 @@ pub struct Plaintext {
     /// Ids of messages whose receipt is acknowledged by this one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ack: Vec<String>,
-    /// Content, as the type says.
-    #[serde(default)]
-    pub body: Map<String, Value>,
+    /// Content, as the type says; always a JSON object.
+    #[serde(default = "empty_body")]
+    pub body: Value,
     /// Attachments as they came.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Value>,
@@ -102,18 +102,15 @@ impl Plaintext {
             return_route: None,
             please_ack: Vec::new(),
             ack: Vec::new(),
-            body: Map::new(),
+            body: empty_body(),
             attachments: Vec::new(),
         }
     }
 
-    /// The same with this content; a value that is no JSON object becomes an empty one.
+    /// The same with this content, a JSON object.
     #[must_use]
     pub fn with_body(mut self, body: Value) -> Self {
-        self.body = match body {
-            Value::Object(members) => members,
-            _ => Map::new(),
-        };
+        self.body = body;
         self
     }
 
@@ -157,8 +154,11 @@ impl Plaintext {
         self.thid.as_deref().unwrap_or(&self.id)
     }
 
-    /// Checks every length; done for what comes in and for what goes out.
+    /// Checks every length and the body's kind; done for what comes in and for what goes out.
     pub(crate) fn check(&self) -> Result<(), MessageError> {
+        if !self.body.is_object() {
+            return Err(MessageError::Body);
+        }
         check_len("id", &self.id, 1, MAX_ID_LEN)?;
         check_len("type", &self.kind, 1, MAX_TYPE_LEN)?;
         for (member, value) in [("thid", &self.thid), ("pthid", &self.pthid)] {
@@ -202,6 +202,9 @@ pub enum MessageError {
         /// Greatest length.
         max: usize,
     },
+    /// The body is a list, a text, a number or null.
+    #[error("body is not a JSON object")]
+    Body,
     /// Too many entries.
     #[error("{member} with {got} entries, expected at most {MAX_ENTRIES}")]
     TooMany {
@@ -229,6 +232,10 @@ fn check_len(
             max,
         })
     }
+}
+
+fn empty_body() -> Value {
+    Value::Object(Map::new())
 }
 
 /// The constant member `typ`.
@@ -312,7 +319,7 @@ mod tests {
         assert_eq!(message.to, vec!["did:example:bob".parse().unwrap()]);
         assert_eq!((message.return_route, message.thread()), (None, "1"));
         let bare: Plaintext = serde_json::from_value(json!({"id": "1", "type": "t"})).unwrap();
-        assert!(bare.body.is_empty() && bare.to.is_empty());
+        assert_eq!((&bare.body, bare.to.len()), (&json!({}), 0));
         assert_eq!(bare.check(), Ok(()));
     }
 
@@ -326,7 +333,6 @@ mod tests {
             json!({"id": "1", "type": "t", "from": "alice"}),
             json!({"id": "1", "type": "t", "to": ["did:example:bob#key-1"]}),
             json!({"id": "1", "type": "t", "to": 7}),
-            json!({"id": "1", "type": "t", "body": []}),
             json!({"id": "1", "type": "t", "expires_time": -1}),
             json!({"id": "1", "type": "t", "expires_time": "soon"}),
             json!([]),
@@ -339,11 +345,13 @@ mod tests {
     }
 
     #[test]
-    fn every_length_is_bounded() {
+    fn every_length_is_bounded_and_the_body_is_an_object() {
         let good = Plaintext::new(Uuid::nil(), "t", NOW);
         let long = || "x".repeat(MAX_ID_LEN + 1);
         let many = || vec!["a".to_owned(); MAX_ENTRIES + 1];
-        let spoil: [fn(&mut Plaintext, String, Vec<String>); 10] = [
+        let spoil: [fn(&mut Plaintext, String, Vec<String>); 12] = [
+            |m, _, _| m.body = json!([]),
+            |m, _, _| m.body = Value::Null,
             |m, long, _| m.id = long,
             |m, _, _| m.id = String::new(),
             |m, _, _| m.kind = "x".repeat(MAX_TYPE_LEN + 1),

@@ -75,12 +75,12 @@ pub enum PackError {
     #[error("message has no expires_time, ours always carry one")]
     NoExpiry,
     /// The recipient or a mediator does not resolve.
-    #[error("{whose} does not resolve: {source}")]
+    #[error("{whose} does not resolve: {reason}")]
     Resolve {
         /// `recipient` or `mediator`.
         whose: &'static str,
         /// Why.
-        source: ResolveError,
+        reason: ResolveError,
     },
     /// No X25519 key to encrypt to, or too many.
     #[error("{did} has {got} x25519 key-agreement keys, expected 1 to {MAX_RECIPIENTS}")]
@@ -253,9 +253,9 @@ fn id_of(envelope: &str) -> String {
 
 /// The keys of a routing key: the one it names, or all of a bare DID's.
 fn mediator_keys(mediator: &str, resolver: &Resolver) -> Result<Vec<RecipientKey>, PackError> {
-    let invalid = |source: ParseDidError| PackError::Resolve {
+    let invalid = |error: ParseDidError| PackError::Resolve {
         whose: "mediator",
-        source: source.into(),
+        reason: error.into(),
     };
     let did = match mediator.split_once('#') {
         Some(_) => split_kid(mediator).map_err(invalid)?.0,
@@ -302,5 +302,5 @@ fn as_recipients(keys: &[RecipientKey]) -> Vec<(&str, &PublicKeyAgreement)> {
 fn resolve(did: &Did, resolver: &Resolver, whose: &'static str) -> Result<DidDocument, PackError> {
     resolver
         .resolve(did)
-        .map_err(|source| PackError::Resolve { whose, source })
+        .map_err(|reason| PackError::Resolve { whose, reason })
 }

@@ -38,7 +38,7 @@ pub enum InvalidDid {
         expected: &'static str,
     },
     /// A key that cannot be used.
-    #[error("bad key: {0}")]
+    #[error(transparent)]
     Key(#[from] KeyError),
     /// A service or document that is not base64url or base58btc.
     #[error("{0} is not properly encoded")]
@@ -364,4 +364,16 @@ fn empty_document(did: &Did) -> DidDocument {
         also_known_as: Vec::new(),
         extra: Map::new(),
     }
+}
+
+/// The long and the short form of a did:peer:4, for tests: we resolve them and never make them.
+#[cfg(test)]
+pub(crate) fn encode_peer4(document: &Value) -> (Did, Did) {
+    let bytes = [&[0x80, 0x04], document.to_string().as_bytes()].concat();
+    let encoded = multibase::encode(Base::Base58Btc, bytes);
+    let short = format!("did:peer:4{}", multihash(&encoded));
+    (
+        format!("{short}:{encoded}").parse().unwrap(),
+        short.parse().unwrap(),
+    )
 }

@@ -25,12 +25,12 @@ pub enum ResolveError {
     #[error(transparent)]
     Syntax(#[from] ParseDidError),
     /// A DID of a supported method with impossible content.
-    #[error("{did} is invalid: {source}")]
+    #[error("{did} is invalid: {reason}")]
     Invalid {
         /// The start of the DID.
         did: String,
         /// What is wrong with it.
-        source: InvalidDid,
+        reason: InvalidDid,
     },
     /// A method that needs more than the identifier, or that nobody asked for.
     #[error("method of {did} is not supported, expected did:peer (0, 2, 4) or did:key")]
@@ -75,9 +75,9 @@ pub fn resolve(did: &Did) -> Result<DidDocument, ResolveError> {
             });
         }
     };
-    document.map_err(|source| ResolveError::Invalid {
+    document.map_err(|reason| ResolveError::Invalid {
         did: excerpt(did.as_str()),
-        source,
+        reason,
     })
 }
 
@@ -114,9 +114,9 @@ impl Resolver {
                 let long = self
                     .long_form(did)
                     .ok_or_else(|| ResolveError::NotFound { did: did.clone() })?;
-                resolve_peer4(did, &long).map_err(|source| ResolveError::Invalid {
+                resolve_peer4(did, &long).map_err(|reason| ResolveError::Invalid {
                     did: excerpt(did.as_str()),
-                    source,
+                    reason,
                 })
             }
             answer => answer,

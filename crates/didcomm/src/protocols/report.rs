@@ -1,7 +1,6 @@
 //! report-problem 2.0: what went wrong, said to a proven sender and never in answer to another report.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -87,8 +86,7 @@ impl ProblemReport {
                 got: excerpt(&message.kind),
             });
         }
-        let report: Self = serde_json::from_value(Value::Object(message.body.clone()))
-            .map_err(|_| ReportError::Body)?;
+        let report: Self = Self::deserialize(&message.body).map_err(|_| ReportError::Body)?;
         report.check()?;
         Ok(report)
     }
@@ -132,7 +130,7 @@ mod tests {
         assert_eq!(message.pthid.as_deref(), Some("thread-1"));
         assert_eq!(message.ack, vec!["message-1"]);
         assert_eq!(
-            Value::Object(message.body.clone()),
+            message.body,
             json!({"code": "e.m.cohort.unknown", "comment": "no such cohort"})
         );
         assert_eq!(ProblemReport::parse(&message), Ok(report));

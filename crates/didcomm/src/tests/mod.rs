@@ -3,6 +3,7 @@
 mod forge;
 mod interop;
 mod oracle;
+mod peer4;
 mod properties;
 mod protocols;
 mod refusals;

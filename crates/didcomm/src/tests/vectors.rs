@@ -109,17 +109,7 @@ fn numalgo_4_long_and_short() {
 
 #[test]
 fn the_memory_for_long_forms_is_bounded_and_keeps_what_is_used() {
-    let long_form = |name: u8| {
-        let mut bytes = vec![0x80, 0x04];
-        bytes.extend(format!("{{\"name\":{name}}}").bytes());
-        let encoded = multibase::encode(multibase::Base::Base58Btc, bytes);
-        let mut hash = vec![0x12, 0x20];
-        hash.extend(<sha2::Sha256 as sha2::Digest>::digest(&encoded));
-        let hash = multibase::encode(multibase::Base::Base58Btc, hash);
-        let long: Did = format!("did:peer:4{hash}:{encoded}").parse().unwrap();
-        let short: Did = format!("did:peer:4{hash}").parse().unwrap();
-        (long, short)
-    };
+    let long_form = |name: u8| crate::peer::encode_peer4(&json!({ "name": name }));
     let resolver = Resolver::new(2);
     let [(a, short_a), (b, short_b), (c, short_c)] = [1, 2, 3].map(long_form);
     resolver.remember(&a);
