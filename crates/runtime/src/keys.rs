@@ -1,0 +1,510 @@
+//! The agent's only secret: one BIP39 phrase, and what is derived from it.
+//!
+//! The phrase lives in a file of its own, since it must survive the loss of the store and be readable while another
+//! process has the store open. Everything else (identity keys, cohort keys) is derived, so a backup of 24 words is
+//! a backup of all keys. The derivations are fixed by ADR 0005 and pinned by known answers in this module's tests:
+//! a change would silently give every agent another DID and lock the funds of every cohort it is in.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
+
+use bip39::{Language, Mnemonic};
+use bitcoin::NetworkKind;
+use bitcoin::bip32::{ChildNumber, Xpriv};
+use bitcoin::secp256k1::Secp256k1;
+use hkdf::Hkdf;
+use rand::TryRngCore as _;
+use rand::rngs::OsRng;
+use sha2::Sha256;
+use zeroize::{Zeroize as _, Zeroizing};
+
+/// Words in a phrase: 24, that is 256 bits of entropy.
+pub const PHRASE_WORDS: usize = 24;
+
+/// HKDF salt of all identity keys (ADR 0005).
+const IDENTITY_SALT: &[u8] = b"beacon-cohort/keys/v1";
+/// First component of the BIP32 path of all cohort keys, `m/1642'/coin'/index'` (ADR 0005).
+const COHORT_PURPOSE: u32 = 1642;
+/// 24 words of at most 8 letters and their separators are 215 bytes; anything far beyond is not a phrase.
+const MAX_FILE_BYTES: u64 = 1024;
+
+/// The 64-byte BIP39 seed of an agent, with the phrase that it comes from. Both are wiped when it is dropped.
+pub struct Seed {
+    phrase: Zeroizing<String>,
+    bytes: Zeroizing<[u8; 64]>,
+}
+
+/// The two secret keys of a did:peer:2 identity (protocol.md section 1).
+pub struct IdentitySecrets {
+    /// Ed25519 secret key seed (RFC 8032), 32 bytes: signs, element `V` of the DID.
+    pub ed25519: Zeroizing<[u8; 32]>,
+    /// X25519 secret key before clamping (RFC 7748), 32 bytes: agrees on keys, element `E` of the DID.
+    pub x25519: Zeroizing<[u8; 32]>,
+}
+
+/// Why a seed could not be made, read or used. No variant carries any part of the phrase.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file system refused.
+    #[error("seed file {path}: {source}", path = path.display())]
+    Io {
+        /// The seed file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// There is a seed already. It is never overwritten: it may hold funds and identities.
+    #[error("seed file {path} exists already and is never overwritten: use it, or choose another data directory", path = path.display())]
+    Exists {
+        /// The seed file.
+        path: PathBuf,
+    },
+    /// Somebody else on this machine can read the file.
+    #[error("seed file {path} has mode {mode:04o}, expected 0600 (it must not be open to group or others): run `chmod 600 {path}`", path = path.display())]
+    Exposed {
+        /// The seed file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file is not a phrase.
+    #[error("seed file {path} is malformed: {fault}: restore your {PHRASE_WORDS} words there, or remove it if this agent was never used", path = path.display())]
+    Malformed {
+        /// The seed file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: PhraseFault,
+    },
+    /// The operating system has no randomness to give.
+    #[error("cannot draw {PHRASE_WORDS} words from the operating system's randomness: {0}")]
+    Randomness(rand::rand_core::OsError),
+    /// The index does not fit a hardened BIP32 step.
+    #[error("cohort key index {got} is out of range, expected at most 2147483647")]
+    Index {
+        /// The index asked for.
+        got: u32,
+    },
+    /// A step of the BIP32 derivation has no valid key, which happens with probability below 2^-127.
+    #[error("no key at cohort key index {index}, use the next one: {source}")]
+    NoKey {
+        /// The index asked for.
+        index: u32,
+        /// What the derivation said.
+        source: bitcoin::bip32::Error,
+    },
+}
+
+/// What is wrong with a phrase. Words are named by their position only, so that no secret reaches a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PhraseFault {
+    /// Not a short text file.
+    #[error("got something else than one short line of text")]
+    NotText,
+    /// Too few or too many words.
+    #[error("got {0} words, expected {PHRASE_WORDS}")]
+    Words(usize),
+    /// A word outside the BIP39 English list.
+    #[error("word {0} is not in the BIP39 English list")]
+    Unknown(usize),
+    /// All words are known, but they do not belong together.
+    #[error("the checksum does not match, so a word is wrong or out of place")]
+    Checksum,
+}
+
+impl Seed {
+    /// Draws a new seed from the operating system's randomness.
+    pub fn generate() -> Result<Self, KeyError> {
+        let mut entropy = Zeroizing::new([0u8; 32]);
+        OsRng
+            .try_fill_bytes(entropy.as_mut_slice())
+            .map_err(KeyError::Randomness)?;
+        Ok(Self::from_entropy(&entropy))
+    }
+
+    /// The seed of a phrase of 24 English words, separated by white space.
+    pub fn from_phrase(phrase: &str) -> Result<Self, PhraseFault> {
+        let words = phrase.split_whitespace().count();
+        if words != PHRASE_WORDS {
+            return Err(PhraseFault::Words(words));
+        }
+        let mut mnemonic = Mnemonic::parse_in_normalized(Language::English, phrase).map_err(
+            |error| match error {
+                bip39::Error::UnknownWord(index) => PhraseFault::Unknown(index + 1),
+                _ => PhraseFault::Checksum,
+            },
+        )?;
+        let seed = Self::from_mnemonic(&mnemonic);
+        mnemonic.zeroize();
+        Ok(seed)
+    }
+
+    /// Makes a new seed and writes it to `path`, which must not exist. File and directory are on the disk when this returns.
+    pub fn create(path: &Path) -> Result<Self, KeyError> {
+        let seed = Self::generate()?;
+        let io = |source| KeyError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::AlreadyExists => KeyError::Exists {
+                    path: path.to_owned(),
+                },
+                _ => io(source),
+            })?;
+        let line = Zeroizing::new(format!("{}\n", seed.phrase.as_str()));
+        let written = file
+            .write_all(line.as_bytes())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| sync_directory_of(path));
+        if let Err(source) = written {
+            // Nobody has seen a key of this seed: a half-written file would only block the next start.
+            let _ = std::fs::remove_file(path);
+            return Err(io(source));
+        }
+        Ok(seed)
+    }
+
+    /// Reads the seed at `path`, refusing a file that others can read or that is not a phrase.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let io = |source| KeyError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let malformed = |fault| KeyError::Malformed {
+            path: path.to_owned(),
+            fault,
+        };
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(malformed(PhraseFault::NotText));
+        }
+        let mode = metadata.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Exposed {
+                path: path.to_owned(),
+                mode,
+            });
+        }
+        // The capacity is there from the start: a growing string would leave copies behind that nobody wipes.
+        let mut text = Zeroizing::new(Vec::with_capacity(2 * MAX_FILE_BYTES as usize));
+        let read = file
+            .take(MAX_FILE_BYTES + 1)
+            .read_to_end(&mut text)
+            .map_err(io)?;
+        if read as u64 > MAX_FILE_BYTES {
+            return Err(malformed(PhraseFault::NotText));
+        }
+        let phrase = std::str::from_utf8(&text).map_err(|_| malformed(PhraseFault::NotText))?;
+        Self::from_phrase(phrase).map_err(malformed)
+    }
+
+    /// The seed at `path`, made now if there is none: an agent's first start and every later one.
+    pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
+        match Self::load(path) {
+            Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Self::create(path)
+            }
+            other => other,
+        }
+    }
+
+    /// The secret keys of this agent's identity number `index`.
+    ///
+    /// HKDF-SHA256 (RFC 5869) over the 64-byte seed with salt `beacon-cohort/keys/v1` and info
+    /// `identity/ed25519` or `identity/x25519`, followed by the index as 4 bytes big-endian (ADR 0005).
+    pub fn identity_secrets(&self, index: u32) -> IdentitySecrets {
+        IdentitySecrets {
+            ed25519: self.expand(b"identity/ed25519", index),
+            x25519: self.expand(b"identity/x25519", index),
+        }
+    }
+
+    /// The secp256k1 secret key of this agent's cohort number `index` (at most 2^31 - 1), 32 bytes big-endian.
+    ///
+    /// BIP32 at `m/1642'/coin'/index'`, with coin 0 on mainnet and 1 on every other network (ADR 0005). A fresh
+    /// index for each cohort: that is the caller's duty, since only its log knows which are used.
+    pub fn cohort_key(
+        &self,
+        network: bitcoin::Network,
+        index: u32,
+    ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+        let hardened = |index| {
+            ChildNumber::from_hardened_idx(index).map_err(|_| KeyError::Index { got: index })
+        };
+        let kind = NetworkKind::from(network);
+        let path = [
+            hardened(COHORT_PURPOSE)?,
+            hardened(u32::from(!kind.is_mainnet()))?,
+            hardened(index)?,
+        ];
+        let no_key = |source| KeyError::NoKey { index, source };
+        let secp = Secp256k1::signing_only();
+        let mut master = Xpriv::new_master(kind, self.bytes.as_slice()).map_err(no_key)?;
+        let derived = master.derive_priv(&secp, &path).map_err(no_key);
+        master.private_key.non_secure_erase();
+        let mut child = derived?;
+        let key = Zeroizing::new(child.private_key.secret_bytes());
+        child.private_key.non_secure_erase();
+        Ok(key)
+    }
+
+    fn from_entropy(entropy: &[u8; 32]) -> Self {
+        #[expect(
+            clippy::expect_used,
+            reason = "BIP39 defines a phrase for every 32 bytes"
+        )]
+        let mut mnemonic =
+            Mnemonic::from_entropy(entropy).expect("32 bytes are valid BIP39 entropy");
+        let seed = Self::from_mnemonic(&mnemonic);
+        mnemonic.zeroize();
+        seed
+    }
+
+    fn from_mnemonic(mnemonic: &Mnemonic) -> Self {
+        Self {
+            phrase: Zeroizing::new(mnemonic.to_string()),
+            bytes: Zeroizing::new(mnemonic.to_seed_normalized("")),
+        }
+    }
+
+    fn expand(&self, label: &[u8], index: u32) -> Zeroizing<[u8; 32]> {
+        let mut key = Zeroizing::new([0u8; 32]);
+        #[expect(
+            clippy::expect_used,
+            reason = "HKDF-SHA256 gives up to 8160 bytes, 32 are asked for"
+        )]
+        Hkdf::<Sha256>::new(Some(IDENTITY_SALT), self.bytes.as_slice())
+            .expand_multi_info(&[label, &index.to_be_bytes()], key.as_mut_slice())
+            .expect("32 bytes are a valid HKDF length");
+        key
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(redacted)")
+    }
+}
+
+impl fmt::Debug for IdentitySecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdentitySecrets(redacted)")
+    }
+}
+
+/// A new file is only there after a crash when its directory entry is on the disk too.
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitcoin::Network;
+    use std::fs;
+
+    /// The phrase of 32 zero bytes. The answers below come from an independent Python program (hashlib, hmac).
+    fn zeros() -> Seed {
+        Seed::from_phrase(&format!("{}art", "abandon ".repeat(23))).unwrap()
+    }
+
+    #[test]
+    fn the_bip39_seed_is_pinned() {
+        assert_eq!(
+            hex::encode(zeros().bytes.as_slice()),
+            "408b285c123836004f4b8842c89324c1f01382450c0d439af345ba7fc49acf70\
+             5489c6fc77dbd4e3dc1dd8cc6bc9f043db8ada1e243c4a0eafb290d399480840"
+        );
+        assert_eq!(Seed::from_entropy(&[0; 32]).phrase, zeros().phrase);
+    }
+
+    #[test]
+    fn identity_keys_are_pinned() {
+        let cases = [
+            (
+                0,
+                "11580de837e19c3e925090e69b47c33e4b96d693a78dc7c5bc977d75b87c8b76",
+                "76747dace806292b7179a5e596b10771bbadd0da8a6789070d1af814fc22c57b",
+            ),
+            (
+                1,
+                "569da9f7888921d6b78d5f03f0ffd23e2a230c4c62aeb13fade13e1d11b6d491",
+                "d39ea02f4f869f694be8135894bcbaf6027ffc41b0c5bfb1804057227eed92bc",
+            ),
+            (
+                u32::MAX,
+                "51661bd4edebf3ee364ef4b6377a08df1b903607eff35a9b2e5f08c7268ceba7",
+                "9e97ea9878795c1057350c197a0c98d2e9382ff0d0c9bb97e708d6057c21d3db",
+            ),
+        ];
+        for (index, ed25519, x25519) in cases {
+            let keys = zeros().identity_secrets(index);
+            assert_eq!(
+                hex::encode(keys.ed25519.as_slice()),
+                ed25519,
+                "ed25519 {index}"
+            );
+            assert_eq!(
+                hex::encode(keys.x25519.as_slice()),
+                x25519,
+                "x25519 {index}"
+            );
+        }
+    }
+
+    #[test]
+    fn cohort_keys_are_pinned() {
+        let cases = [
+            (
+                Network::Bitcoin,
+                0,
+                "5570e41be38aefff739c2d4f2ecd670c50a4d04a86d632e23f70f2aa3a70eafc",
+            ),
+            (
+                Network::Regtest,
+                0,
+                "7c55c0759c41bb118a3be93806f45c36b6b8e0309e718225f503d3403cc89dd6",
+            ),
+            (
+                Network::Signet,
+                0,
+                "7c55c0759c41bb118a3be93806f45c36b6b8e0309e718225f503d3403cc89dd6",
+            ),
+            (
+                Network::Testnet4,
+                1,
+                "2f9407d3be7796e851472324b0f7d53769c67aeb968ee0dfbc24bf519f75305b",
+            ),
+            (
+                Network::Regtest,
+                0x7fff_ffff,
+                "57819dd61738c79042fef544ffa5cf1344f4ff30490310ff2d32a6c550dd4cdc",
+            ),
+        ];
+        for (network, index, key) in cases {
+            assert_eq!(
+                hex::encode(zeros().cohort_key(network, index).unwrap().as_slice()),
+                key,
+                "{network} {index}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_cohort_index_beyond_the_hardened_range_is_refused() {
+        let error = zeros()
+            .cohort_key(Network::Regtest, 0x8000_0000)
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cohort key index 2147483648 is out of range, expected at most 2147483647"
+        );
+    }
+
+    #[test]
+    fn a_created_seed_loads_again_and_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seed");
+        let made = Seed::load_or_create(&path).unwrap();
+        let loaded = Seed::load_or_create(&path).unwrap();
+        assert_eq!(made.bytes, loaded.bytes);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
+        assert_ne!(
+            made.bytes,
+            Seed::generate().unwrap().bytes,
+            "two seeds are alike"
+        );
+    }
+
+    #[test]
+    fn a_seed_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seed");
+        Seed::create(&path).unwrap();
+        let before = fs::read(&path).unwrap();
+        assert!(matches!(Seed::create(&path), Err(KeyError::Exists { .. })));
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn an_exposed_seed_is_refused_with_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seed");
+        Seed::create(&path).unwrap();
+        for mode in [0o640, 0o604, 0o660] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = Seed::load_or_create(&path).unwrap_err();
+            assert!(
+                matches!(error, KeyError::Exposed { mode: got, .. } if got == mode),
+                "{error}"
+            );
+            assert!(error.to_string().contains("chmod 600"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_seed_is_refused_and_its_words_are_not_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seed");
+        let good = zeros().phrase.to_string();
+        let cases: [(Vec<u8>, PhraseFault); 6] = [
+            (Vec::new(), PhraseFault::Words(0)),
+            (b"abandon art".to_vec(), PhraseFault::Words(2)),
+            (
+                good.replace("art", "zoologist").into_bytes(),
+                PhraseFault::Unknown(24),
+            ),
+            (
+                good.replace("art", "abandon").into_bytes(),
+                PhraseFault::Checksum,
+            ),
+            (vec![0xff; 100], PhraseFault::NotText),
+            (vec![b' '; 2000], PhraseFault::NotText),
+        ];
+        for (content, fault) in cases {
+            let _ = fs::remove_file(&path);
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+                .unwrap();
+            file.write_all(&content).unwrap();
+            let error = Seed::load(&path).unwrap_err();
+            assert!(
+                matches!(error, KeyError::Malformed { fault: got, .. } if got == fault),
+                "{error}"
+            );
+            assert!(!error.to_string().contains("zoologist"), "{error}");
+        }
+        assert!(matches!(
+            Seed::load(dir.path()),
+            Err(KeyError::Malformed { .. })
+        ));
+    }
+
+    #[test]
+    fn debug_output_holds_no_secret() {
+        let seed = zeros();
+        assert_eq!(format!("{seed:?}"), "Seed(redacted)");
+        assert_eq!(
+            format!("{:?}", seed.identity_secrets(0)),
+            "IdentitySecrets(redacted)"
+        );
+    }
+}
