@@ -217,11 +217,7 @@ fn place_socket(root: &Path, runtime: &Path, owner: u32) -> Result<PathBuf, Data
         return Ok(direct);
     }
     let digest = Sha256::digest(root.as_os_str().as_bytes());
-    let name: String = digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let name = hex::encode(&digest[..8]);
     let folder = runtime.join(format!("beacon-{name}"));
     let socket = folder.join(SOCKET_NAME);
     if !fits(&socket) {

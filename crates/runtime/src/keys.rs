@@ -29,7 +29,7 @@ const IDENTITY_SALT: &[u8] = b"beacon-cohort/keys/v1";
 /// First component of the BIP32 path of all cohort keys, `m/1642'/coin'/index'` (ADR 0005).
 const COHORT_PURPOSE: u32 = 1642;
 /// 24 words of at most 8 letters and their separators are 215 bytes; anything far beyond is not a phrase.
-const MAX_FILE_BYTES: u64 = 1024;
+const MAX_FILE_BYTES: usize = 1024;
 
 /// The 64-byte BIP39 seed of an agent, with the phrase that it comes from. Both are wiped when it is dropped.
 pub struct Seed {
@@ -195,12 +195,12 @@ impl Seed {
             });
         }
         // The capacity is there from the start: a growing string would leave copies behind that nobody wipes.
-        let mut text = Zeroizing::new(Vec::with_capacity(2 * MAX_FILE_BYTES as usize));
+        let mut text = Zeroizing::new(Vec::with_capacity(2 * MAX_FILE_BYTES));
         let read = file
-            .take(MAX_FILE_BYTES + 1)
+            .take(MAX_FILE_BYTES as u64 + 1)
             .read_to_end(&mut text)
             .map_err(io)?;
-        if read as u64 > MAX_FILE_BYTES {
+        if read > MAX_FILE_BYTES {
             return Err(malformed(PhraseFault::NotText));
         }
         let phrase = std::str::from_utf8(&text).map_err(|_| malformed(PhraseFault::NotText))?;
@@ -310,201 +310,4 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bitcoin::Network;
-    use std::fs;
-
-    /// The phrase of 32 zero bytes. The answers below come from an independent Python program (hashlib, hmac).
-    fn zeros() -> Seed {
-        Seed::from_phrase(&format!("{}art", "abandon ".repeat(23))).unwrap()
-    }
-
-    #[test]
-    fn the_bip39_seed_is_pinned() {
-        assert_eq!(
-            hex::encode(zeros().bytes.as_slice()),
-            "408b285c123836004f4b8842c89324c1f01382450c0d439af345ba7fc49acf70\
-             5489c6fc77dbd4e3dc1dd8cc6bc9f043db8ada1e243c4a0eafb290d399480840"
-        );
-        assert_eq!(Seed::from_entropy(&[0; 32]).phrase, zeros().phrase);
-    }
-
-    #[test]
-    fn identity_keys_are_pinned() {
-        let cases = [
-            (
-                0,
-                "11580de837e19c3e925090e69b47c33e4b96d693a78dc7c5bc977d75b87c8b76",
-                "76747dace806292b7179a5e596b10771bbadd0da8a6789070d1af814fc22c57b",
-            ),
-            (
-                1,
-                "569da9f7888921d6b78d5f03f0ffd23e2a230c4c62aeb13fade13e1d11b6d491",
-                "d39ea02f4f869f694be8135894bcbaf6027ffc41b0c5bfb1804057227eed92bc",
-            ),
-            (
-                u32::MAX,
-                "51661bd4edebf3ee364ef4b6377a08df1b903607eff35a9b2e5f08c7268ceba7",
-                "9e97ea9878795c1057350c197a0c98d2e9382ff0d0c9bb97e708d6057c21d3db",
-            ),
-        ];
-        for (index, ed25519, x25519) in cases {
-            let keys = zeros().identity_secrets(index);
-            assert_eq!(
-                hex::encode(keys.ed25519.as_slice()),
-                ed25519,
-                "ed25519 {index}"
-            );
-            assert_eq!(
-                hex::encode(keys.x25519.as_slice()),
-                x25519,
-                "x25519 {index}"
-            );
-        }
-    }
-
-    #[test]
-    fn cohort_keys_are_pinned() {
-        let cases = [
-            (
-                Network::Bitcoin,
-                0,
-                "5570e41be38aefff739c2d4f2ecd670c50a4d04a86d632e23f70f2aa3a70eafc",
-            ),
-            (
-                Network::Regtest,
-                0,
-                "7c55c0759c41bb118a3be93806f45c36b6b8e0309e718225f503d3403cc89dd6",
-            ),
-            (
-                Network::Signet,
-                0,
-                "7c55c0759c41bb118a3be93806f45c36b6b8e0309e718225f503d3403cc89dd6",
-            ),
-            (
-                Network::Testnet4,
-                1,
-                "2f9407d3be7796e851472324b0f7d53769c67aeb968ee0dfbc24bf519f75305b",
-            ),
-            (
-                Network::Regtest,
-                0x7fff_ffff,
-                "57819dd61738c79042fef544ffa5cf1344f4ff30490310ff2d32a6c550dd4cdc",
-            ),
-        ];
-        for (network, index, key) in cases {
-            assert_eq!(
-                hex::encode(zeros().cohort_key(network, index).unwrap().as_slice()),
-                key,
-                "{network} {index}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_cohort_index_beyond_the_hardened_range_is_refused() {
-        let error = zeros()
-            .cohort_key(Network::Regtest, 0x8000_0000)
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "cohort key index 2147483648 is out of range, expected at most 2147483647"
-        );
-    }
-
-    #[test]
-    fn a_created_seed_loads_again_and_is_private() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("seed");
-        let made = Seed::load_or_create(&path).unwrap();
-        let loaded = Seed::load_or_create(&path).unwrap();
-        assert_eq!(made.bytes, loaded.bytes);
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-            0o600
-        );
-        assert_ne!(
-            made.bytes,
-            Seed::generate().unwrap().bytes,
-            "two seeds are alike"
-        );
-    }
-
-    #[test]
-    fn a_seed_is_never_overwritten() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("seed");
-        Seed::create(&path).unwrap();
-        let before = fs::read(&path).unwrap();
-        assert!(matches!(Seed::create(&path), Err(KeyError::Exists { .. })));
-        assert_eq!(fs::read(&path).unwrap(), before);
-    }
-
-    #[test]
-    fn an_exposed_seed_is_refused_with_the_remedy() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("seed");
-        Seed::create(&path).unwrap();
-        for mode in [0o640, 0o604, 0o660] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            let error = Seed::load_or_create(&path).unwrap_err();
-            assert!(
-                matches!(error, KeyError::Exposed { mode: got, .. } if got == mode),
-                "{error}"
-            );
-            assert!(error.to_string().contains("chmod 600"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_malformed_seed_is_refused_and_its_words_are_not_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("seed");
-        let good = zeros().phrase.to_string();
-        let cases: [(Vec<u8>, PhraseFault); 6] = [
-            (Vec::new(), PhraseFault::Words(0)),
-            (b"abandon art".to_vec(), PhraseFault::Words(2)),
-            (
-                good.replace("art", "zoologist").into_bytes(),
-                PhraseFault::Unknown(24),
-            ),
-            (
-                good.replace("art", "abandon").into_bytes(),
-                PhraseFault::Checksum,
-            ),
-            (vec![0xff; 100], PhraseFault::NotText),
-            (vec![b' '; 2000], PhraseFault::NotText),
-        ];
-        for (content, fault) in cases {
-            let _ = fs::remove_file(&path);
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-                .unwrap();
-            file.write_all(&content).unwrap();
-            let error = Seed::load(&path).unwrap_err();
-            assert!(
-                matches!(error, KeyError::Malformed { fault: got, .. } if got == fault),
-                "{error}"
-            );
-            assert!(!error.to_string().contains("zoologist"), "{error}");
-        }
-        assert!(matches!(
-            Seed::load(dir.path()),
-            Err(KeyError::Malformed { .. })
-        ));
-    }
-
-    #[test]
-    fn debug_output_holds_no_secret() {
-        let seed = zeros();
-        assert_eq!(format!("{seed:?}"), "Seed(redacted)");
-        assert_eq!(
-            format!("{:?}", seed.identity_secrets(0)),
-            "IdentitySecrets(redacted)"
-        );
-    }
-}
+mod tests;

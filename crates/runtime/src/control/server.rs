@@ -309,14 +309,11 @@ fn parse(line: &[u8]) -> Result<(Value, String, Value), (Value, RpcError)> {
     let Value::Object(mut request) = parsed else {
         return Err(invalid(&Value::Null, "expected one JSON object"));
     };
-    let id = match request.remove("id") {
-        Some(id @ (Value::String(_) | Value::Number(_))) => id,
-        _ => {
-            return Err(invalid(
-                &Value::Null,
-                "expected an id that is a string or a number",
-            ));
-        }
+    let Some(id @ (Value::String(_) | Value::Number(_))) = request.remove("id") else {
+        return Err(invalid(
+            &Value::Null,
+            "expected an id that is a string or a number",
+        ));
     };
     if request.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
         return Err(invalid(&id, "expected \"jsonrpc\": \"2.0\""));

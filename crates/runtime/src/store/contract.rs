@@ -78,8 +78,10 @@ fn ids(store: &dyn Store) -> Vec<String> {
         .collect()
 }
 
+type Contents = (Vec<(u64, Vec<u8>)>, Vec<OutboxRow>, Option<Vec<u8>>);
+
 /// Everything that a store tells of itself, to compare before and after a refusal.
-fn contents(store: &dyn Store) -> (Vec<(u64, Vec<u8>)>, Vec<OutboxRow>, Option<Vec<u8>>) {
+fn contents(store: &dyn Store) -> Contents {
     (
         store.events(1).unwrap(),
         store.outbox().unwrap(),
@@ -284,6 +286,8 @@ fn the_outbox_is_limited_per_peer_and_in_total() {
     });
 }
 
+type Change = fn(&mut OutboxRow, String);
+
 #[test]
 fn every_part_of_a_batch_is_limited_in_size() {
     let long = "x".repeat(21);
@@ -306,7 +310,7 @@ fn every_part_of_a_batch_is_limited_in_size() {
             "message id has 21 bytes, expected at most 20".to_owned(),
         ),
     ];
-    let changes: [(fn(&mut OutboxRow, String), &str); 5] = [
+    let changes: [(Change, &str); 5] = [
         (|row, long| row.id = long, "message id"),
         (|row, long| row.from = long, "sender"),
         (|row, long| row.to = long, "recipient"),
@@ -314,10 +318,10 @@ fn every_part_of_a_batch_is_limited_in_size() {
         (|row, long| row.thid = long, "thread id"),
     ];
     for (change, what) in changes {
-        let mut changed = row("1", "did:a", 9);
-        change(&mut changed, long.clone());
+        let mut longer = row("1", "did:a", 9);
+        change(&mut longer, long.clone());
         cases.push((
-            queue(&[changed]),
+            queue(&[longer]),
             format!("{what} has 21 bytes, expected at most 20"),
         ));
     }

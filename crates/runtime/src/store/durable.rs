@@ -26,11 +26,12 @@ const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
 /// Message id → (number of arrival, from, to, kind, thid, expires, packed).
 const OUTBOX: TableDefinition<&str, OutboxValue<'static>> = TableDefinition::new("outbox");
 /// (sender, message id) → (expires, answers).
-const SEEN: TableDefinition<(&str, &str), (u64, Vec<&[u8]>)> = TableDefinition::new("seen");
+const SEEN: TableDefinition<(&str, &str), SeenValue<'static>> = TableDefinition::new("seen");
 /// The same rows by age, so that pruning reads only what it removes: (expires, sender, message id).
 const SEEN_BY_EXPIRY: TableDefinition<(u64, &str, &str), ()> =
     TableDefinition::new("seen_by_expiry");
 
+type SeenValue<'a> = (u64, Vec<&'a [u8]>);
 type OutboxValue<'a> = (u64, &'a str, &'a str, &'a str, &'a str, u64, &'a [u8]);
 
 /// Memory for redb's page cache. The driver reads nearly everything once, at the start; redb's own default is 1 GiB.
@@ -230,12 +231,12 @@ impl RedbStore {
     }
 
     fn refuse_when_stopped(&self) -> Result<(), StoreError> {
-        match self.stopped {
-            true => Err(StoreError::Stopped {
+        if self.stopped {
+            return Err(StoreError::Stopped {
                 path: self.path.clone(),
-            }),
-            false => Ok(()),
+            });
         }
+        Ok(())
     }
 
     fn stop(&mut self, error: redb::Error) -> StoreError {

@@ -120,9 +120,11 @@ impl Usage {
 }
 
 fn check_sizes(batch: &Batch, limits: &StoreLimits) -> Result<(), StoreError> {
-    let sized = |what, got: usize, limit| match got <= limit {
-        true => Ok(()),
-        false => Err(StoreError::TooLarge { what, got, limit }),
+    let sized = |what, got: usize, limit| {
+        if got <= limit {
+            return Ok(());
+        }
+        Err(StoreError::TooLarge { what, got, limit })
     };
     let record = |what, got| sized(what, got, limits.record_bytes);
     let name = |what, text: &str| sized(what, text.len(), limits.name_bytes);

@@ -35,21 +35,19 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
 /// Only global unicast 2000::/3 counts, and there an address that carries an IPv4 address counts as that one.
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     let segments = ip.segments();
-    let [a, b, c, _, _, _, g, h] = segments;
+    let [first, second, third, .., seventh, eighth] = segments;
     if let Some(mapped) = ip.to_ipv4_mapped() {
         return is_public_v4(mapped);
     }
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
-    match (a, b) {
+    match (first, second) {
         // Through a translator (RFC 6052): 64:ff9b::/96.
-        (0x64, 0xff9b) => segments[2..6] == [0; 4] && is_public_v4(v4(g, h)),
+        (0x64, 0xff9b) => segments[2..6] == [0; 4] && is_public_v4(v4(seventh, eighth)),
         // 6to4: the IPv4 address follows.
-        (0x2002, _) => is_public_v4(v4(b, c)),
-        // Protocol assignments, Teredo among them.
-        (0x2001, 0..=0x1ff) => false,
-        // Documentation.
-        (0x2001, 0xdb8) | (0x3fff, 0..=0xfff) => false,
-        _ => (0x2000..0x4000).contains(&a),
+        (0x2002, _) => is_public_v4(v4(second, third)),
+        // Protocol assignments, Teredo among them, and documentation.
+        (0x2001, 0..=0x1ff | 0xdb8) | (0x3fff, 0..=0xfff) => false,
+        _ => (0x2000..0x4000).contains(&first),
     }
 }
 

@@ -58,7 +58,7 @@ impl Default for TransportConfig {
             max_frame: 1 << 20,
             heartbeat: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(10),
-            send_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_mins(1),
             close_timeout: Duration::from_secs(5),
             max_connections: 4096,
             max_connections_per_ip: 64,

@@ -157,7 +157,7 @@ async fn upgrade(Extension(caller): Extension<Caller>, request: Request) -> Resp
                 registry.open(socket, remote, place);
             }
             Err(error) => {
-                tracing::debug!(%remote, %error, "the caller left before its WebSocket was open")
+                tracing::debug!(%remote, %error, "the caller left before its WebSocket was open");
             }
         }
     });

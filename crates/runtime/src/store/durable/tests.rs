@@ -266,10 +266,10 @@ struct FailingDisk {
 
 impl FailingDisk {
     fn check(&self) -> Result<(), io::Error> {
-        match self.broken.load(Ordering::SeqCst) {
-            true => Err(io::Error::other("no space left on device")),
-            false => Ok(()),
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(io::Error::other("no space left on device"));
         }
+        Ok(())
     }
 }
 
