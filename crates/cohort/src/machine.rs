@@ -13,7 +13,7 @@ use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::ids::{CohortId, PeerId, Timestamp};
-use crate::message::Message;
+use crate::message::{Message, shortened};
 use crate::signer::{SignerAnswer, SignerRequest};
 
 /// A participant or a coordinator, without IO.
@@ -132,6 +132,10 @@ impl<E> Step<E> {
 
 /// Something to do after the commit.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are messages; few exist at a time"
+)]
 pub enum Effect {
     /// Deliver a message, if it can be delivered before `expires`.
     Send {
@@ -269,12 +273,12 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// A rejection with both sides named.
-    pub fn new(code: Code, got: impl Into<String>, expected: impl Into<String>) -> Self {
+    /// A rejection with both sides named. What is quoted of a peer is cut at [`MAX_TEXT`](crate::message::MAX_TEXT).
+    pub fn new(code: Code, got: impl AsRef<str>, expected: impl AsRef<str>) -> Self {
         Self {
             code,
-            got: got.into(),
-            expected: expected.into(),
+            got: shortened(got.as_ref()),
+            expected: shortened(expected.as_ref()),
         }
     }
 }
@@ -364,6 +368,8 @@ codes! {
     AckMismatch = "e.m.ack-mismatch", Misbehaved;
     /// A set cohort that the member did not agree to.
     CohortMismatch = "e.p.cohort-mismatch", Misbehaved;
+    /// The cohort is over before it was ever agreed on by everybody.
+    CohortFailed = "e.p.cohort-failed", Unexpected;
     /// Not the round that is open.
     Round = "e.m.round", Unexpected;
     /// A different one was given before.

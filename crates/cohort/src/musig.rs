@@ -149,7 +149,7 @@ pub fn sighashes(tx: &Transaction, spent: &[TxOut]) -> Option<Vec<[u8; 32]>> {
                     TapSighashType::Default,
                 )
                 .ok()
-                .map(|hash| hash.to_byte_array())
+                .map(bitcoin::TapSighash::to_byte_array)
         })
         .collect()
 }

@@ -47,6 +47,8 @@ pub enum SignerRequest {
     MakeNonces(Box<ReviewedSignal>),
     /// Use the nonces of a session up.
     SignPartials {
+        /// The cohort.
+        cohort: CohortId,
         /// The session.
         session: SessionId,
         /// One for every input.
@@ -54,6 +56,8 @@ pub enum SignerRequest {
     },
     /// Destroy the unused nonces of a session.
     Forget {
+        /// The cohort.
+        cohort: CohortId,
         /// The session.
         session: SessionId,
     },
@@ -73,6 +77,8 @@ pub enum SignerAnswer {
     },
     /// To [`SignerRequest::MakeNonces`].
     Nonces {
+        /// The cohort.
+        cohort: CohortId,
         /// The session.
         session: SessionId,
         /// One for every input.
@@ -82,6 +88,8 @@ pub enum SignerAnswer {
     },
     /// To [`SignerRequest::SignPartials`].
     Partials {
+        /// The cohort.
+        cohort: CohortId,
         /// The session.
         session: SessionId,
         /// One for every input.
@@ -91,6 +99,8 @@ pub enum SignerAnswer {
     },
     /// The session cannot go on at this signer.
     Refused {
+        /// The cohort.
+        cohort: CohortId,
         /// The session.
         session: SessionId,
         /// Why, for people; names no secret.
@@ -133,7 +143,8 @@ pub const MAX_OPEN_SESSIONS: usize = 1_024;
 pub struct LocalSigner<K, R> {
     keys: K,
     rng: R,
-    vault: BTreeMap<SessionId, SessionNonces>,
+    /// By cohort and session: a coordinator chooses session ids, and none may touch the nonces of another's.
+    vault: BTreeMap<(CohortId, SessionId), SessionNonces>,
 }
 
 impl<K, R> fmt::Debug for LocalSigner<K, R> {
@@ -167,46 +178,45 @@ where
                 did,
                 terms,
             } => {
-                let Some(pair) = self.pair(path) else {
-                    // Only a broken key source gets here; the join then stays without an answer and says so.
-                    return None;
-                };
+                // Only a broken key source has none; the join then stays where it is.
+                let pair = self.pair(path)?;
                 let key = CohortKey::from(pair.public_key());
                 let proof = self.sign(&pair, statement::possession(cohort, &did, &key, &terms));
                 Some(SignerAnswer::Possession { cohort, key, proof })
             }
             SignerRequest::MakeNonces(signal) => Some(self.make_nonces(signal)),
-            SignerRequest::SignPartials { session, nonces } => {
-                Some(self.sign_partials(session, &nonces))
-            }
-            SignerRequest::Forget { session } => {
-                self.vault.remove(&session);
+            SignerRequest::SignPartials {
+                cohort,
+                session,
+                nonces,
+            } => Some(self.sign_partials(cohort, session, &nonces)),
+            SignerRequest::Forget { cohort, session } => {
+                self.vault.remove(&(cohort, session));
                 None
             }
         }
     }
 
     fn make_nonces(&mut self, signal: Box<ReviewedSignal>) -> SignerAnswer {
-        let session = signal.session();
-        if let Some(made) = self.vault.get(&session) {
+        let (cohort, session) = (signal.cohort(), signal.session());
+        let refused = |reason| refused(cohort, session, reason);
+        if let Some(made) = self.vault.get(&(cohort, session)) {
             return if made.signal.sighashes() == signal.sighashes() {
                 SignerAnswer::Nonces {
+                    cohort,
                     session,
                     nonces: made.public.clone(),
                     signature: made.signature,
                 }
             } else {
-                refused(
-                    session,
-                    "this session already has nonces for another transaction",
-                )
+                refused("this session already has nonces for another transaction")
             };
         }
         if self.vault.len() >= MAX_OPEN_SESSIONS {
-            return refused(session, "too many sessions with unused nonces");
+            return refused("too many sessions with unused nonces");
         }
         let Some(pair) = self.pair(signal.path()) else {
-            return refused(session, "no secret key at this path");
+            return refused("no secret key at this path");
         };
         let (mut secret, mut public) = (Vec::new(), Vec::new());
         for sighash in signal.sighashes() {
@@ -227,12 +237,13 @@ where
             statement::nonces(session, signal.sighashes(), &public),
         );
         let answer = SignerAnswer::Nonces {
+            cohort,
             session,
             nonces: public.clone(),
             signature,
         };
         self.vault.insert(
-            session,
+            (cohort, session),
             SessionNonces {
                 signal,
                 secret,
@@ -245,25 +256,28 @@ where
 
     fn sign_partials(
         &mut self,
+        cohort: CohortId,
         session: SessionId,
         aggregated: &[AggregatedNonce],
     ) -> SignerAnswer {
+        let refused = |reason| refused(cohort, session, reason);
         // Taken out before anything can go wrong: from here on these nonces are gone.
-        let Some(SessionNonces { signal, secret, .. }) = self.vault.remove(&session) else {
-            return refused(session, "this session has no nonces here");
+        let Some(SessionNonces { signal, secret, .. }) = self.vault.remove(&(cohort, session))
+        else {
+            return refused("this session has no nonces here");
         };
         if aggregated.len() != secret.len() {
-            return refused(session, "one aggregated nonce for every input is needed");
+            return refused("one aggregated nonce for every input is needed");
         }
         let Some(pair) = self.pair(signal.path()) else {
-            return refused(session, "no secret key at this path");
+            return refused("no secret key at this path");
         };
         let mut partials = Vec::new();
         for ((mut secret, sighash), nonce) in
             secret.into_iter().zip(signal.sighashes()).zip(aggregated)
         {
             let Some(secret) = secret.0.take() else {
-                return refused(session, "a nonce of this session was used before");
+                return refused("a nonce of this session was used before");
             };
             let input = signal.beacon().input(*sighash, *nonce);
             let partial = input
@@ -276,6 +290,7 @@ where
             statement::partials(session, signal.sighashes(), &partials),
         );
         SignerAnswer::Partials {
+            cohort,
             session,
             partials,
             signature,
@@ -298,8 +313,9 @@ where
     }
 }
 
-fn refused(session: SessionId, reason: &str) -> SignerAnswer {
+fn refused(cohort: CohortId, session: SessionId, reason: &str) -> SignerAnswer {
     SignerAnswer::Refused {
+        cohort,
         session,
         reason: reason.to_owned(),
     }

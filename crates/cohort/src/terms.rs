@@ -333,12 +333,25 @@ impl Terms {
         if !(1..=self.max_members).contains(&self.min_members) {
             return out_of_range("min_members", self.min_members, "1 to max_members");
         }
-        if !(1..=1_000).contains(&self.max_indexes_per_member) {
+        if !(1..=Self::MAX_INDEXES).contains(&self.max_indexes_per_member) {
             return out_of_range(
                 "max_indexes_per_member",
                 self.max_indexes_per_member,
-                "1 to 1000",
+                "1 to 256",
             );
+        }
+        for (member, got) in [
+            ("trigger_updates", self.trigger_updates),
+            ("advert_expires", self.advert_expires.0),
+            ("max_balance_sat", self.max_balance_sat),
+            ("enrollment_sat", self.enrollment_sat),
+            ("announcement_sat", self.announcement_sat),
+            ("max_strikes", self.max_strikes),
+        ] {
+            // Beyond it JSON numbers are not exact everywhere, and then hashes would differ.
+            if got >= 1 << 53 {
+                return out_of_range(member, got, "less than 9007199254740992");
+            }
         }
         if self.trigger_updates == 0 {
             return out_of_range("trigger_updates", 0, "at least 1");
@@ -378,6 +391,9 @@ impl Terms {
 
     /// Most members of one cohort that this version handles.
     pub const MAX_MEMBERS: u64 = 1_000;
+
+    /// Most indexes of one member that this version handles: their proofs fit one message of 1 MiB.
+    pub const MAX_INDEXES: u64 = 256;
 }
 
 /// Terms together with the JSON in which they were sent and the hash of that JSON: later versions may write

@@ -49,7 +49,7 @@ pub enum Event {
     OptedOut { cohort: CohortId, peer: PeerId },
     /// Membership is frozen; keys and address follow from the members.
     CohortSet { cohort: CohortId, at: Timestamp },
-    /// The advert ended with too few members.
+    /// It will never be: too few members, or not all of them agree.
     CohortFailed { cohort: CohortId, reason: String },
     /// A member recomputed and agreed.
     Acknowledged { cohort: CohortId, peer: PeerId },
@@ -137,6 +137,9 @@ pub enum Event {
         culprit: Option<PeerId>,
         comment: String,
         at: Timestamp,
+        /// What the culprit signed, where that shows its fault.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        evidence: Option<Evidence>,
     },
     /// The transaction was given to the network.
     BroadcastTried {
@@ -158,6 +161,7 @@ pub enum Event {
         txid: Txid,
         height: u32,
         block_hash: BlockHash,
+        at: Timestamp,
     },
     /// The transaction left the chain.
     SignalGone { cohort: CohortId, txid: Txid },
@@ -167,4 +171,48 @@ pub enum Event {
         txid: Txid,
         confirmations: u32,
     },
+}
+
+/// Partial signatures that do not verify, with the statement signature that makes them their sender's own. The
+/// session's transaction, the member's key and its nonces are in the log before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// One for every input.
+    pub partials: Vec<PartialSignature>,
+    /// Over [`crate::statement::partials`].
+    pub signature: StatementSignature,
+}
+
+impl Event {
+    /// The cohort that the event belongs to.
+    pub fn cohort(&self) -> Option<CohortId> {
+        match self {
+            Self::Subscribed { .. } | Self::Unsubscribed { .. } => None,
+            Self::CohortAdvertised { cohort, .. }
+            | Self::OptedIn { cohort, .. }
+            | Self::OptedOut { cohort, .. }
+            | Self::CohortSet { cohort, .. }
+            | Self::CohortFailed { cohort, .. }
+            | Self::Acknowledged { cohort, .. }
+            | Self::IndexesRegistered { cohort, .. }
+            | Self::FundsSeen { cohort, .. }
+            | Self::LeavesGiven { cohort, .. }
+            | Self::RoundRequested { cohort }
+            | Self::RoundOpened { cohort, .. }
+            | Self::RoundClosed { cohort, .. }
+            | Self::RoundStopped { cohort, .. }
+            | Self::SessionStarted { cohort, .. }
+            | Self::NonceGiven { cohort, .. }
+            | Self::NoncesAggregated { cohort, .. }
+            | Self::PartialGiven { cohort, .. }
+            | Self::SessionSigned { cohort, .. }
+            | Self::SessionAbandoned { cohort, .. }
+            | Self::BroadcastTried { cohort, .. }
+            | Self::SignalBroadcast { cohort, .. }
+            | Self::BroadcastRefused { cohort, .. }
+            | Self::SignalConfirmed { cohort, .. }
+            | Self::SignalGone { cohort, .. }
+            | Self::SignalBuried { cohort, .. } => Some(*cohort),
+        }
+    }
 }

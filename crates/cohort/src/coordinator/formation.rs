@@ -15,8 +15,8 @@ use crate::terms::Admission;
 impl Coordinator {
     pub(super) fn subscribe(
         &self,
-        peer: PeerId,
-        filter: Subscribe,
+        peer: &PeerId,
+        filter: &Subscribe,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         if filter
@@ -37,7 +37,7 @@ impl Coordinator {
                 "at most 16 entries",
             ));
         }
-        let known = self.state.subscribers.get(&peer);
+        let known = self.state.subscribers.get(peer);
         if known.is_none() && self.state.subscribers.len() >= self.config.max_subscribers {
             let max = self.config.max_subscribers;
             return Err(Rejection::new(
@@ -47,7 +47,7 @@ impl Coordinator {
             ));
         }
         let mut step = Step::nothing();
-        if known != Some(&filter) {
+        if known != Some(filter) {
             step.events.push(Event::Subscribed {
                 peer: peer.clone(),
                 filter: filter.clone(),
@@ -57,10 +57,10 @@ impl Coordinator {
             label: self.config.label.clone(),
             max_cohorts: Some(self.config.max_cohorts as u64),
         };
-        step = step.send(&peer, accept, now.after(FORMATION_EXPIRY_S));
+        step = step.send(peer, accept, now.after(FORMATION_EXPIRY_S));
         for cohort in self.state.cohorts.values() {
-            if is_open(cohort, now) && wants(&filter, cohort) && may_join(cohort, &peer) {
-                step = step.send(&peer, advert(cohort), cohort.terms.advert_expires);
+            if is_open(cohort, now) && wants(filter, cohort) && may_join(cohort, peer) {
+                step = step.send(peer, advert(cohort), cohort.terms.advert_expires);
             }
         }
         Ok(step)
@@ -149,7 +149,7 @@ impl Coordinator {
                     let expected = format!("at least {}", cohort.terms.min_members);
                     return Err(Rejection::new(Code::Phase, got, expected));
                 }
-                Ok(self.set(cohort, now))
+                Ok(Self::set(cohort, now))
             }
             Command::StartRound { cohort } => {
                 let cohort = self.cohort(cohort)?;
@@ -284,11 +284,12 @@ impl Coordinator {
         body: &CohortAck,
     ) -> Result<Step<Event>, Rejection> {
         let (cohort, member) = self.membership(body.cohort_id, &peer)?;
-        let Some(beacon) = &cohort.beacon else {
+        let agreeable = matches!(cohort.phase, Phase::Set | Phase::Acknowledged);
+        let Some(beacon) = cohort.beacon.as_ref().filter(|_| agreeable) else {
             return Err(Rejection::new(
                 Code::Phase,
                 "an acknowledgement",
-                "none: the cohort is not set",
+                "none: the cohort is not set, or over",
             ));
         };
         let address = beacon.address(cohort.terms.btc_network.bitcoin());
@@ -309,6 +310,30 @@ impl Coordinator {
         }))
     }
 
+    /// A member's problem report. It matters where the member does not agree with what was set: then nobody should fund
+    /// the address. What any other report means for a session, deadlines decide.
+    pub(super) fn problem(
+        &self,
+        from: &PeerId,
+        cohort: Option<CohortId>,
+        code: &str,
+    ) -> Step<Event> {
+        let membership = cohort.and_then(|id| self.membership(id, from).ok());
+        match membership {
+            Some((cohort, member))
+                if cohort.phase == Phase::Set
+                    && !member.acknowledged
+                    && code == Code::CohortMismatch.as_str() =>
+            {
+                Self::fail(
+                    cohort,
+                    "a member does not agree with what was set".to_owned(),
+                )
+            }
+            _ => Step::nothing(),
+        }
+    }
+
     /// Registers further indexes. Once a signal may exist, a new index would need a proof for every root that came
     /// before it, and handing those out is not built yet.
     pub(super) fn did_registration(
@@ -318,6 +343,10 @@ impl Coordinator {
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         let (cohort, member) = self.membership(body.cohort_id, peer)?;
+        if matches!(cohort.phase, Phase::Failed(_)) {
+            let expected = "none: the cohort has failed";
+            return Err(Rejection::new(Code::Phase, "a registration", expected));
+        }
         let asked: BTreeSet<_> = body.indexes.iter().copied().collect();
         let max = usize::try_from(cohort.terms.max_indexes_per_member).unwrap_or(usize::MAX);
         if asked.len() != body.indexes.len() || asked.is_empty() || asked.len() > max {
@@ -378,7 +407,7 @@ fn may_join(cohort: &Cohort, peer: &PeerId) -> bool {
     cohort.terms.admission == Admission::Open || cohort.invited.contains(peer)
 }
 
-fn wants(filter: &Subscribe, cohort: &Cohort) -> bool {
+pub(super) fn wants(filter: &Subscribe, cohort: &Cohort) -> bool {
     (filter.networks.is_empty() || filter.networks.contains(&cohort.terms.btc_network))
         && (filter.beacon_types.is_empty()
             || filter.beacon_types.contains(&cohort.terms.beacon_type))

@@ -4,32 +4,36 @@
 //! state does not change. Facts are recorded by the handlers in [`formation`] and [`signing`]; [`progress`] derives
 //! what follows from them.
 
+mod apply;
 mod event;
 mod formation;
 mod progress;
+mod session;
 mod signing;
 mod state;
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use rand_core::CryptoRng;
 
-pub use event::Event;
+pub use event::{Event, Evidence};
 pub use state::{Abandoned, Cohort, Member, Phase, Round, Session, Signal, Stage, Standing, State};
 
 use crate::ids::{CohortId, PeerId, Timestamp};
 use crate::machine::{
-    BroadcastOutcome, ChainFact, Code, Input, Machine, Rejection, Step, TransactionView, Watches,
+    BroadcastOutcome, ChainFact, Code, Effect, Fund, Input, Machine, Rejection, Step,
+    TransactionView, Watches,
 };
-use crate::message::{Message, SignalPublished, SignalStatus};
+use crate::message::{Message, SignalPublished, SignalStatus, shortened};
 use crate::terms::AgreedTerms;
 
 /// Seconds for which messages of formation are kept for a peer that cannot be reached.
 pub(crate) const FORMATION_EXPIRY_S: u64 = 86_400;
 /// Seconds for which news of a signal are kept for a peer that cannot be reached.
 const NEWS_EXPIRY_S: u64 = 7 * 86_400;
-/// Seconds between two attempts to give a transaction to the network.
-const BROADCAST_INTERVAL_S: u64 = 30;
+/// Outputs of one beacon address that are remembered.
+const MAX_FUNDS: usize = 64;
 
 /// What the operator sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +63,10 @@ impl Default for Config {
 }
 
 /// What the operator can ask for.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "commands are typed by hand, one at a time"
+)]
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Open a cohort and tell the subscribers.
@@ -133,29 +141,22 @@ impl Coordinator {
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         match message {
-            Message::Subscribe(body) => self.subscribe(from, body, now),
+            Message::Subscribe(body) => self.subscribe(&from, &body, now),
             Message::Unsubscribe(_) => self.unsubscribe(from),
             Message::OptIn(body) => self.opt_in(from, &body, now),
             Message::OptOut(body) => self.opt_out(from, body.cohort_id),
             Message::CohortAck(body) => self.cohort_ack(from, &body),
             Message::DidRegistration(body) => self.did_registration(&from, body, now),
             Message::RequestSignature(body) => {
-                if body.leaves.first().map(|leaf| leaf.value) != Some(body.data) {
-                    let expected = "data that is the first leaf's value";
-                    return Err(Rejection::new(
-                        Code::Conflict,
-                        body.data.to_string(),
-                        expected,
-                    ));
-                }
-                self.leaves(from, body.cohort_id, body.round, body.leaves, true, now)
+                let data = Some(body.data);
+                self.leaves(from, body.cohort_id, body.round, body.leaves, data, now)
             }
             Message::NoUpdate(body) => {
-                self.leaves(from, body.cohort_id, body.round, body.leaves, false, now)
+                self.leaves(from, body.cohort_id, body.round, body.leaves, None, now)
             }
             Message::NonceContribution(body) => self.nonce_contribution(from, body),
             Message::SignatureAuthorization(body) => self.signature_authorization(from, body, now),
-            Message::Decline(body) => self.decline(from, body, now),
+            Message::Decline(body) => self.decline(from, &body, now),
             other => Err(Rejection::new(
                 Code::WrongRole,
                 other.kind(),
@@ -166,20 +167,21 @@ impl Coordinator {
 
     fn chain(&self, fact: ChainFact, now: Timestamp) -> Step<Event> {
         match fact {
-            ChainFact::Funds { script, mut funds } => {
-                funds.sort();
-                let changed = self.state.cohorts.values().find(|cohort| {
-                    cohort
-                        .beacon
-                        .as_ref()
-                        .is_some_and(|beacon| *beacon.script() == script)
-                        && cohort.funds != funds
-                });
-                changed.map_or_else(Step::nothing, |cohort| {
-                    Step::event(Event::FundsSeen {
-                        cohort: cohort.id,
-                        funds,
-                    })
+            ChainFact::Funds { script, funds } => {
+                let pays = |cohort: &&Cohort| {
+                    let beacon = cohort.beacon.as_ref();
+                    beacon.is_some_and(|beacon| *beacon.script() == script)
+                };
+                let Some(cohort) = self.state.cohorts.values().find(pays) else {
+                    return Step::nothing();
+                };
+                let funds = worth_remembering(cohort, funds);
+                if cohort.funds == funds {
+                    return Step::nothing();
+                }
+                Step::event(Event::FundsSeen {
+                    cohort: cohort.id,
+                    funds,
                 })
             }
             ChainFact::Transaction { txid, view, tip } => {
@@ -203,16 +205,18 @@ impl Coordinator {
                         SignalStatus::Broadcast,
                         now,
                     ),
-                    BroadcastOutcome::Refused(reason)
-                        if signal.refusal.as_ref() != Some(&reason) =>
-                    {
+                    BroadcastOutcome::Refused(reason) => {
+                        let reason = shortened(&reason);
+                        if signal.refusal.as_ref() == Some(&reason) {
+                            return Step::nothing();
+                        }
                         Step::event(Event::BroadcastRefused {
                             cohort: cohort.id,
                             txid,
                             reason,
                         })
                     }
-                    _ => Step::nothing(),
+                    BroadcastOutcome::Accepted | BroadcastOutcome::Unavailable => Step::nothing(),
                 }
             }
             ChainFact::Output { .. } => Step::nothing(),
@@ -273,6 +277,7 @@ impl Coordinator {
                         txid,
                         height,
                         block_hash,
+                        at: now,
                     },
                     status,
                     now,
@@ -287,6 +292,10 @@ impl Coordinator {
                     now,
                 )
             }
+            // Dropped from the mempool before it was mined.
+            (Standing::Broadcast, TransactionView::Unknown) if signal.is_due(now) => {
+                broadcast(cohort, signal, now)
+            }
             _ => Step::nothing(),
         }
     }
@@ -300,10 +309,12 @@ impl Coordinator {
         status: SignalStatus,
         now: Timestamp,
     ) -> Step<Event> {
+        let subscribers = self.state.subscribers.iter();
+        let interested = subscribers.filter(|(_, filter)| formation::wants(filter, cohort));
         let peers: BTreeSet<&PeerId> = cohort
             .members
             .keys()
-            .chain(self.state.subscribers.keys())
+            .chain(interested.map(|(peer, _)| peer))
             .collect();
         let mut step = Step::event(event);
         for peer in peers {
@@ -321,10 +332,8 @@ impl Coordinator {
     }
 
     fn signal(&self, txid: bitcoin::Txid) -> Option<(&Cohort, &Signal)> {
-        let cohorts = self.state.cohorts.values();
-        cohorts
-            .filter_map(|cohort| cohort.signal(txid).map(|signal| (cohort, signal)))
-            .next()
+        let mut cohorts = self.state.cohorts.values();
+        cohorts.find_map(|cohort| Some((cohort, cohort.signal(txid)?)))
     }
 }
 
@@ -343,9 +352,11 @@ impl Machine for Coordinator {
             Input::Command(command) => self.command(command, now),
             Input::Chain(fact) => Ok(self.chain(fact, now)),
             Input::Tick => Ok(self.progress(now, rng)),
-            // A peer's report is for the operator's log: what it means for a session, deadlines decide. A coordinator has no
-            // signer, and whatever it was doing at a restart follows from its log.
-            Input::Problem { .. } | Input::Signer(_) | Input::Restarted => Ok(Step::nothing()),
+            Input::Problem {
+                from, cohort, code, ..
+            } => Ok(self.problem(&from, cohort, &code)),
+            // A coordinator has no signer, and whatever it was doing at a restart follows from its log.
+            Input::Signer(_) | Input::Restarted => Ok(Step::nothing()),
         }
     }
 
@@ -375,4 +386,36 @@ impl Machine for Coordinator {
         }
         watches
     }
+}
+
+/// Gives a signal to the network.
+fn broadcast(cohort: &Cohort, signal: &Signal, now: Timestamp) -> Step<Event> {
+    Step::event(Event::BroadcastTried {
+        cohort: cohort.id,
+        txid: signal.txid,
+        at: now,
+    })
+    .with(Effect::Broadcast(signal.tx.clone()))
+}
+
+/// Anybody can pay to a beacon address, and every change of its outputs goes to the log: only so many are kept, those
+/// first that live transactions spend or make, then the largest.
+fn worth_remembering(cohort: &Cohort, mut funds: Vec<Fund>) -> Vec<Fund> {
+    let live = cohort.live();
+    let concerns_live = |fund: &Fund| {
+        live.iter().any(|tx| {
+            let mut spent = tx.input.iter().map(|input| input.previous_output);
+            tx.compute_txid() == fund.outpoint.txid || spent.any(|spent| spent == fund.outpoint)
+        })
+    };
+    funds.sort_by_cached_key(|fund| {
+        (
+            Reverse(concerns_live(fund)),
+            Reverse(fund.value),
+            fund.clone(),
+        )
+    });
+    funds.truncate(MAX_FUNDS);
+    funds.sort();
+    funds
 }

@@ -1,23 +1,27 @@
 //! From a member's leaves to its partial signature: what is accepted of it, and what is not.
 
+use beacon_signal::LeafValue;
+
+use super::event::Evidence;
+use super::session::Abandonment;
 use super::{Cohort, Coordinator, Event, Phase, Session, Stage};
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::{Code, Rejection, Step};
 use crate::message::{
-    AggregatedNonces, Decline, Leaf, MAX_TEXT, Message, NonceContribution, SignatureAuthorization,
+    AggregatedNonces, Decline, Leaf, Message, NonceContribution, SignatureAuthorization, shortened,
 };
 use crate::review::DeclineCode;
 use crate::statement;
 
 impl Coordinator {
-    /// Leaves of a round, as updates or as "no update".
+    /// Leaves of a round, as updates, whose message repeats the first of them as `data`, or as "no update".
     pub(super) fn leaves(
         &self,
         peer: PeerId,
         cohort: CohortId,
         round: u64,
         leaves: Vec<Leaf>,
-        update: bool,
+        data: Option<LeafValue>,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         let (cohort, member) = self.membership(cohort, &peer)?;
@@ -27,6 +31,11 @@ impl Coordinator {
                 "leaves",
                 "none: the cohort is not set",
             ));
+        }
+        if data.is_some() && data != leaves.first().map(|leaf| leaf.value) {
+            let got = data.map(|data| data.to_string()).unwrap_or_default();
+            let expected = "data that is the first leaf's value";
+            return Err(Rejection::new(Code::Conflict, got, expected));
         }
         if round != cohort.round.number {
             let expected = format!("round {}", cohort.round.number);
@@ -67,7 +76,12 @@ impl Coordinator {
         if new.is_empty() {
             return Ok(Step::nothing());
         }
-        if !matches!(cohort.round.stage, Stage::Waiting | Stage::Open { .. }) {
+        let collecting = match cohort.round.stage {
+            Stage::Waiting | Stage::Open { .. } => true,
+            Stage::Stopped { .. } => !cohort.root_is_fixed(),
+            Stage::Closed { .. } => false,
+        };
+        if !collecting {
             return Err(Rejection::new(
                 Code::Phase,
                 "leaves",
@@ -79,13 +93,13 @@ impl Coordinator {
             round,
             peer,
             leaves: new,
-            update,
+            update: data.is_some(),
             at: now,
         }))
     }
 
     /// The live session of this id, or a rejection that says so.
-    fn session<'a>(cohort: &'a Cohort, id: SessionId) -> Result<&'a Session, Rejection> {
+    fn session(cohort: &Cohort, id: SessionId) -> Result<&Session, Rejection> {
         cohort
             .session
             .as_ref()
@@ -199,14 +213,17 @@ impl Coordinator {
             {
                 // Signed by the member's own key, so the blame can be shown. The session cannot be completed.
                 let comment = format!("partial signature of input {number} does not verify");
-                return Ok(self.abandon(
-                    cohort,
-                    session,
-                    Code::PartialSignature.as_str(),
-                    Some(peer),
+                let evidence = Evidence {
+                    partials: body.partial_signatures,
+                    signature: body.signature,
+                };
+                let why = Abandonment {
+                    code: Code::PartialSignature.as_str(),
+                    culprit: Some(peer),
                     comment,
-                    now,
-                ));
+                    evidence: Some(evidence),
+                };
+                return Ok(self.abandon(cohort, session, why, now));
             }
         }
         Ok(Step::event(Event::PartialGiven {
@@ -222,7 +239,7 @@ impl Coordinator {
     pub(super) fn decline(
         &self,
         peer: PeerId,
-        body: Decline,
+        body: &Decline,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         let (cohort, _) = self.membership(body.cohort_id, &peer)?;
@@ -232,15 +249,13 @@ impl Coordinator {
             .iter()
             .map(|code| code.as_str())
             .find(|code| *code == body.code);
-        let comment = body.comment.chars().take(MAX_TEXT).collect();
-        Ok(self.abandon(
-            cohort,
-            session,
-            code.unwrap_or("other"),
-            Some(peer),
-            comment,
-            now,
-        ))
+        let why = Abandonment {
+            code: code.unwrap_or("other"),
+            culprit: Some(peer),
+            comment: shortened(&body.comment),
+            evidence: None,
+        };
+        Ok(self.abandon(cohort, session, why, now))
     }
 }
 

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_signal::{Index, LeafValue, Root};
-use bitcoin::{BlockHash, Transaction, TxOut, Txid};
+use bitcoin::{BlockHash, Transaction, Txid};
 
-use super::event::Event;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Fund;
 use crate::message::{SpentOutput, Subscribe};
-use crate::musig::{BeaconKey, sighashes};
+use crate::musig::BeaconKey;
 use crate::terms::AgreedTerms;
 use crate::values::{AggregatedNonce, CohortKey, PartialSignature, PublicNonce};
 
@@ -117,7 +116,7 @@ pub enum Stage {
 }
 
 impl Round {
-    fn new(number: u64, since: Timestamp) -> Self {
+    pub(super) fn new(number: u64, since: Timestamp) -> Self {
         Self {
             number,
             leaves: BTreeMap::new(),
@@ -173,8 +172,24 @@ pub struct Signal {
     pub standing: Standing,
     /// When it was last given to the network.
     pub tried: Option<Timestamp>,
+    /// How often it was given to the network since it was signed or left the chain.
+    pub tries: u32,
     /// The network's reason, if it refused.
     pub refusal: Option<String>,
+}
+
+impl Signal {
+    /// When it should be given to the network: half a minute after the last try, twice as long after each further one,
+    /// and at least every hour.
+    pub(super) fn due(&self) -> Timestamp {
+        let wait = 15_u64.saturating_mul(1 << self.tries.min(8)).min(3_600);
+        self.tried
+            .map_or(Timestamp::default(), |tried| tried.after(wait))
+    }
+
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.due() <= now
+    }
 }
 
 /// Where a signal stands.
@@ -217,12 +232,6 @@ pub struct Abandoned {
     pub comment: String,
 }
 
-/// Abandoned sessions that a cohort remembers.
-const MAX_ABANDONED: usize = 32;
-
-/// Seconds before a round is tried again, times the attempts so far.
-const RETRY_DELAY_S: u64 = 2;
-
 impl Cohort {
     /// All registered indexes.
     pub fn indexes(&self) -> impl Iterator<Item = &Index> {
@@ -235,6 +244,13 @@ impl Cohort {
             .indexes
             .iter()
             .filter(|index| !self.round.leaves.contains_key(index))
+    }
+
+    /// Whether the round's root may be on its way to the chain: no leaf may change any more, for a retry of the round
+    /// carries the same root (docs/protocol.md, section "What outlives a session").
+    pub fn root_is_fixed(&self) -> bool {
+        let round = self.round.number;
+        self.signals.iter().any(|signal| signal.round == round)
     }
 
     /// Transactions that may still be mined, or be replaced by a reorganisation.
@@ -256,338 +272,6 @@ impl Cohort {
         self.funds
             .iter()
             .filter(|fund| fund.height.is_some())
-            .map(|fund| fund.value)
-            .sum()
-    }
-
-    /// Sessions of the round that ended without a signature.
-    fn end_session(&mut self, id: SessionId) -> Option<Session> {
-        self.session.take_if(|session| session.id == id)
-    }
-
-    fn signal_mut(&mut self, txid: Txid) -> Option<&mut Signal> {
-        self.signals.iter_mut().find(|signal| signal.txid == txid)
-    }
-}
-
-impl State {
-    /// Changes the state by one event. An event that refers to what is not there changes nothing: the machine never
-    /// writes one.
-    pub fn apply(&mut self, event: &Event) {
-        match event {
-            Event::Subscribed { peer, filter } => {
-                self.subscribers.insert(peer.clone(), filter.clone());
-            }
-            Event::Unsubscribed { peer } => {
-                self.subscribers.remove(peer);
-            }
-            Event::CohortAdvertised {
-                cohort,
-                terms,
-                invited,
-                at,
-            } => {
-                self.cohorts.insert(
-                    *cohort,
-                    Cohort {
-                        id: *cohort,
-                        terms: terms.clone(),
-                        invited: invited.clone(),
-                        phase: Phase::Advertised,
-                        members: BTreeMap::new(),
-                        beacon: None,
-                        funds: Vec::new(),
-                        round: Round::new(1, *at),
-                        session: None,
-                        signals: Vec::new(),
-                        abandoned: Vec::new(),
-                    },
-                );
-            }
-            event => {
-                if let Some(cohort) = event.cohort().and_then(|id| self.cohorts.get_mut(&id)) {
-                    cohort.apply(event);
-                }
-            }
-        }
-    }
-}
-
-impl Cohort {
-    fn apply(&mut self, event: &Event) {
-        match event {
-            Event::OptedIn {
-                peer, key, indexes, ..
-            } => {
-                let member = Member {
-                    key: *key,
-                    indexes: indexes.clone(),
-                    acknowledged: false,
-                };
-                self.members.insert(peer.clone(), member);
-            }
-            Event::OptedOut { peer, .. } => {
-                self.members.remove(peer);
-            }
-            Event::CohortSet { at, .. } => {
-                self.beacon =
-                    BeaconKey::aggregate(self.members.values().map(|member| member.key)).ok();
-                self.phase = Phase::Set;
-                self.round.since = *at;
-            }
-            Event::CohortFailed { reason, .. } => self.phase = Phase::Failed(reason.clone()),
-            Event::Acknowledged { peer, .. } => {
-                if let Some(member) = self.members.get_mut(peer) {
-                    member.acknowledged = true;
-                }
-                if self.members.values().all(|member| member.acknowledged) {
-                    self.phase = Phase::Acknowledged;
-                }
-            }
-            Event::IndexesRegistered { peer, indexes, .. } => {
-                if let Some(member) = self.members.get_mut(peer) {
-                    member.indexes.extend(indexes.iter().copied());
-                }
-            }
-            Event::FundsSeen { funds, .. } => self.funds.clone_from(funds),
-            Event::LeavesGiven {
-                leaves, update, at, ..
-            } => {
-                for leaf in leaves {
-                    self.round.leaves.insert(leaf.index, leaf.value);
-                }
-                if *update {
-                    self.round.updates += leaves.len() as u64;
-                    self.round.first_update.get_or_insert(*at);
-                }
-            }
-            event => self.apply_signing(event),
-        }
-    }
-
-    fn apply_signing(&mut self, event: &Event) {
-        match event {
-            Event::RoundRequested { .. } => {
-                self.round.requested = true;
-                self.round.failures = 0;
-                if matches!(self.round.stage, Stage::Stopped { .. }) {
-                    self.round.stage = Stage::Waiting;
-                }
-            }
-            Event::RoundOpened { deadline, .. } => {
-                self.round.stage = Stage::Open {
-                    deadline: *deadline,
-                }
-            }
-            Event::RoundClosed { .. } => {
-                self.round.stage = Stage::Closed {
-                    not_before: Timestamp::default(),
-                };
-            }
-            Event::RoundStopped { reason, .. } => {
-                self.round.stage = Stage::Stopped {
-                    reason: reason.clone(),
-                };
-                self.round.requested = false;
-            }
-            Event::SessionStarted {
-                session,
-                round,
-                root,
-                tx,
-                spent,
-                deadline,
-                ..
-            } => {
-                let outputs: Vec<TxOut> = spent.iter().map(SpentOutput::to_txout).collect();
-                self.session = Some(Session {
-                    id: *session,
-                    round: *round,
-                    root: *root,
-                    tx: tx.clone(),
-                    spent: spent.clone(),
-                    sighashes: sighashes(tx, &outputs).unwrap_or_default(),
-                    deadline: *deadline,
-                    nonces: BTreeMap::new(),
-                    aggregated: None,
-                    partials: BTreeMap::new(),
-                });
-            }
-            Event::NonceGiven { peer, nonces, .. } => {
-                if let Some(session) = &mut self.session {
-                    session.nonces.insert(peer.clone(), nonces.clone());
-                }
-            }
-            Event::NoncesAggregated {
-                nonces, deadline, ..
-            } => self.nonces_aggregated(nonces, *deadline),
-            Event::PartialGiven { peer, partials, .. } => {
-                if let Some(session) = &mut self.session {
-                    session.partials.insert(peer.clone(), partials.clone());
-                }
-            }
-            Event::SessionSigned {
-                session, tx, at, ..
-            } => self.session_signed(*session, tx, *at),
-            Event::SessionAbandoned {
-                session,
-                code,
-                culprit,
-                comment,
-                at,
-                ..
-            } => {
-                if let Some(ended) = self.end_session(*session) {
-                    self.round.failures += 1;
-                    let delay = RETRY_DELAY_S * u64::from(self.round.failures);
-                    self.round.stage = Stage::Closed {
-                        not_before: at.after(delay),
-                    };
-                    self.abandoned.push(Abandoned {
-                        session: *session,
-                        round: ended.round,
-                        code: code.clone(),
-                        culprit: culprit.clone(),
-                        comment: comment.clone(),
-                    });
-                    let surplus = self.abandoned.len().saturating_sub(MAX_ABANDONED);
-                    self.abandoned.drain(..surplus);
-                }
-            }
-            event => self.apply_chain(event),
-        }
-    }
-
-    fn nonces_aggregated(&mut self, nonces: &[AggregatedNonce], deadline: Timestamp) {
-        let Some(session) = &mut self.session else {
-            return;
-        };
-        session.aggregated = Some(nonces.to_vec());
-        session.deadline = deadline;
-        let txid = session.tx.compute_txid();
-        if self.signals.iter().any(|signal| signal.txid == txid) {
-            return; // A retry of the same transaction.
-        }
-        let signal = Signal {
-            session: session.id,
-            round: session.round,
-            root: session.root,
-            tx: session.tx.clone(),
-            txid,
-            standing: Standing::Unsigned,
-            tried: None,
-            refusal: None,
-        };
-        self.signals.push(signal);
-    }
-
-    fn session_signed(&mut self, id: SessionId, tx: &Transaction, at: Timestamp) {
-        self.end_session(id);
-        if let Some(signal) = self.signal_mut(tx.compute_txid()) {
-            signal.session = id;
-            signal.tx = tx.clone();
-            signal.standing = Standing::Signed;
-        }
-        self.round = Round::new(self.round.number + 1, at);
-    }
-
-    fn apply_chain(&mut self, event: &Event) {
-        match event {
-            Event::BroadcastTried { txid, at, .. } => {
-                if let Some(signal) = self.signal_mut(*txid) {
-                    signal.tried = Some(*at);
-                }
-            }
-            Event::SignalBroadcast { txid, .. } => {
-                if let Some(signal) = self.signal_mut(*txid) {
-                    signal.standing = Standing::Broadcast;
-                    signal.refusal = None;
-                }
-            }
-            Event::BroadcastRefused { txid, reason, .. } => {
-                if let Some(signal) = self.signal_mut(*txid) {
-                    signal.refusal = Some(reason.clone());
-                }
-            }
-            Event::SignalConfirmed {
-                txid,
-                height,
-                block_hash,
-                ..
-            } => {
-                if let Some(signal) = self.signal_mut(*txid) {
-                    signal.standing = Standing::Confirmed {
-                        height: *height,
-                        block_hash: *block_hash,
-                    };
-                }
-            }
-            Event::SignalGone { txid, .. } => {
-                if let Some(signal) = self.signal_mut(*txid) {
-                    signal.standing = Standing::Signed;
-                    signal.tried = None;
-                }
-            }
-            Event::SignalBuried { txid, .. } => self.buried(*txid),
-            _ => {}
-        }
-    }
-
-    /// A buried transaction is live no more, and neither are those that it conflicts with.
-    fn buried(&mut self, txid: Txid) {
-        let Some(signal) = self.signal_mut(txid) else {
-            return;
-        };
-        if let Standing::Confirmed { height, block_hash } = signal.standing {
-            signal.standing = Standing::Buried { height, block_hash };
-        }
-        let spent: Vec<_> = signal
-            .tx
-            .input
-            .iter()
-            .map(|input| input.previous_output)
-            .collect();
-        self.signals.retain(|other| {
-            other.txid == txid
-                || !other
-                    .tx
-                    .input
-                    .iter()
-                    .any(|input| spent.contains(&input.previous_output))
-        });
-    }
-}
-
-impl Event {
-    /// The cohort that the event belongs to.
-    pub fn cohort(&self) -> Option<CohortId> {
-        match self {
-            Self::Subscribed { .. } | Self::Unsubscribed { .. } => None,
-            Self::CohortAdvertised { cohort, .. }
-            | Self::OptedIn { cohort, .. }
-            | Self::OptedOut { cohort, .. }
-            | Self::CohortSet { cohort, .. }
-            | Self::CohortFailed { cohort, .. }
-            | Self::Acknowledged { cohort, .. }
-            | Self::IndexesRegistered { cohort, .. }
-            | Self::FundsSeen { cohort, .. }
-            | Self::LeavesGiven { cohort, .. }
-            | Self::RoundRequested { cohort }
-            | Self::RoundOpened { cohort, .. }
-            | Self::RoundClosed { cohort, .. }
-            | Self::RoundStopped { cohort, .. }
-            | Self::SessionStarted { cohort, .. }
-            | Self::NonceGiven { cohort, .. }
-            | Self::NoncesAggregated { cohort, .. }
-            | Self::PartialGiven { cohort, .. }
-            | Self::SessionSigned { cohort, .. }
-            | Self::SessionAbandoned { cohort, .. }
-            | Self::BroadcastTried { cohort, .. }
-            | Self::SignalBroadcast { cohort, .. }
-            | Self::BroadcastRefused { cohort, .. }
-            | Self::SignalConfirmed { cohort, .. }
-            | Self::SignalGone { cohort, .. }
-            | Self::SignalBuried { cohort, .. } => Some(*cohort),
-        }
+            .fold(0, |sum, fund| sum.saturating_add(fund.value))
     }
 }

@@ -43,6 +43,8 @@ pub enum Event {
         coordinator: PeerId,
         terms: AgreedTerms,
     },
+    /// An advert that ended, or a cohort that we are out of, made room for others.
+    CohortForgotten { cohort: CohortId },
     /// We want to join, with this key, answering for these DIDs.
     JoinRequested {
         cohort: CohortId,
@@ -55,7 +57,7 @@ pub enum Event {
         key: CohortKey,
         proof: StatementSignature,
     },
-    /// The coordinator did not take it.
+    /// The coordinator did not take it, or gave the cohort up before anything was signed.
     OptInRefused {
         cohort: CohortId,
         code: String,
@@ -165,6 +167,7 @@ impl Event {
             | Self::SubscriptionAccepted { .. }
             | Self::Unsubscribed { .. } => None,
             Self::CohortAdvertised { cohort, .. }
+            | Self::CohortForgotten { cohort }
             | Self::JoinRequested { cohort, .. }
             | Self::OptedIn { cohort, .. }
             | Self::OptInRefused { cohort, .. }

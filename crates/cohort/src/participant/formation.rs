@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::{Membership, Stage};
-use super::{Command, Event, Participant, by_index};
+use super::{Command, Event, Participant, by_index, not_subscribed};
 use crate::coordinator::FORMATION_EXPIRY_S;
 use crate::ids::{CohortId, PeerId, Timestamp};
 use crate::machine::{Code, Effect, Rejection, Step};
 use crate::message::{
-    CohortAck, CohortAdvert, CohortSet, DidRegistration, MAX_TEXT, OptIn, OptOut,
-    RegistrationResult, Subscribe, SubscribeAccept, Unsubscribe,
+    CohortAck, CohortAdvert, CohortSet, DidRegistration, OptIn, OptOut, RegistrationResult,
+    Subscribe, SubscribeAccept, Unsubscribe, shortened,
 };
 use crate::review::{self, OptedIn};
 use crate::signer::{KeyPath, SignerRequest};
@@ -32,7 +32,7 @@ impl Participant {
                 own,
                 identity,
                 filter,
-            } => self.subscribe(coordinator, own, identity, filter, now),
+            } => self.subscribe(&coordinator, own, identity, filter, now),
             Command::Unsubscribe { coordinator } => {
                 if !self
                     .state
@@ -57,12 +57,12 @@ impl Participant {
                 ))
             }
             Command::Join { cohort, dids } => self.join(self.named(cohort)?, &dids, now),
-            Command::Leave { cohort } => self.leave(self.named(cohort)?, now),
+            Command::Leave { cohort } => Self::leave(self.named(cohort)?, now),
             Command::RequestUpdate {
                 cohort,
                 did,
                 update,
-            } => self.request_update(self.named(cohort)?, &did, update),
+            } => Self::request_update(self.named(cohort)?, &did, update),
             Command::Approve { session } => self.approve(session),
             Command::Decline { session, comment } => self.decline_by_user(session, &comment, now),
         }
@@ -70,13 +70,13 @@ impl Participant {
 
     fn subscribe(
         &self,
-        coordinator: PeerId,
+        coordinator: &PeerId,
         own: PeerId,
         identity: u32,
         filter: Subscribe,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
-        let known = self.state.coordinators.get(&coordinator);
+        let known = self.state.coordinators.get(coordinator);
         if known.is_none() && self.state.coordinators.len() >= self.policy.max_coordinators {
             let max = self.policy.max_coordinators;
             return Err(Rejection::new(
@@ -94,13 +94,13 @@ impl Participant {
             identity,
             filter: filter.clone(),
         };
-        Ok(Step::event(event).send(&coordinator, filter, now.after(FORMATION_EXPIRY_S)))
+        Ok(Step::event(event).send(coordinator, filter, now.after(FORMATION_EXPIRY_S)))
     }
 
     pub(super) fn subscribe_accept(
         &self,
         from: &PeerId,
-        body: SubscribeAccept,
+        body: &SubscribeAccept,
     ) -> Result<Step<Event>, Rejection> {
         let Some(relationship) = self
             .state
@@ -110,9 +110,7 @@ impl Participant {
         else {
             return Err(not_subscribed("subscribe_accept"));
         };
-        let label = body
-            .label
-            .map(|label| label.chars().take(MAX_TEXT).collect());
+        let label = body.label.as_deref().map(shortened);
         if relationship.accepted && relationship.label == label {
             return Ok(Step::nothing());
         }
@@ -178,25 +176,28 @@ impl Participant {
                 format!("later than {now}"),
             ));
         }
-        let of_this_coordinator = self
-            .state
-            .cohorts
-            .values()
-            .filter(|cohort| cohort.coordinator == *from)
-            .count();
-        if of_this_coordinator >= self.policy.max_cohorts {
-            let max = self.policy.max_cohorts;
-            return Err(Rejection::new(
-                Code::Limit,
-                "one cohort more",
-                format!("at most {max}"),
-            ));
+        let mut step = Step::nothing();
+        let known = self.state.cohorts.values();
+        let of_this_coordinator: Vec<_> = known.filter(|c| c.coordinator == *from).collect();
+        if of_this_coordinator.len() >= self.policy.max_cohorts {
+            let over = of_this_coordinator.iter().filter(|c| c.is_forgettable(now));
+            let Some(oldest) = over.min_by_key(|cohort| cohort.terms.advert_expires) else {
+                let max = self.policy.max_cohorts;
+                return Err(Rejection::new(
+                    Code::Limit,
+                    "one cohort more",
+                    format!("at most {max}"),
+                ));
+            };
+            step.events
+                .push(Event::CohortForgotten { cohort: oldest.id });
         }
-        Ok(Step::event(Event::CohortAdvertised {
+        step.events.push(Event::CohortAdvertised {
             cohort: body.cohort_id,
             coordinator: from.clone(),
             terms,
-        }))
+        });
+        Ok(step)
     }
 
     pub(super) fn join_by_policy(&self, cohort: &Membership, now: Timestamp) -> Step<Event> {
@@ -331,7 +332,7 @@ impl Participant {
         }
     }
 
-    fn leave(&self, cohort: &Membership, now: Timestamp) -> Result<Step<Event>, Rejection> {
+    fn leave(cohort: &Membership, now: Timestamp) -> Result<Step<Event>, Rejection> {
         if !matches!(cohort.stage, Stage::Joining | Stage::OptedIn) {
             let got = format!("a cohort at stage {}", cohort.stage.name());
             return Err(Rejection::new(
@@ -380,13 +381,8 @@ impl Participant {
             if result.accepted {
                 accepted.insert(result.index);
             } else {
-                let code = result
-                    .code
-                    .unwrap_or_default()
-                    .chars()
-                    .take(MAX_TEXT)
-                    .collect();
-                refused.insert(result.index, code);
+                let code = result.code.unwrap_or_default();
+                refused.insert(result.index, shortened(&code));
             }
         }
         if accepted.is_empty() && refused.is_empty() {
@@ -439,8 +435,14 @@ impl Participant {
                 };
             }
             Stage::OptedIn => {}
-            other => {
-                let got = format!("cohort_set at stage {}", other.name());
+            Stage::Out(code, _) => {
+                // It counts on us: told so, the coordinator gives it up at once.
+                let got = format!("a cohort with us, who are out: {code}");
+                let expected = "one without us";
+                return Err(Rejection::new(Code::CohortMismatch, got, expected));
+            }
+            Stage::Advertised | Stage::Joining => {
+                let got = format!("cohort_set at stage {}", cohort.stage.name());
                 return Err(Rejection::new(Code::Phase, got, "one after our opt-in"));
             }
         }
@@ -475,7 +477,8 @@ impl Participant {
         }
     }
 
-    /// A coordinator's problem report. It matters where it answers our opt-in; anything else shows in the log.
+    /// A coordinator's problem report. It matters where it answers our opt-in, or gives up a cohort in which we signed
+    /// nothing; anything else shows in the log.
     pub(super) fn problem(
         &self,
         from: &PeerId,
@@ -483,15 +486,26 @@ impl Participant {
         code: &str,
         comment: &str,
     ) -> Step<Event> {
-        let cohort = cohort.and_then(|id| self.cohort_of(id, from).ok());
-        match cohort {
-            Some(cohort) if cohort.stage == Stage::OptedIn => Step::event(Event::OptInRefused {
-                cohort: cohort.id,
-                code: code.chars().take(MAX_TEXT).collect(),
-                comment: comment.chars().take(MAX_TEXT).collect(),
-            }),
-            _ => Step::nothing(),
+        let Some(cohort) = cohort.and_then(|id| self.cohort_of(id, from).ok()) else {
+            return Step::nothing();
+        };
+        let out = match cohort.stage {
+            Stage::OptedIn => true,
+            Stage::Agreed => {
+                code == Code::CohortFailed.as_str()
+                    && cohort.candidates.is_empty()
+                    && cohort.session.is_none()
+            }
+            Stage::Advertised | Stage::Joining | Stage::Out(..) => false,
+        };
+        if !out {
+            return Step::nothing();
         }
+        Step::event(Event::OptInRefused {
+            cohort: cohort.id,
+            code: shortened(code),
+            comment: shortened(comment),
+        })
     }
 }
 
@@ -506,12 +520,4 @@ impl Stage {
             Self::Out(..) => "out",
         }
     }
-}
-
-fn not_subscribed(kind: &str) -> Rejection {
-    Rejection::new(
-        Code::NotSubscribed,
-        kind,
-        "none: we are not subscribed to this coordinator",
-    )
 }

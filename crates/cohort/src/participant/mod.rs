@@ -4,9 +4,12 @@
 //! every signal before a nonce is made and makes the proofs durable before a partial signature leaves; what became of a
 //! signal, the participant's own chain source says.
 
+mod apply;
+mod chain;
 mod event;
 mod formation;
-mod signing;
+mod leaves;
+mod session;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -176,18 +179,23 @@ impl Participant {
     fn message(
         &self,
         from: &PeerId,
+        to: &PeerId,
         message: Message,
         now: Timestamp,
         rng: &mut dyn CryptoRng,
     ) -> Result<Step<Event>, Rejection> {
+        // A coordinator knows one of our identities. Told another, it learns no more than a stranger would.
+        if self.own(from) != Some(to) {
+            return Err(not_subscribed(message.kind()));
+        }
         match message {
-            Message::SubscribeAccept(body) => self.subscribe_accept(from, body),
+            Message::SubscribeAccept(body) => self.subscribe_accept(from, &body),
             Message::CohortAdvert(body) => self.cohort_advert(from, body, now),
             Message::CohortSet(body) => self.cohort_set(from, &body, now),
             Message::RegistrationResult(body) => self.registration_result(from, body),
-            Message::UpdateOpportunity(body) => self.update_opportunity(from, &body, rng),
+            Message::UpdateOpportunity(body) => self.update_opportunity(from, &body, now, rng),
             Message::AuthorizationRequest(body) => self.authorization_request(from, body, now),
-            Message::AggregatedNonces(body) => self.aggregated_nonces(from, body),
+            Message::AggregatedNonces(body) => self.aggregated_nonces(from, body, now),
             Message::SessionAborted(body) => self.session_aborted(from, &body),
             Message::SignalPublished(body) => self.signal_published(from, &body),
             other => Err(Rejection::new(
@@ -204,12 +212,20 @@ impl Participant {
         cohorts
             .map(|cohort| match &cohort.stage {
                 Stage::Advertised => self.join_by_policy(cohort, now),
-                Stage::Agreed => self.progress_signing(cohort, now, rng),
+                Stage::Agreed => Self::progress_signing(cohort, now, rng),
                 _ => Step::nothing(),
             })
             .find(|step| !step.is_empty())
             .unwrap_or_default()
     }
+}
+
+fn not_subscribed(kind: &str) -> Rejection {
+    Rejection::new(
+        Code::NotSubscribed,
+        kind,
+        "none: we are not subscribed to this coordinator",
+    )
 }
 
 /// DIDs by their index. The same DID twice is one.
@@ -230,7 +246,7 @@ impl Machine for Participant {
         rng: &mut dyn CryptoRng,
     ) -> Result<Step<Event>, Rejection> {
         match input {
-            Input::Message { from, message, .. } => self.message(&from, message, now, rng),
+            Input::Message { from, to, message } => self.message(&from, &to, message, now, rng),
             Input::Problem {
                 from,
                 cohort,

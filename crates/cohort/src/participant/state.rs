@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, VecDeque};
 use beacon_signal::{Index, Proof, Root, UpdateId};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 
-use super::event::Event;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::OutputView;
 use crate::message::Subscribe;
@@ -161,6 +160,14 @@ pub struct Candidate {
     pub standing: Standing,
 }
 
+impl Candidate {
+    /// The updates that it announces, by index.
+    pub fn updates(&self) -> impl Iterator<Item = (Index, UpdateId)> {
+        let proofs = self.proofs.iter();
+        proofs.filter_map(|(index, proof)| Some((*index, proof.update_id?)))
+    }
+}
+
 /// Where a candidate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -197,9 +204,6 @@ pub struct Ended {
     pub comment: String,
 }
 
-/// Ended sessions that a cohort remembers.
-const MAX_ENDED: usize = 64;
-
 impl Membership {
     /// What a proposal is checked against. `None` before the cohort was agreed on.
     pub fn context<'a>(&'a self, view: &'a OutputView) -> Option<SignalContext<'a>> {
@@ -214,6 +218,11 @@ impl Membership {
                 .map(|index| (*index, self.leaves.get(index)))
                 .collect(),
             live: self.live().map(|candidate| &candidate.tx).collect(),
+            signed_roots: self
+                .live()
+                .filter(|candidate| candidate.round == self.round)
+                .map(|candidate| candidate.root)
+                .collect(),
             view,
         })
     }
@@ -233,6 +242,16 @@ impl Membership {
                 .candidates
                 .iter()
                 .any(|candidate| candidate.session == id)
+    }
+
+    /// Whether nothing of it matters any more: never joined and expired, or left without a signature.
+    pub(super) fn is_forgettable(&self, now: Timestamp) -> bool {
+        let over = match self.stage {
+            Stage::Advertised => self.terms.advert_expires <= now,
+            Stage::Out(..) => true,
+            Stage::Joining | Stage::OptedIn | Stage::Agreed => false,
+        };
+        over && self.candidates.is_empty()
     }
 
     /// The output that the session under way spends, while it is being checked.
@@ -260,329 +279,5 @@ impl Membership {
         self.candidates
             .iter()
             .any(|candidate| candidate.round == round)
-    }
-
-    fn candidate_mut(&mut self, txid: Txid) -> Option<&mut Candidate> {
-        self.candidates
-            .iter_mut()
-            .find(|candidate| candidate.txid == txid)
-    }
-
-    /// A published round is over; its leaves stay with the candidate's proofs.
-    fn published(&mut self, txid: Txid) {
-        let Some(round) = self.candidate_mut(txid).map(|candidate| candidate.round) else {
-            return;
-        };
-        if round >= self.round {
-            self.round = round.saturating_add(1);
-            self.leaves.clear();
-            self.session = None;
-        }
-    }
-
-    fn end(&mut self, session: SessionId, code: &str, comment: &str) {
-        self.session.take_if(|open| open.id == session);
-        self.ended.push_back(Ended {
-            session,
-            code: code.to_owned(),
-            comment: comment.to_owned(),
-        });
-        if self.ended.len() > MAX_ENDED {
-            self.ended.pop_front();
-        }
-    }
-}
-
-impl State {
-    /// Changes the state by one event. An event that refers to what is not there changes nothing: the machine never
-    /// writes one.
-    pub fn apply(&mut self, event: &Event) {
-        match event {
-            Event::Subscribed {
-                coordinator,
-                own,
-                identity,
-                filter,
-            } => {
-                self.next_identity = self.next_identity.max(identity.saturating_add(1));
-                self.coordinators.insert(
-                    coordinator.clone(),
-                    Relationship {
-                        own: own.clone(),
-                        identity: *identity,
-                        filter: filter.clone(),
-                        accepted: false,
-                        label: None,
-                        subscribed: true,
-                    },
-                );
-            }
-            Event::SubscriptionAccepted { coordinator, label } => {
-                if let Some(relationship) = self.coordinators.get_mut(coordinator) {
-                    relationship.accepted = true;
-                    relationship.label.clone_from(label);
-                }
-            }
-            Event::Unsubscribed { coordinator } => {
-                if let Some(relationship) = self.coordinators.get_mut(coordinator) {
-                    relationship.subscribed = false;
-                    relationship.accepted = false;
-                }
-            }
-            Event::CohortAdvertised {
-                cohort,
-                coordinator,
-                terms,
-            } => {
-                self.cohorts
-                    .insert(*cohort, Membership::advertised(*cohort, coordinator, terms));
-            }
-            event => {
-                if let Event::JoinRequested { path, .. } = event {
-                    self.next_key = self.next_key.max(path.index.saturating_add(1));
-                }
-                if let Some(cohort) = event.cohort().and_then(|id| self.cohorts.get_mut(&id)) {
-                    cohort.apply_formation(event);
-                }
-            }
-        }
-    }
-}
-
-impl Membership {
-    fn advertised(id: CohortId, coordinator: &PeerId, terms: &AgreedTerms) -> Self {
-        Self {
-            id,
-            coordinator: coordinator.clone(),
-            terms: terms.clone(),
-            stage: Stage::Advertised,
-            path: None,
-            key: None,
-            proof: None,
-            dids: BTreeMap::new(),
-            registering: BTreeMap::new(),
-            beacon: None,
-            round: 1,
-            queued: BTreeMap::new(),
-            leaves: BTreeMap::new(),
-            session: None,
-            candidates: Vec::new(),
-            ended: VecDeque::new(),
-        }
-    }
-
-    fn apply_formation(&mut self, event: &Event) {
-        match event {
-            Event::JoinRequested { path, dids, .. } => {
-                self.stage = Stage::Joining;
-                self.path = Some(*path);
-                self.dids.clone_from(dids);
-            }
-            Event::OptedIn { key, proof, .. } => {
-                self.stage = Stage::OptedIn;
-                self.key = Some(*key);
-                self.proof = Some(*proof);
-            }
-            Event::OptInRefused { code, comment, .. }
-            | Event::CohortRefused { code, comment, .. } => {
-                self.stage = Stage::Out(code.clone(), comment.clone());
-            }
-            Event::OptedOut { .. } => {
-                self.stage = Stage::Out(
-                    "opted-out".to_owned(),
-                    "left before the cohort was set".to_owned(),
-                );
-            }
-            Event::CohortAgreed { keys, .. } => {
-                self.beacon = BeaconKey::aggregate(keys.iter().copied()).ok();
-                self.stage = Stage::Agreed;
-            }
-            Event::RegistrationRequested { dids, .. } => {
-                self.registering
-                    .extend(dids.iter().map(|(index, did)| (*index, did.clone())));
-            }
-            Event::Registered {
-                accepted, refused, ..
-            } => {
-                for index in accepted {
-                    if let Some(did) = self.registering.remove(index) {
-                        self.dids.insert(*index, did);
-                    }
-                }
-                self.registering
-                    .retain(|index, _| !refused.contains_key(index));
-            }
-            event => self.apply_signing(event),
-        }
-    }
-
-    fn apply_signing(&mut self, event: &Event) {
-        match event {
-            Event::UpdateQueued { index, update, .. } => {
-                self.queued.insert(*index, *update);
-            }
-            Event::LeavesChosen { round, leaves, .. } => {
-                if *round > self.round {
-                    self.queued = self.waiting_updates(*round);
-                    self.round = *round;
-                    self.leaves.clear();
-                }
-                for leaf in leaves {
-                    if leaf.update.is_some() {
-                        self.queued.remove(&leaf.index);
-                    }
-                    self.leaves.insert(leaf.index, leaf.clone());
-                }
-            }
-            Event::SignalProposed {
-                session,
-                proposal,
-                approved,
-                deadline,
-                ..
-            } => {
-                self.session = Some(Session {
-                    id: *session,
-                    proposal: (**proposal).clone(),
-                    approved: *approved,
-                    deadline: *deadline,
-                    progress: Progress::Requested,
-                });
-            }
-            Event::SessionEnded {
-                session,
-                code,
-                comment,
-                ..
-            } => self.end(*session, code, comment),
-            Event::PartialAuthorized {
-                session,
-                nonces,
-                txid,
-                root,
-                proofs,
-                ..
-            } => {
-                let Some(open) = self.session.as_mut().filter(|open| open.id == *session) else {
-                    return;
-                };
-                open.progress = Progress::PartialAuthorized {
-                    aggregated: nonces.clone(),
-                };
-                let candidate = Candidate {
-                    session: *session,
-                    round: open.proposal.0.round,
-                    root: *root,
-                    tx: open.proposal.0.pending_tx.clone(),
-                    txid: *txid,
-                    proofs: proofs.clone(),
-                    standing: Standing::Live,
-                };
-                // A retry signs the same transaction again: the proofs are the same.
-                self.candidates.retain(|other| other.txid != *txid);
-                self.candidates.push(candidate);
-            }
-            event => {
-                if let Some(session) = &mut self.session {
-                    session.apply(event);
-                }
-                self.apply_chain(event);
-            }
-        }
-    }
-
-    fn apply_chain(&mut self, event: &Event) {
-        match event {
-            Event::SignalPublished { txid, .. } => {
-                if let Some(candidate) = self.candidate_mut(*txid) {
-                    candidate.standing = Standing::Published;
-                }
-                self.published(*txid);
-            }
-            Event::SignalConfirmed {
-                txid,
-                height,
-                block_hash,
-                ..
-            } => {
-                if let Some(candidate) = self.candidate_mut(*txid) {
-                    candidate.standing = Standing::Confirmed {
-                        height: *height,
-                        block_hash: *block_hash,
-                    };
-                }
-                self.published(*txid);
-            }
-            Event::SignalGone { txid, .. } => {
-                if let Some(candidate) = self.candidate_mut(*txid) {
-                    candidate.standing = Standing::Published;
-                }
-            }
-            Event::SignalBuried { txid, .. } => {
-                let Some(candidate) = self.candidate_mut(*txid) else {
-                    return;
-                };
-                if let Standing::Confirmed { height, block_hash } = candidate.standing {
-                    candidate.standing = Standing::Buried { height, block_hash };
-                }
-                let spent: Vec<_> = candidate
-                    .tx
-                    .input
-                    .iter()
-                    .map(|input| input.previous_output)
-                    .collect();
-                for other in self
-                    .candidates
-                    .iter_mut()
-                    .filter(|other| other.txid != *txid)
-                {
-                    if other
-                        .tx
-                        .input
-                        .iter()
-                        .any(|input| spent.contains(&input.previous_output))
-                    {
-                        other.standing = Standing::Superseded;
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Session {
-    fn apply(&mut self, event: &Event) {
-        match event {
-            Event::SignalApproved { session, .. } if *session == self.id => self.approved = true,
-            Event::NonceCommitted {
-                session,
-                nonces,
-                signature,
-                deadline,
-                ..
-            } if *session == self.id => {
-                self.deadline = *deadline;
-                self.progress = Progress::NonceCommitted {
-                    nonces: nonces.clone(),
-                    signature: *signature,
-                };
-            }
-            Event::PartialReleased {
-                session,
-                partials,
-                signature,
-                ..
-            } if *session == self.id => {
-                if let Progress::PartialAuthorized { aggregated } = &self.progress {
-                    self.progress = Progress::PartialReleased {
-                        aggregated: aggregated.clone(),
-                        partials: partials.clone(),
-                        signature: *signature,
-                    };
-                }
-            }
-            _ => {}
-        }
     }
 }

@@ -1,0 +1,341 @@
+//! One session: the transaction is built, nonces and partial signatures are put together, or it is abandoned.
+
+use beacon_signal::{LeafValue, Root, SparseMerkleTree, transaction};
+use bitcoin::{OutPoint, Transaction, TxIn, TxOut, Witness};
+use rand_core::CryptoRng;
+use uuid::Builder;
+
+use super::event::Evidence;
+use super::signing::aggregated;
+use super::{Cohort, Coordinator, Event, FORMATION_EXPIRY_S, Session};
+use crate::ids::{PeerId, SessionId, Timestamp};
+use crate::machine::{Fund, Step};
+use crate::message::{
+    AuthorizationRequest, IndexProof, Kind, NextStep, SessionAborted, SpentOutput,
+};
+use crate::musig::aggregate_nonces;
+use crate::review::{DeclineCode, ignored_live};
+
+/// Why a session is not started though its round is complete.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FundingError {
+    /// Nothing at the address is in a block, or what is there would leave a live transaction free to be mined too.
+    #[error("waits for a confirmed deposit at the beacon address")]
+    NoFunds,
+    /// What is there does not pay the fee.
+    #[error("{0}")]
+    TooLittle(String),
+}
+
+/// Why a session ends without a signature.
+pub(super) struct Abandonment {
+    pub(super) code: &'static str,
+    pub(super) culprit: Option<PeerId>,
+    pub(super) comment: String,
+    pub(super) evidence: Option<Evidence>,
+}
+
+impl Coordinator {
+    /// Starts a session, as soon as there is money for it.
+    pub(super) fn start_session(
+        &self,
+        cohort: &Cohort,
+        now: Timestamp,
+        rng: &mut dyn CryptoRng,
+    ) -> Step<Event> {
+        let round = cohort.round.number;
+        if cohort.round.failures >= self.config.max_attempts {
+            let last = cohort
+                .abandoned
+                .last()
+                .map_or("unknown", |abandoned| abandoned.code.as_str());
+            let reason = format!(
+                "{} sessions failed, the last with {last}",
+                cohort.round.failures
+            );
+            return Step::event(Event::RoundStopped {
+                cohort: cohort.id,
+                round,
+                reason,
+            });
+        }
+        let leaves = cohort.indexes().map(|index| {
+            (
+                *index,
+                cohort
+                    .round
+                    .leaves
+                    .get(index)
+                    .copied()
+                    .unwrap_or(LeafValue::EMPTY),
+            )
+        });
+        let Ok(tree) = SparseMerkleTree::new(leaves) else {
+            let reason = "an index is registered twice".to_owned();
+            return Step::event(Event::RoundStopped {
+                cohort: cohort.id,
+                round,
+                reason,
+            });
+        };
+        let Ok((tx, spent)) = self.build(cohort, tree.root()) else {
+            return Step::nothing();
+        };
+        let deadline = now.after(cohort.terms.response_deadline_s);
+        let session = fresh_session(rng);
+        let mut step = Step::event(Event::SessionStarted {
+            cohort: cohort.id,
+            session,
+            round,
+            root: tree.root(),
+            outpoints: tx.input.iter().map(|input| input.previous_output).collect(),
+            tx: tx.clone(),
+            spent: spent.clone(),
+            deadline,
+        });
+        for (peer, member) in &cohort.members {
+            let request = AuthorizationRequest {
+                session_id: session,
+                cohort_id: cohort.id,
+                pending_tx: tx.clone(),
+                kind: Kind::Signal,
+                round,
+                replaces: None,
+                spent_outputs: spent.clone(),
+                proofs: member
+                    .indexes
+                    .iter()
+                    .map(|index| IndexProof {
+                        index: *index,
+                        proof: tree.proof(index),
+                    })
+                    .collect(),
+            };
+            step = step.send(peer, request, deadline);
+        }
+        step
+    }
+
+    /// The transaction that would carry this root, and what it spends; or why there is none yet.
+    pub fn build(
+        &self,
+        cohort: &Cohort,
+        root: Root,
+    ) -> Result<(Transaction, Vec<SpentOutput>), FundingError> {
+        let Some(beacon) = &cohort.beacon else {
+            return Err(FundingError::NoFunds);
+        };
+        let live = cohort.live();
+        let usable = |fund: &&Fund| {
+            fund.height.is_some() && ignored_live(&[spend(fund.outpoint)], &live).is_none()
+        };
+        // One input for now: the largest, so that its change carries on. Ties are broken by the outpoint, so that a retry
+        // builds the same transaction.
+        let fund = cohort
+            .funds
+            .iter()
+            .filter(usable)
+            .max_by_key(|fund| (fund.value, fund.outpoint));
+        let fund = fund.ok_or(FundingError::NoFunds)?;
+        let output = TxOut {
+            value: bitcoin::Amount::from_sat(fund.value),
+            script_pubkey: beacon.script().to_owned(),
+        };
+        let rate = self
+            .config
+            .fee_rate_sat_vb
+            .min(cohort.terms.max_fee_rate_sat_vb);
+        let spent = vec![SpentOutput::from(&output)];
+        transaction::build_signal(&[(fund.outpoint, output)], beacon.script(), root.0, rate)
+            .map(|tx| (tx, spent))
+            .map_err(|error| FundingError::TooLittle(error.to_string()))
+    }
+
+    pub(super) fn progress_session(
+        &self,
+        cohort: &Cohort,
+        session: &Session,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let members = cohort.members.len();
+        if session.aggregated.is_none() && session.nonces.len() == members {
+            return Self::aggregate(cohort, session, now);
+        }
+        if session.partials.len() == members {
+            return self.complete(cohort, session, now);
+        }
+        if now < session.deadline {
+            return Step::nothing();
+        }
+        let given: Vec<&PeerId> = match session.aggregated {
+            None => session.nonces.keys().collect(),
+            Some(_) => session.partials.keys().collect(),
+        };
+        let phase = if session.aggregated.is_none() {
+            "nonces"
+        } else {
+            "partial signatures"
+        };
+        let comment = format!(
+            "{} of {members} members sent their {phase} in time",
+            given.len()
+        );
+        let late: Vec<_> = cohort
+            .members
+            .keys()
+            .filter(|peer| !given.contains(peer))
+            .collect();
+        let culprit = match late.as_slice() {
+            [only] => Some((*only).clone()),
+            _ => None,
+        };
+        let why = Abandonment {
+            code: "timeout",
+            culprit,
+            comment,
+            evidence: None,
+        };
+        self.abandon(cohort, session, why, now)
+    }
+
+    fn aggregate(cohort: &Cohort, session: &Session, now: Timestamp) -> Step<Event> {
+        let nonces: Option<Vec<_>> = (0..session.sighashes.len())
+            .map(|input| {
+                aggregate_nonces(
+                    session
+                        .nonces
+                        .values()
+                        .filter_map(|nonces| nonces.get(input)),
+                )
+            })
+            .collect();
+        let Some(nonces) = nonces else {
+            return Step::nothing();
+        };
+        let deadline = now.after(cohort.terms.response_deadline_s);
+        let collected = Session {
+            aggregated: Some(nonces.clone()),
+            ..session.clone()
+        };
+        let Some(message) = aggregated(cohort, &collected) else {
+            return Step::nothing();
+        };
+        let step = Step::event(Event::NoncesAggregated {
+            cohort: cohort.id,
+            session: session.id,
+            nonces,
+            deadline,
+        });
+        cohort.members.keys().fold(step, |step, peer| {
+            step.send(peer, message.clone(), deadline)
+        })
+    }
+
+    fn complete(&self, cohort: &Cohort, session: &Session, now: Timestamp) -> Step<Event> {
+        let (Some(beacon), Some(nonces)) = (&cohort.beacon, &session.aggregated) else {
+            return Step::nothing();
+        };
+        let mut tx = session.tx.clone();
+        for (number, (sighash, nonce)) in session.sighashes.iter().zip(nonces).enumerate() {
+            let partials: Vec<_> = session
+                .partials
+                .values()
+                .filter_map(|partials| partials.get(number))
+                .copied()
+                .collect();
+            let signature = beacon.input(*sighash, *nonce).aggregate(&partials);
+            let (Some(signature), Some(input)) = (signature, tx.input.get_mut(number)) else {
+                // Every partial signature verified on arrival, so this cannot be a member's doing.
+                let why = Abandonment {
+                    code: "aggregate",
+                    culprit: None,
+                    comment: "the aggregated signature does not verify".to_owned(),
+                    evidence: None,
+                };
+                return self.abandon(cohort, session, why, now);
+            };
+            input.witness = Witness::from_slice(&[signature]);
+        }
+        Step::event(Event::SessionSigned {
+            cohort: cohort.id,
+            session: session.id,
+            tx,
+            at: now,
+        })
+    }
+
+    /// Ends a session and tells every member. The round tries again by itself, or stops where that cannot help.
+    pub(super) fn abandon(
+        &self,
+        cohort: &Cohort,
+        session: &Session,
+        why: Abandonment,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let Abandonment {
+            code,
+            culprit,
+            comment,
+            evidence,
+        } = why;
+        let again = is_transient(code) && cohort.round.failures + 1 < self.config.max_attempts;
+        let message = SessionAborted {
+            session_id: session.id,
+            cohort_id: cohort.id,
+            code: code.to_owned(),
+            next: if again {
+                NextStep::NewSession
+            } else {
+                NextStep::Wait
+            },
+        };
+        let mut step = Step::event(Event::SessionAbandoned {
+            cohort: cohort.id,
+            session: session.id,
+            code: code.to_owned(),
+            culprit,
+            comment: comment.clone(),
+            at: now,
+            evidence,
+        });
+        if !again {
+            let reason = format!("{code}: {comment}");
+            step.events.push(Event::RoundStopped {
+                cohort: cohort.id,
+                round: session.round,
+                reason,
+            });
+        }
+        let expires = now.after(FORMATION_EXPIRY_S);
+        cohort
+            .members
+            .keys()
+            .fold(step, |step, peer| step.send(peer, message.clone(), expires))
+    }
+}
+
+/// Whether trying again can help without anybody deciding anything: a member restarted, was late, or its chain source
+/// was behind.
+fn is_transient(code: &str) -> bool {
+    code == "timeout"
+        || [
+            DeclineCode::NonceLost,
+            DeclineCode::ChainUnseen,
+            DeclineCode::ChainUnconfirmed,
+        ]
+        .iter()
+        .any(|transient| transient.as_str() == code)
+}
+
+fn spend(previous_output: OutPoint) -> TxIn {
+    TxIn {
+        previous_output,
+        ..TxIn::default()
+    }
+}
+
+fn fresh_session(rng: &mut dyn CryptoRng) -> SessionId {
+    let mut bytes = [0; 16];
+    rng.fill_bytes(&mut bytes);
+    SessionId(Builder::from_random_bytes(bytes).into_uuid())
+}

@@ -1,0 +1,129 @@
+//! Bodies of the messages in which a cohort is formed.
+
+use beacon_signal::Index;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::ids::CohortId;
+use crate::terms::{BeaconType, BtcNetwork};
+use crate::values::{AckHash, CohortKey, StatementSignature, TermsHash};
+
+/// Body of `keygen/subscribe`. All members are optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribe {
+    /// Only cohorts on these networks; empty means any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<BtcNetwork>,
+    /// Only beacons of these types; empty means any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beacon_types: Vec<BeaconType>,
+    /// A name for the operator's lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// Body of `keygen/subscribe_accept`. All members are optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscribeAccept {
+    /// The coordinator's name for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Most cohorts that it runs at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cohorts: Option<u64>,
+}
+
+/// Body of `keygen/unsubscribe`: empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsubscribe {}
+
+/// Body of `keygen/cohort_advert`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CohortAdvert {
+    /// The cohort.
+    pub cohort_id: CohortId,
+    /// As in the terms.
+    pub btc_network: BtcNetwork,
+    /// The terms' minimum of members.
+    pub cohort_size: u64,
+    /// As in the terms.
+    pub beacon_type: BeaconType,
+    /// The terms, as they are hashed.
+    pub terms: Value,
+    /// SHA-256 over the canonical form of `terms`.
+    pub terms_hash: TermsHash,
+}
+
+/// Body of `keygen/opt_in`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OptIn {
+    /// The cohort.
+    pub cohort_id: CohortId,
+    /// The member's fresh key of this cohort.
+    pub participant_pk: CohortKey,
+    /// The terms agreed to.
+    pub terms_hash: TermsHash,
+    /// See [`crate::statement::possession`].
+    pub proof_of_possession: StatementSignature,
+    /// Indexes that the member answers for.
+    pub indexes: Vec<Index>,
+}
+
+/// Body of `keygen/opt_out`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OptOut {
+    /// The cohort.
+    pub cohort_id: CohortId,
+}
+
+/// Body of `keygen/cohort_set`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CohortSet {
+    /// The cohort.
+    pub cohort_id: CohortId,
+    /// The P2TR address of the aggregate key.
+    pub beacon_address: String,
+    /// All members' keys in KeySort order.
+    pub cohort_keys: Vec<CohortKey>,
+    /// The terms agreed to.
+    pub terms_hash: TermsHash,
+}
+
+/// Body of `keygen/cohort_ack`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CohortAck {
+    /// The cohort.
+    pub cohort_id: CohortId,
+    /// See [`crate::statement::cohort_ack`].
+    pub ack_hash: AckHash,
+}
+
+/// Body of `keygen/did_registration`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DidRegistration {
+    /// The cohort.
+    pub cohort_id: CohortId,
+    /// Further indexes that this member answers for.
+    pub indexes: Vec<Index>,
+}
+
+/// Body of `keygen/registration_result`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistrationResult {
+    /// The cohort.
+    pub cohort_id: CohortId,
+    /// One entry for each index that was asked for.
+    pub results: Vec<IndexResult>,
+}
+
+/// What became of one index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexResult {
+    /// The index.
+    pub index: Index,
+    /// Whether the member answers for it from the next round on.
+    pub accepted: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}

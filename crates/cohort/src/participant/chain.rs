@@ -1,0 +1,149 @@
+//! What our own chain source says, of the output that is to be spent and of what we signed.
+
+use super::session::end;
+use super::state::{Candidate, Membership, Progress, Standing};
+use super::{Event, Participant};
+use crate::ids::{PeerId, Timestamp};
+use crate::machine::{ChainFact, Code, Effect, OutputView, Rejection, Step, TransactionView};
+use crate::message::SignalPublished;
+use crate::review::{Declined, Verdict};
+use crate::signer::SignerRequest;
+
+impl Participant {
+    /// What our own chain source says. The review is made here, against what it says now.
+    pub(super) fn chain(&self, fact: ChainFact, now: Timestamp) -> Step<Event> {
+        match fact {
+            ChainFact::Output { outpoint, view } => {
+                let concerned = self
+                    .state
+                    .cohorts
+                    .values()
+                    .filter(|cohort| cohort.checked_output() == Some(outpoint));
+                concerned
+                    .map(|cohort| Self::review(cohort, &view, now))
+                    .find(|step| !step.is_empty())
+                    .unwrap_or_default()
+            }
+            ChainFact::Transaction { txid, view, tip } => self.transaction_seen(txid, view, tip),
+            ChainFact::Funds { .. } | ChainFact::Broadcast { .. } => Step::nothing(),
+        }
+    }
+
+    fn review(cohort: &Membership, view: &OutputView, now: Timestamp) -> Step<Event> {
+        let (Some(session), Some(context)) = (&cohort.session, cohort.context(view)) else {
+            return Step::nothing();
+        };
+        match session.proposal.review(&context) {
+            Verdict::Decline(Declined { code, comment }) => {
+                Self::decline(cohort, session.id, code, &comment, now)
+            }
+            // The commit that allows nonces is the approval's; the review is made anew each time.
+            Verdict::Reviewed(signal) if session.approved => {
+                Step::nothing().with(Effect::Sign(SignerRequest::MakeNonces(signal)))
+            }
+            Verdict::Reviewed(_) | Verdict::Wait(_) => Step::nothing(),
+        }
+    }
+
+    pub(super) fn signal_published(
+        &self,
+        from: &PeerId,
+        body: &SignalPublished,
+    ) -> Result<Step<Event>, Rejection> {
+        let Ok(cohort) = self.membership(body.cohort_id, from) else {
+            return Ok(Step::nothing()); // News for subscribers.
+        };
+        if body.transaction.compute_txid() != body.txid {
+            let expected = body.transaction.compute_txid().to_string();
+            return Err(Rejection::new(
+                Code::ForeignTransaction,
+                body.txid.to_string(),
+                expected,
+            ));
+        }
+        match cohort
+            .candidates
+            .iter()
+            .find(|candidate| candidate.txid == body.txid)
+        {
+            None => {
+                let expected = "a transaction that we signed";
+                Err(Rejection::new(
+                    Code::ForeignTransaction,
+                    body.txid.to_string(),
+                    expected,
+                ))
+            }
+            Some(candidate) if candidate.standing == Standing::Live => {
+                let mut step = settled(cohort, candidate);
+                step.events.push(Event::SignalPublished {
+                    cohort: cohort.id,
+                    txid: body.txid,
+                });
+                Ok(step)
+            }
+            Some(_) => Ok(Step::nothing()), // Our own chain source knows better.
+        }
+    }
+
+    fn transaction_seen(
+        &self,
+        txid: bitcoin::Txid,
+        view: TransactionView,
+        tip: u32,
+    ) -> Step<Event> {
+        let mut found = self.state.cohorts.values().filter_map(|cohort| {
+            let candidate = cohort
+                .candidates
+                .iter()
+                .find(|candidate| candidate.txid == txid)?;
+            Some((cohort, candidate))
+        });
+        let Some((cohort, candidate)) = found.next() else {
+            return Step::nothing();
+        };
+        let id = cohort.id;
+        match (candidate.standing, view) {
+            (Standing::Buried { .. } | Standing::Superseded, _) => Step::nothing(),
+            (
+                Standing::Confirmed { height, block_hash },
+                TransactionView::Confirmed {
+                    height: at,
+                    block_hash: in_block,
+                },
+            ) if (height, block_hash) == (at, in_block) => {
+                let confirmations = u64::from(tip.saturating_sub(height)) + 1;
+                if confirmations < cohort.terms.confirmations {
+                    return Step::nothing();
+                }
+                Step::event(Event::SignalBuried { cohort: id, txid })
+            }
+            (_, TransactionView::Confirmed { height, block_hash }) => {
+                let mut step = settled(cohort, candidate);
+                step.events.push(Event::SignalConfirmed {
+                    cohort: id,
+                    txid,
+                    height,
+                    block_hash,
+                });
+                step
+            }
+            (Standing::Confirmed { .. }, _) => Step::event(Event::SignalGone { cohort: id, txid }),
+            (Standing::Live | Standing::Published, _) => Step::nothing(),
+        }
+    }
+}
+
+/// A session of a round that is over ends; nonces that it did not use are destroyed.
+fn settled(cohort: &Membership, candidate: &Candidate) -> Step<Event> {
+    match &cohort.session {
+        Some(session)
+            if candidate.round >= cohort.round
+                && !matches!(session.progress, Progress::PartialReleased { .. }) =>
+        {
+            let comment = "the round was published by another session";
+            end(Step::nothing(), cohort, session.id, "published", comment)
+        }
+        _ => Step::nothing(),
+    }
+}

@@ -1,0 +1,193 @@
+//! Leaves: which of our DIDs announces what in which round.
+
+use beacon_signal::{LeafNonce, UpdateId};
+use rand_core::CryptoRng;
+
+use super::session::end;
+use super::state::{Membership, Stage};
+use super::{Event, Participant};
+use crate::coordinator::FORMATION_EXPIRY_S;
+use crate::ids::{PeerId, Timestamp};
+use crate::machine::{Code, Rejection, Step};
+use crate::message::{Leaf, NoUpdate, RequestSignature, UpdateOpportunity};
+use crate::review::OwnLeaf;
+use crate::terms::Flow;
+
+impl Participant {
+    pub(super) fn request_update(
+        cohort: &Membership,
+        did: &str,
+        update: UpdateId,
+    ) -> Result<Step<Event>, Rejection> {
+        if cohort.stage != Stage::Agreed {
+            let got = format!("a cohort at stage {}", cohort.stage.name());
+            return Err(Rejection::new(
+                Code::Phase,
+                got,
+                "one that is set and agreed to",
+            ));
+        }
+        let Some((index, _)) = cohort.dids.iter().find(|(_, known)| *known == did) else {
+            let known: Vec<_> = cohort.dids.values().map(String::as_str).collect();
+            return Err(Rejection::new(
+                Code::UnknownIndex,
+                did,
+                format!("one of {}", known.join(", ")),
+            ));
+        };
+        Ok(Step::event(Event::UpdateQueued {
+            cohort: cohort.id,
+            index: *index,
+            update,
+        }))
+    }
+
+    /// In the push flow, updates that wait get their leaves and are sent; and sessions end at their deadlines.
+    pub(super) fn progress_signing(
+        cohort: &Membership,
+        now: Timestamp,
+        rng: &mut dyn CryptoRng,
+    ) -> Step<Event> {
+        if let Some(session) = cohort
+            .session
+            .as_ref()
+            .filter(|session| session.deadline <= now)
+        {
+            return Self::late(cohort, session, now);
+        }
+        if cohort.terms.flow != Flow::Push {
+            return Step::nothing();
+        }
+        let fresh = |index: &_| !cohort.leaves.contains_key(index);
+        let leaves: Vec<_> = cohort
+            .queued
+            .iter()
+            .filter(|(index, _)| fresh(*index))
+            .map(|(index, update)| OwnLeaf {
+                index: *index,
+                update: Some(*update),
+                nonce: leaf_nonce(rng),
+            })
+            .collect();
+        if leaves.is_empty() {
+            return Step::nothing();
+        }
+        let step = Step::event(Event::LeavesChosen {
+            cohort: cohort.id,
+            round: cohort.round,
+            leaves: leaves.clone(),
+        });
+        send_leaves(
+            step,
+            cohort,
+            cohort.round,
+            &leaves,
+            now.after(FORMATION_EXPIRY_S),
+        )
+    }
+
+    pub(super) fn update_opportunity(
+        &self,
+        from: &PeerId,
+        body: &UpdateOpportunity,
+        now: Timestamp,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Step<Event>, Rejection> {
+        let cohort = self.membership(body.cohort_id, from)?;
+        if body.round < cohort.round {
+            let expected = format!("round {} or later", cohort.round);
+            return Err(Rejection::new(
+                Code::Round,
+                format!("round {}", body.round),
+                expected,
+            ));
+        }
+        let waiting = cohort.waiting_updates(body.round);
+        let (mut leaves, mut chosen) = (Vec::new(), Vec::new());
+        for index in cohort.dids.keys() {
+            let given = cohort.leaves.get(index);
+            // Within a round a leaf never changes.
+            if let Some(leaf) = given.filter(|_| body.round == cohort.round) {
+                leaves.push(leaf.clone());
+                continue;
+            }
+            let leaf = OwnLeaf {
+                index: *index,
+                update: waiting.get(index).copied(),
+                nonce: leaf_nonce(rng),
+            };
+            chosen.push(leaf.clone());
+            leaves.push(leaf);
+        }
+        let mut step = Step::nothing();
+        if let Some(session) = cohort
+            .session
+            .as_ref()
+            .filter(|_| body.round > cohort.round)
+        {
+            // Its leaves are gone with the round: without them its proofs could not be completed.
+            let comment = "the coordinator opened another round";
+            step = end(step, cohort, session.id, "superseded", comment);
+        }
+        if !chosen.is_empty() {
+            step.events.push(Event::LeavesChosen {
+                cohort: cohort.id,
+                round: body.round,
+                leaves: chosen,
+            });
+        }
+        Ok(send_leaves(
+            step,
+            cohort,
+            body.round,
+            &leaves,
+            body.deadline.min(now.after(FORMATION_EXPIRY_S)),
+        ))
+    }
+}
+
+fn leaf_nonce(rng: &mut dyn CryptoRng) -> LeafNonce {
+    let mut bytes = [0; 32];
+    rng.fill_bytes(&mut bytes);
+    LeafNonce::new(bytes)
+}
+
+/// Updates go as request_signature, the rest as no_update.
+fn send_leaves(
+    mut step: Step<Event>,
+    cohort: &Membership,
+    round: u64,
+    leaves: &[OwnLeaf],
+    expires: Timestamp,
+) -> Step<Event> {
+    let blinded = |updates: bool| -> Vec<Leaf> {
+        leaves
+            .iter()
+            .filter(|leaf| leaf.update.is_some() == updates)
+            .map(|leaf| Leaf {
+                index: leaf.index,
+                value: leaf.value(),
+            })
+            .collect()
+    };
+    let (updates, others) = (blinded(true), blinded(false));
+    if let Some(first) = updates.first() {
+        let data = first.value;
+        let message = RequestSignature {
+            cohort_id: cohort.id,
+            data,
+            round,
+            leaves: updates,
+        };
+        step = step.send(&cohort.coordinator, message, expires);
+    }
+    if !others.is_empty() {
+        let message = NoUpdate {
+            cohort_id: cohort.id,
+            round,
+            leaves: others,
+        };
+        step = step.send(&cohort.coordinator, message, expires);
+    }
+    step
+}

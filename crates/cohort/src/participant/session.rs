@@ -1,0 +1,505 @@
+//! One session: review, nonces, partial signatures, and the ways in which it ends.
+
+use beacon_signal::{Root, transaction};
+
+use super::state::{Membership, Progress, Session};
+use super::{Event, Participant};
+use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
+use crate::machine::{Code, Effect, OutputView, Rejection, Step};
+use crate::message::{
+    AggregatedNonces, AuthorizationRequest, Decline, IndexProof, Message, NonceContribution,
+    SessionAborted, SignatureAuthorization, shortened,
+};
+use crate::review::{DeclineCode, Declined, ProposedSignal, Verdict};
+use crate::signer::{SignerAnswer, SignerRequest};
+use crate::values::{PartialSignature, PublicNonce, StatementSignature};
+
+/// Transactions of one cohort that were signed and may still be mined. Each keeps its proofs for ever, so a coordinator
+/// that has one after the other signed and none mined would fill our disk.
+const MAX_LIVE: usize = 64;
+
+impl Participant {
+    pub(super) fn authorization_request(
+        &self,
+        from: &PeerId,
+        body: AuthorizationRequest,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        let cohort = self.membership(body.cohort_id, from)?;
+        if let Some(session) = cohort
+            .session
+            .as_ref()
+            .filter(|open| open.id == body.session_id)
+        {
+            return Ok(if session.proposal.0 == body {
+                Self::repeat_nonces(cohort, session)
+            } else {
+                let comment = "a different request under the same session id";
+                Self::decline(cohort, session.id, DeclineCode::Conflict, comment, now)
+            });
+        }
+        if cohort.knows_session(body.session_id) {
+            let got = format!("session {}", body.session_id);
+            return Err(Rejection::new(
+                Code::UnknownSession,
+                got,
+                "one that is not over",
+            ));
+        }
+        let txid = body.pending_tx.compute_txid();
+        if cohort.live().count() >= MAX_LIVE && cohort.live().all(|signed| signed.txid != txid) {
+            let got = format!("one transaction more than {MAX_LIVE} that may still be mined");
+            let expected = "one of them, until another is buried";
+            return Err(Rejection::new(Code::Limit, got, expected));
+        }
+        let session = body.session_id;
+        let proposal = ProposedSignal(body);
+        if let Err(Declined { code, comment }) = still_holds(cohort, &proposal) {
+            // The session under way, if any, goes on: nothing has replaced it.
+            return Ok(Self::decline(cohort, session, code, &comment, now));
+        }
+        let mut step = Step::nothing();
+        if let Some(open) = &cohort.session {
+            // One live session per cohort: its unused nonces go with it.
+            let comment = "the coordinator opened another session";
+            step = end(step, cohort, open.id, "superseded", comment);
+        }
+        step.events.push(Event::SignalProposed {
+            cohort: cohort.id,
+            session,
+            proposal: Box::new(proposal),
+            approved: self.policy.auto_sign,
+            deadline: now.after(cohort.terms.response_deadline_s),
+        });
+        Ok(step)
+    }
+
+    fn repeat_nonces(cohort: &Membership, session: &Session) -> Step<Event> {
+        match &session.progress {
+            Progress::NonceCommitted { nonces, signature } => send_nonces(
+                Step::nothing(),
+                cohort,
+                session.id,
+                nonces,
+                *signature,
+                session.deadline,
+            ),
+            // Being checked, or past the point where nonces matter.
+            _ => Step::nothing(),
+        }
+    }
+
+    pub(super) fn approve(&self, session: SessionId) -> Result<Step<Event>, Rejection> {
+        let (cohort, open) = self.named_session(session)?;
+        Ok(if open.approved {
+            Step::nothing()
+        } else {
+            Step::event(Event::SignalApproved {
+                cohort: cohort.id,
+                session,
+            })
+        })
+    }
+
+    pub(super) fn decline_by_user(
+        &self,
+        session: SessionId,
+        comment: &str,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        let (cohort, open) = self.named_session(session)?;
+        if matches!(
+            open.progress,
+            Progress::PartialAuthorized { .. } | Progress::PartialReleased { .. }
+        ) {
+            let expected = "one in which our partial signatures have not been made";
+            return Err(Rejection::new(
+                Code::Phase,
+                format!("session {session}"),
+                expected,
+            ));
+        }
+        let comment = shortened(comment);
+        Ok(Self::decline(
+            cohort,
+            session,
+            DeclineCode::User,
+            &comment,
+            now,
+        ))
+    }
+
+    /// A session that the user names. Coordinators choose the ids, so two of them could be the same.
+    fn named_session(&self, id: SessionId) -> Result<(&Membership, &Session), Rejection> {
+        let cohorts = self.state.cohorts.values();
+        let mut named = cohorts.filter_map(|cohort| self.open_session(cohort.id, id));
+        match (named.next(), named.next()) {
+            (Some(session), None) => Ok(session),
+            (Some(_), Some(_)) => {
+                let got = format!("session {id}, which two coordinators use");
+                Err(Rejection::new(
+                    Code::Invalid,
+                    got,
+                    "a session of one cohort",
+                ))
+            }
+            (None, _) => {
+                let got = format!("session {id}");
+                Err(Rejection::new(
+                    Code::UnknownSession,
+                    got,
+                    "one that is under way",
+                ))
+            }
+        }
+    }
+
+    fn open_session(&self, cohort: CohortId, id: SessionId) -> Option<(&Membership, &Session)> {
+        let cohort = self.state.cohorts.get(&cohort)?;
+        let session = cohort.session.as_ref().filter(|session| session.id == id)?;
+        Some((cohort, session))
+    }
+
+    pub(super) fn signer(&self, answer: SignerAnswer, now: Timestamp) -> Step<Event> {
+        match answer {
+            SignerAnswer::Possession { cohort, key, proof } => {
+                self.possession(cohort, key, proof, now)
+            }
+            SignerAnswer::Nonces {
+                cohort,
+                session,
+                nonces,
+                signature,
+            } => {
+                let forget = SignerRequest::Forget { cohort, session };
+                let Some((cohort, open)) = self.open_session(cohort, session) else {
+                    return Step::nothing().with(Effect::Sign(forget));
+                };
+                match open.progress {
+                    Progress::Requested => {}
+                    // The chain spoke twice while they were made: these are the same.
+                    Progress::NonceCommitted { .. } => return Step::nothing(),
+                    Progress::PartialAuthorized { .. } | Progress::PartialReleased { .. } => {
+                        return Step::nothing().with(Effect::Sign(forget));
+                    }
+                }
+                // Time for the others' nonces, and for the coordinator to answer.
+                let deadline = now.after(cohort.terms.response_deadline_s.saturating_mul(2));
+                let step = Step::event(Event::NonceCommitted {
+                    cohort: cohort.id,
+                    session,
+                    nonces: nonces.clone(),
+                    signature,
+                    deadline,
+                });
+                send_nonces(step, cohort, session, &nonces, signature, deadline)
+            }
+            SignerAnswer::Partials {
+                cohort,
+                session,
+                partials,
+                signature,
+            } => match self.open_session(cohort, session) {
+                Some((cohort, open))
+                    if matches!(open.progress, Progress::PartialAuthorized { .. }) =>
+                {
+                    let step = Step::event(Event::PartialReleased {
+                        cohort: cohort.id,
+                        session,
+                        partials: partials.clone(),
+                        signature,
+                    });
+                    send_partials(step, cohort, session, &partials, signature, open.deadline)
+                }
+                _ => Step::nothing(),
+            },
+            SignerAnswer::Refused {
+                cohort,
+                session,
+                reason,
+            } => match self.open_session(cohort, session) {
+                Some((cohort, _)) => {
+                    Self::decline(cohort, session, DeclineCode::Signer, &reason, now)
+                }
+                None => Step::nothing(),
+            },
+        }
+    }
+
+    pub(super) fn aggregated_nonces(
+        &self,
+        from: &PeerId,
+        body: AggregatedNonces,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        let cohort = self.membership(body.cohort_id, from)?;
+        let Some(session) = cohort
+            .session
+            .as_ref()
+            .filter(|open| open.id == body.session_id)
+        else {
+            let got = format!("session {}", body.session_id);
+            return Err(Rejection::new(
+                Code::UnknownSession,
+                got,
+                "the session under way",
+            ));
+        };
+        match &session.progress {
+            Progress::Requested => Err(Rejection::new(
+                Code::Phase,
+                "aggregated nonces",
+                "our own nonces first",
+            )),
+            Progress::PartialReleased {
+                aggregated,
+                partials,
+                signature,
+            } if *aggregated == body.aggregated_nonces => {
+                // Stored, never computed again.
+                let (nothing, deadline) = (Step::nothing(), session.deadline);
+                Ok(send_partials(
+                    nothing, cohort, session.id, partials, *signature, deadline,
+                ))
+            }
+            Progress::PartialAuthorized { aggregated } if *aggregated == body.aggregated_nonces => {
+                Ok(Step::nothing())
+            }
+            Progress::PartialAuthorized { .. } | Progress::PartialReleased { .. } => {
+                let comment = "different aggregated nonces for one session";
+                Ok(end(
+                    Step::nothing(),
+                    cohort,
+                    session.id,
+                    "nonce-conflict",
+                    comment,
+                )
+                .with(Effect::Report {
+                    to: from.clone(),
+                    rejection: Rejection::new(
+                        Code::NonceConflict,
+                        "other aggregated nonces",
+                        "those given before",
+                    ),
+                }))
+            }
+            Progress::NonceCommitted { nonces, .. } => {
+                let inputs = nonces.len();
+                if body.aggregated_nonces.len() != inputs
+                    || body.aggregated_nonces.first() != Some(&body.aggregated_nonce)
+                {
+                    let got = format!("{} aggregated nonces", body.aggregated_nonces.len());
+                    let expected =
+                        format!("{inputs}, the first of them repeated as aggregated_nonce");
+                    return Err(Rejection::new(Code::ContributionCount, got, expected));
+                }
+                Ok(Self::authorize(cohort, session, body, now))
+            }
+        }
+    }
+
+    /// Makes durable what proves this signal, and then asks for the partial signatures.
+    fn authorize(
+        cohort: &Membership,
+        session: &Session,
+        body: AggregatedNonces,
+        now: Timestamp,
+    ) -> Step<Event> {
+        // Leaves, indexes or live transactions may be others than when the nonces were made. What is stored now must
+        // prove what is signed now.
+        if let Err(Declined { code, comment }) = still_holds(cohort, &session.proposal) {
+            return Self::decline(cohort, session.id, code, &comment, now);
+        }
+        let request = &session.proposal.0;
+        let Some(root) = transaction::signal_bytes(&request.pending_tx) else {
+            return Step::nothing(); // It holds, so there is one.
+        };
+        let complete = request.proofs.iter().map(|IndexProof { index, proof }| {
+            let mut proof = proof.clone();
+            let leaf = cohort.leaves.get(index);
+            proof.nonce = leaf.map(|leaf| leaf.nonce.clone());
+            proof.update_id = leaf.and_then(|leaf| leaf.update);
+            (*index, proof)
+        });
+        let event = Event::PartialAuthorized {
+            cohort: cohort.id,
+            session: session.id,
+            nonces: body.aggregated_nonces.clone(),
+            txid: request.pending_tx.compute_txid(),
+            root: Root(root),
+            proofs: complete.collect(),
+        };
+        Step::event(event).with(Effect::Sign(SignerRequest::SignPartials {
+            cohort: cohort.id,
+            session: session.id,
+            nonces: body.aggregated_nonces,
+        }))
+    }
+
+    pub(super) fn session_aborted(
+        &self,
+        from: &PeerId,
+        body: &SessionAborted,
+    ) -> Result<Step<Event>, Rejection> {
+        let cohort = self.membership(body.cohort_id, from)?;
+        let open = cohort
+            .session
+            .as_ref()
+            .is_some_and(|open| open.id == body.session_id);
+        if !open && cohort.knows_session(body.session_id) {
+            return Ok(Step::nothing()); // Over for us before.
+        }
+        // One that we have not heard of is remembered as well: its request may still come, overtaken by this.
+        let comment = "the coordinator aborted the session";
+        let code = shortened(&body.code);
+        Ok(end(
+            Step::nothing(),
+            cohort,
+            body.session_id,
+            &code,
+            comment,
+        ))
+    }
+
+    /// The process has started. Secret nonces lived in memory: sessions that had any are over.
+    pub(super) fn restarted(&self, now: Timestamp) -> Step<Event> {
+        let mut step = Step::nothing();
+        for cohort in self.state.cohorts.values() {
+            step = self.restart_join(cohort, step);
+            let Some(session) = &cohort.session else {
+                continue;
+            };
+            if matches!(
+                session.progress,
+                Progress::NonceCommitted { .. } | Progress::PartialAuthorized { .. }
+            ) {
+                let comment = "restarted; secret nonces are never stored";
+                let declined =
+                    Self::decline(cohort, session.id, DeclineCode::NonceLost, comment, now);
+                step.events.extend(declined.events);
+                step.effects.extend(declined.effects);
+            }
+        }
+        step
+    }
+
+    pub(super) fn late(cohort: &Membership, session: &Session, now: Timestamp) -> Step<Event> {
+        match &session.progress {
+            Progress::Requested => {
+                let (code, comment) = if session.approved {
+                    (
+                        DeclineCode::ChainUnseen,
+                        "the spent output was not seen with a confirmation in time",
+                    )
+                } else {
+                    (DeclineCode::NotApproved, "the user did not answer in time")
+                };
+                Self::decline(cohort, session.id, code, comment, now)
+            }
+            _ => end(
+                Step::nothing(),
+                cohort,
+                session.id,
+                "timeout",
+                "nothing more was heard of it in time",
+            ),
+        }
+    }
+
+    /// Ends the session and tells the coordinator.
+    pub(super) fn decline(
+        cohort: &Membership,
+        session: SessionId,
+        code: DeclineCode,
+        comment: &str,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let message = Decline {
+            session_id: session,
+            cohort_id: cohort.id,
+            code: code.as_str().to_owned(),
+            comment: comment.to_owned(),
+        };
+        end(Step::nothing(), cohort, session, code.as_str(), comment).send(
+            &cohort.coordinator,
+            message,
+            now.after(cohort.terms.response_deadline_s),
+        )
+    }
+}
+
+/// Whether everything holds that does not depend on what the chain says at this moment.
+fn still_holds(cohort: &Membership, proposal: &ProposedSignal) -> Result<(), Declined> {
+    let Some(context) = cohort.context(&OutputView::Unseen) else {
+        return Err(Declined {
+            code: DeclineCode::Signer,
+            comment: "the cohort has no address".to_owned(),
+        });
+    };
+    match proposal.review(&context) {
+        Verdict::Decline(declined) => Err(declined),
+        Verdict::Reviewed(_) | Verdict::Wait(_) => Ok(()),
+    }
+}
+
+/// Ends a session for us and destroys its unused nonces.
+pub(super) fn end(
+    mut step: Step<Event>,
+    cohort: &Membership,
+    session: SessionId,
+    code: &str,
+    comment: &str,
+) -> Step<Event> {
+    step.events.push(Event::SessionEnded {
+        cohort: cohort.id,
+        session,
+        code: code.to_owned(),
+        comment: comment.to_owned(),
+    });
+    step.with(Effect::Sign(SignerRequest::Forget {
+        cohort: cohort.id,
+        session,
+    }))
+}
+
+fn send_nonces(
+    step: Step<Event>,
+    cohort: &Membership,
+    session: SessionId,
+    nonces: &[PublicNonce],
+    signature: StatementSignature,
+    expires: Timestamp,
+) -> Step<Event> {
+    let Some(first) = nonces.first() else {
+        return step;
+    };
+    let message = Message::NonceContribution(NonceContribution {
+        session_id: session,
+        cohort_id: cohort.id,
+        nonce_contribution: *first,
+        nonce_contributions: nonces.to_vec(),
+        signature,
+    });
+    step.send(&cohort.coordinator, message, expires)
+}
+
+fn send_partials(
+    step: Step<Event>,
+    cohort: &Membership,
+    session: SessionId,
+    partials: &[PartialSignature],
+    signature: StatementSignature,
+    expires: Timestamp,
+) -> Step<Event> {
+    let Some(first) = partials.first() else {
+        return step;
+    };
+    let message = Message::SignatureAuthorization(SignatureAuthorization {
+        session_id: session,
+        cohort_id: cohort.id,
+        partial_signature: *first,
+        partial_signatures: partials.to_vec(),
+        signature,
+    });
+    step.send(&cohort.coordinator, message, expires)
+}

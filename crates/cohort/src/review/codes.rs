@@ -1,0 +1,113 @@
+//! The names of the reasons for which a member does not sign.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! decline_codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        /// Why a member does not sign, or does not acknowledge: one code for each check, and a few for what
+        /// happens to a session otherwise.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum DeclineCode {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl DeclineCode {
+            /// All of them, in the order of the documentation's table.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// As written on the wire.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+decline_codes! {
+    /// The cohort is set with other terms than those agreed to.
+    TermsMismatch = "terms-mismatch";
+    /// Fewer or more keys than the terms say.
+    MemberCount = "member-count";
+    /// Keys that are not in KeySort order.
+    KeyOrder = "key-order";
+    /// A key that stands twice.
+    DuplicateKey = "duplicate-key";
+    /// The member's own key is not there.
+    OwnKeyMissing = "own-key-missing";
+    /// Another address than the keys make.
+    AddressMismatch = "address-mismatch";
+    /// A replacement, a closing spend, or a kind from the future.
+    UnsupportedKind = "unsupported-kind";
+    /// Not the member's current round.
+    WrongRound = "wrong-round";
+    /// More or fewer inputs than one.
+    InputCount = "input-count";
+    /// An input that is signed already.
+    NotUnsigned = "not-unsigned";
+    /// Spent outputs that do not match the inputs in number.
+    SpentOutputCount = "spent-output-count";
+    /// An input that does not spend the beacon script.
+    ForeignInput = "foreign-input";
+    /// A version other than 2.
+    Version = "version";
+    /// A lock time other than 0.
+    LockTime = "lock-time";
+    /// A sequence other than 0xfffffffd.
+    Sequence = "sequence";
+    /// The last output is not `OP_RETURN` with 32 bytes.
+    SignalBytes = "signal-bytes";
+    /// The last output has a value.
+    SignalValue = "signal-value";
+    /// Another `OP_RETURN`.
+    ExtraOpReturn = "extra-op-return";
+    /// More than one output before the last.
+    OutputCount = "output-count";
+    /// Change that does not go to the beacon script.
+    ForeignChange = "foreign-change";
+    /// Change below the dust limit.
+    DustChange = "dust-change";
+    /// Outputs worth more than the inputs.
+    Unbalanced = "unbalanced";
+    /// A fee above the cap of the terms.
+    FeeTooHigh = "fee-too-high";
+    /// No proof for an index of this member, or two.
+    ProofMissing = "proof-missing";
+    /// No leaf was given for an index, and the terms want one.
+    LeafMissing = "leaf-missing";
+    /// A proof that carries the wrong leaf, leads to another root, or breaks a rule of its form.
+    ProofInvalid = "proof-invalid";
+    /// A transaction that may still be mined is neither built on nor conflicted with.
+    LiveTransaction = "live-transaction";
+    /// Another root than the one that was signed for this round and may still be mined.
+    OtherRoot = "other-root";
+    /// The member's chain source knows another script for the spent output.
+    ChainScript = "chain-script";
+    /// The member's chain source knows another amount for the spent output.
+    ChainAmount = "chain-amount";
+    /// The spent output is spent by another transaction.
+    ChainSpent = "chain-spent";
+    /// The member's chain source does not know the spent output; waited for until the deadline.
+    ChainUnseen = "chain-unseen";
+    /// The spent output has no confirmation; waited for until the deadline.
+    ChainUnconfirmed = "chain-unconfirmed";
+    /// The member's user said no.
+    User = "user";
+    /// The member's user did not say anything in time.
+    NotApproved = "not-approved";
+    /// The nonces are gone, after a restart. No strike.
+    NonceLost = "nonce-lost";
+    /// The signer could not do it.
+    Signer = "signer";
+    /// A different request under the same session id.
+    Conflict = "conflict";
+}
+
+impl fmt::Display for DeclineCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,384 @@
+//! The rules of a signal, one function each, in the order of the table.
+
+use std::collections::BTreeSet;
+
+use beacon_signal::{LeafValue, Root, Strictness, transaction};
+use bitcoin::{Amount, OutPoint, Transaction, TxOut, Txid};
+
+use super::ensure;
+use super::signal::{OwnLeaf, ProposedSignal, SignalContext};
+use crate::machine::OutputView;
+use crate::message::{IndexProof, Kind};
+
+type Proposal = ProposedSignal;
+type Context<'a> = SignalContext<'a>;
+
+pub(super) fn is_a_signal(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    ensure(
+        proposal.0.kind == Kind::Signal && proposal.0.replaces.is_none(),
+        || {
+            format!(
+                "got kind {:?}, expected a signal that replaces nothing",
+                proposal.0.kind
+            )
+        },
+    )
+}
+
+pub(super) fn of_this_round(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    ensure(proposal.0.round == context.round, || {
+        format!("got round {}, expected {}", proposal.0.round, context.round)
+    })
+}
+
+pub(super) fn one_input(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let count = proposal.0.pending_tx.input.len();
+    ensure(count == 1, || format!("got {count} inputs, expected 1"))
+}
+
+pub(super) fn unsigned(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let signed = |input: &bitcoin::TxIn| !input.script_sig.is_empty() || !input.witness.is_empty();
+    ensure(!proposal.0.pending_tx.input.iter().any(signed), || {
+        "got an input with a signature or script, expected none".to_owned()
+    })
+}
+
+pub(super) fn one_spent_output_each(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let (spent, inputs) = (
+        proposal.0.spent_outputs.len(),
+        proposal.0.pending_tx.input.len(),
+    );
+    ensure(spent == inputs, || {
+        format!("got {spent} spent outputs, expected {inputs}")
+    })
+}
+
+pub(super) fn spends_the_beacon(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    let foreign = proposal
+        .0
+        .spent_outputs
+        .iter()
+        .find(|output| *output.script != *context.beacon.script());
+    foreign.map_or(Ok(()), |output| {
+        Err(format!(
+            "got script {:x}, expected {:x}",
+            output.script,
+            context.beacon.script()
+        ))
+    })
+}
+
+pub(super) fn version_two(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let tx = &proposal.0.pending_tx;
+    ensure(transaction::has_version_two(tx), || {
+        format!("got version {}, expected 2", tx.version)
+    })
+}
+
+pub(super) fn no_lock_time(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let tx = &proposal.0.pending_tx;
+    ensure(transaction::has_no_lock_time(tx), || {
+        format!("got lock time {}, expected 0", tx.lock_time)
+    })
+}
+
+pub(super) fn signal_sequences(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    ensure(
+        transaction::has_signal_sequences(&proposal.0.pending_tx),
+        || "got another sequence, expected 0xfffffffd".to_owned(),
+    )
+}
+
+pub(super) fn signal_bytes_last(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    ensure(
+        transaction::signal_bytes(&proposal.0.pending_tx).is_some(),
+        || "got another last output, expected OP_RETURN and a push of 32 bytes".to_owned(),
+    )
+}
+
+pub(super) fn signal_without_value(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    ensure(
+        transaction::signal_has_no_value(&proposal.0.pending_tx),
+        || "got a last output with a value, expected 0 sat".to_owned(),
+    )
+}
+
+pub(super) fn one_op_return(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let count = transaction::op_return_count(&proposal.0.pending_tx);
+    ensure(count <= 1, || {
+        format!("got {count} OP_RETURN outputs, expected 1")
+    })
+}
+
+pub(super) fn at_most_one_change(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let count = transaction::change_outputs(&proposal.0.pending_tx).len();
+    ensure(count <= 1, || {
+        format!("got {count} outputs before the last, expected at most 1")
+    })
+}
+
+pub(super) fn change_to_the_beacon(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    let foreign = transaction::change_outputs(&proposal.0.pending_tx)
+        .iter()
+        .find(|output| {
+            // A second OP_RETURN is another check's business.
+            !output.script_pubkey.is_op_return()
+                && *output.script_pubkey != *context.beacon.script()
+        });
+    foreign.map_or(Ok(()), |output| {
+        Err(format!(
+            "got change to {:x}, expected {:x}",
+            output.script_pubkey,
+            context.beacon.script()
+        ))
+    })
+}
+
+pub(super) fn change_not_dust(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let change = transaction::change_outputs(&proposal.0.pending_tx);
+    let dust = change.iter().find(|output| transaction::is_dust(output));
+    dust.map_or(Ok(()), |output| {
+        Err(format!("got change of {}, which is dust", output.value))
+    })
+}
+
+pub(super) fn balanced(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let (spent, outputs) = (proposal.spent(), &proposal.0.pending_tx.output);
+    let total = |outputs: &[TxOut]| {
+        outputs
+            .iter()
+            .try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))
+    };
+    let covered =
+        matches!((total(&spent), total(outputs)), (Some(spent), Some(paid)) if paid <= spent);
+    ensure(covered, || {
+        "got outputs that are worth more than the inputs".to_owned()
+    })
+}
+
+pub(super) fn fee_under_the_cap(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    let tx = &proposal.0.pending_tx;
+    let Some(fee) = transaction::fee(tx, &proposal.spent()) else {
+        return Ok(()); // No fee can be computed: the checks of balance and count say so.
+    };
+    let cap = transaction::max_fee(
+        tx,
+        context.beacon.script(),
+        context.terms.max_fee_rate_sat_vb,
+    );
+    ensure(fee <= cap, || {
+        format!("got a fee of {fee}, expected at most {cap}")
+    })
+}
+
+pub(super) fn one_proof_for_each_index(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    // No more either: what is asked of us is written to our log.
+    let (got, expected) = (proposal.0.proofs.len(), context.leaves.len());
+    ensure(got == expected, || {
+        format!("got {got} proofs, expected {expected}, one for each registered index")
+    })?;
+    let missing = context
+        .leaves
+        .iter()
+        .find(|(index, _)| proposal.proof(index).is_none());
+    missing.map_or(Ok(()), |(index, _)| {
+        Err(format!(
+            "got no proof or several for index {index}, expected one"
+        ))
+    })
+}
+
+pub(super) fn a_leaf_for_each_index(_: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    let missing = context.leaves.iter().find(|(_, leaf)| leaf.is_none());
+    match missing {
+        Some((index, _)) if !context.terms.empty_leaf_allowed => Err(format!(
+            "got a request before a leaf was given for index {index}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn proofs_carry_own_leaves(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    let Some(root) = transaction::signal_bytes(&proposal.0.pending_tx) else {
+        return Ok(()); // Another check's business.
+    };
+    for (index, leaf) in &context.leaves {
+        let value = leaf.map_or(LeafValue::EMPTY, OwnLeaf::value);
+        if let Some(IndexProof { proof, .. }) = proposal.proof(index) {
+            proof
+                .verify(index, &value, &Root(root), Strictness::Member)
+                .map_err(|error| format!("proof for index {index}: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn respects_live_transactions(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    ignored_live(&proposal.0.pending_tx.input, &context.live).map_or(Ok(()), |txid| {
+        Err(format!(
+            "transaction {txid} was signed and may still be mined, and this one neither builds on it nor conflicts with it"
+        ))
+    })
+}
+
+pub(super) fn one_root_for_each_round(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    let Some(root) = transaction::signal_bytes(&proposal.0.pending_tx) else {
+        return Ok(()); // Another check's business.
+    };
+    let signed = context.signed_roots.iter().find(|signed| signed.0 != root);
+    signed.map_or(Ok(()), |signed| {
+        Err(format!(
+            "got root {}, expected {signed}, which was signed for this round and may still be mined",
+            Root(root)
+        ))
+    })
+}
+
+/// The first live transaction that a spend of `inputs` would leave free to be mined beside it: the spend neither
+/// takes one of its inputs nor depends, directly or through other live transactions, on one of its outputs.
+pub(crate) fn ignored_live(
+    inputs: &[bitcoin::TxIn],
+    live: &[&Transaction],
+) -> Option<bitcoin::Txid> {
+    let mut needed: Vec<bitcoin::Txid> = inputs
+        .iter()
+        .map(|input| input.previous_output.txid)
+        .collect();
+    let mut next = 0;
+    while let Some(txid) = needed.get(next).copied() {
+        let parents = live.iter().filter(|live| live.compute_txid() == txid);
+        let parents: Vec<_> = parents
+            .flat_map(|live| &live.input)
+            .map(|input| input.previous_output.txid)
+            .collect();
+        needed.extend(
+            parents
+                .into_iter()
+                .filter(|parent| !needed.contains(parent))
+                .collect::<Vec<_>>(),
+        );
+        next += 1;
+    }
+    live.iter()
+        .find(|live| {
+            let conflicts = live.input.iter().any(|taken| {
+                inputs
+                    .iter()
+                    .any(|input| input.previous_output == taken.previous_output)
+            });
+            !conflicts && !needed.contains(&live.compute_txid())
+        })
+        .map(|live| live.compute_txid())
+}
+
+/// The transactions of `all` that can never be mined beside `buried`, which is one of them: those that spend what it
+/// spends, and those that build on such.
+pub(crate) fn impossible_beside(buried: Txid, all: &[&Transaction]) -> BTreeSet<Txid> {
+    let inputs = |tx: &Transaction| -> Vec<OutPoint> {
+        tx.input.iter().map(|input| input.previous_output).collect()
+    };
+    let txs: Vec<_> = all
+        .iter()
+        .map(|tx| (tx.compute_txid(), inputs(tx)))
+        .collect();
+    let mined = txs.iter().find(|(txid, _)| *txid == buried);
+    let spent = mined.map_or(&[][..], |(_, inputs)| inputs);
+    let mut impossible = BTreeSet::new();
+    loop {
+        let before = impossible.len();
+        for (txid, inputs) in txs.iter().filter(|(txid, _)| *txid != buried) {
+            let dead = |input: &OutPoint| spent.contains(input) || impossible.contains(&input.txid);
+            if inputs.iter().any(dead) {
+                impossible.insert(*txid);
+            }
+        }
+        if impossible.len() == before {
+            return impossible;
+        }
+    }
+}
+
+pub(super) fn chain_knows_the_script(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    compare_with_chain(proposal, context, |claimed, known| {
+        ensure(claimed.script == known.script_pubkey, || {
+            format!(
+                "got script {:x}, the chain has {:x}",
+                claimed.script, known.script_pubkey
+            )
+        })
+    })
+}
+
+pub(super) fn chain_knows_the_amount(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    compare_with_chain(proposal, context, |claimed, known| {
+        ensure(claimed.value == known.value.to_sat(), || {
+            format!("got {} sat, the chain has {}", claimed.value, known.value)
+        })
+    })
+}
+
+fn compare_with_chain(
+    proposal: &Proposal,
+    context: &Context<'_>,
+    compare: impl Fn(&crate::message::SpentOutput, &TxOut) -> Result<(), String>,
+) -> Result<(), String> {
+    match (context.view, proposal.0.spent_outputs.first()) {
+        (OutputView::Seen { output, .. }, Some(claimed)) => compare(claimed, output),
+        _ => Ok(()), // Not seen yet: waited for below.
+    }
+}
+
+pub(super) fn not_spent_otherwise(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    match context.view {
+        OutputView::Seen {
+            spent_by: Some(other),
+            ..
+        } if *other != proposal.0.pending_tx.compute_txid() => {
+            Err(format!("the output is spent by {other}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn seen(_: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    ensure(*context.view != OutputView::Unseen, || {
+        "our chain source does not know the spent output".to_owned()
+    })
+}
+
+pub(super) fn confirmed(_: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    ensure(
+        !matches!(
+            context.view,
+            OutputView::Seen {
+                confirmations: 0,
+                ..
+            }
+        ),
+        || "the spent output has no confirmation".to_owned(),
+    )
+}

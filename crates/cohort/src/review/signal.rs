@@ -1,0 +1,199 @@
+//! What must hold before a signal is signed.
+
+use beacon_signal::{Index, LeafNonce, LeafValue, Root, UpdateId, transaction};
+use bitcoin::{Transaction, TxOut};
+use serde::{Deserialize, Serialize};
+
+use super::{Check, DeclineCode, Declined, check, rules, run};
+use crate::ids::{CohortId, SessionId};
+use crate::machine::OutputView;
+use crate::message::{AuthorizationRequest, IndexProof};
+use crate::musig::{BeaconKey, sighashes};
+use crate::signer::KeyPath;
+use crate::terms::Terms;
+
+/// The member's leaf of one index in one round. The leaf nonce must never be lost: it is stored with the log and
+/// given back with the proof.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnLeaf {
+    /// SHA-256 of the DID.
+    pub index: Index,
+    /// The update announced; `None` for "no update".
+    pub update: Option<UpdateId>,
+    /// What blinds the leaf.
+    pub nonce: LeafNonce,
+}
+
+impl OwnLeaf {
+    /// The blinded value: all that the coordinator sees.
+    pub fn value(&self) -> LeafValue {
+        match &self.update {
+            Some(update) => LeafValue::update(&self.nonce, update),
+            None => LeafValue::no_update(&self.nonce),
+        }
+    }
+}
+
+/// What a member holds against an authorization request.
+#[derive(Clone, Debug)]
+pub struct SignalContext<'a> {
+    /// The key that the member computed itself when the cohort was set.
+    pub beacon: &'a BeaconKey,
+    /// The terms agreed to.
+    pub terms: &'a Terms,
+    /// The member's key path in this cohort.
+    pub path: KeyPath,
+    /// The member's current round.
+    pub round: u64,
+    /// Every index that the member registered, with its leaf of this round if it gave one.
+    pub leaves: Vec<(Index, Option<&'a OwnLeaf>)>,
+    /// Transactions that were signed and may still be mined.
+    pub live: Vec<&'a Transaction>,
+    /// Their roots, where they belong to the member's current round.
+    pub signed_roots: Vec<Root>,
+    /// What the member's own chain source knows of the spent output.
+    pub view: &'a OutputView,
+}
+
+/// What must hold before a nonce is made. Facts of the request come first, the chain's last, so that what is wrong is
+/// declined at once and only what is missing is waited for.
+fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
+    vec![
+        check(DeclineCode::UnsupportedKind, rules::is_a_signal),
+        check(DeclineCode::WrongRound, rules::of_this_round),
+        check(DeclineCode::InputCount, rules::one_input),
+        check(DeclineCode::NotUnsigned, rules::unsigned),
+        check(DeclineCode::SpentOutputCount, rules::one_spent_output_each),
+        check(DeclineCode::ForeignInput, rules::spends_the_beacon),
+        check(DeclineCode::Version, rules::version_two),
+        check(DeclineCode::LockTime, rules::no_lock_time),
+        check(DeclineCode::Sequence, rules::signal_sequences),
+        check(DeclineCode::SignalBytes, rules::signal_bytes_last),
+        check(DeclineCode::SignalValue, rules::signal_without_value),
+        check(DeclineCode::ExtraOpReturn, rules::one_op_return),
+        check(DeclineCode::OutputCount, rules::at_most_one_change),
+        check(DeclineCode::ForeignChange, rules::change_to_the_beacon),
+        check(DeclineCode::DustChange, rules::change_not_dust),
+        check(DeclineCode::Unbalanced, rules::balanced),
+        check(DeclineCode::FeeTooHigh, rules::fee_under_the_cap),
+        check(DeclineCode::ProofMissing, rules::one_proof_for_each_index),
+        check(DeclineCode::LeafMissing, rules::a_leaf_for_each_index),
+        check(DeclineCode::ProofInvalid, rules::proofs_carry_own_leaves),
+        check(
+            DeclineCode::LiveTransaction,
+            rules::respects_live_transactions,
+        ),
+        check(DeclineCode::OtherRoot, rules::one_root_for_each_round),
+        check(DeclineCode::ChainScript, rules::chain_knows_the_script),
+        check(DeclineCode::ChainAmount, rules::chain_knows_the_amount),
+        check(DeclineCode::ChainSpent, rules::not_spent_otherwise),
+        check(DeclineCode::ChainUnseen, rules::seen),
+        check(DeclineCode::ChainUnconfirmed, rules::confirmed),
+    ]
+}
+
+/// An authorization request that nobody has checked yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProposedSignal(pub AuthorizationRequest);
+
+/// What came of a review.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Everything holds.
+    Reviewed(Box<ReviewedSignal>),
+    /// Something is missing that may still come: the spent output, or its confirmation.
+    Wait(Declined),
+    /// Something is wrong.
+    Decline(Declined),
+}
+
+impl ProposedSignal {
+    /// Checks everything. The only source of a [`ReviewedSignal`].
+    pub fn review(&self, context: &SignalContext<'_>) -> Verdict {
+        if let Err(declined) = run(&signal_checks(), self, context) {
+            return match declined.code {
+                DeclineCode::ChainUnseen | DeclineCode::ChainUnconfirmed => Verdict::Wait(declined),
+                _ => Verdict::Decline(declined),
+            };
+        }
+        let (Some(root), Some(sighashes)) = (
+            transaction::signal_bytes(&self.0.pending_tx),
+            sighashes(&self.0.pending_tx, &self.spent()),
+        ) else {
+            // The checks above leave no such transaction; whatever got past them is not signed.
+            let comment = "the transaction cannot be signed".to_owned();
+            return Verdict::Decline(Declined {
+                code: DeclineCode::Signer,
+                comment,
+            });
+        };
+        Verdict::Reviewed(Box::new(ReviewedSignal {
+            session: self.0.session_id,
+            cohort: self.0.cohort_id,
+            path: context.path,
+            beacon: context.beacon.clone(),
+            root: Root(root),
+            sighashes,
+        }))
+    }
+
+    pub(super) fn spent(&self) -> Vec<TxOut> {
+        self.0
+            .spent_outputs
+            .iter()
+            .map(crate::message::SpentOutput::to_txout)
+            .collect()
+    }
+
+    pub(super) fn proof(&self, index: &Index) -> Option<&IndexProof> {
+        let mut proofs = self.0.proofs.iter().filter(|proof| proof.index == *index);
+        match (proofs.next(), proofs.next()) {
+            (Some(proof), None) => Some(proof),
+            _ => None,
+        }
+    }
+}
+
+/// A signal for which every check held. Not `Clone`, and never loaded from disk: a review is made, not remembered.
+#[derive(Debug)]
+pub struct ReviewedSignal {
+    session: SessionId,
+    cohort: CohortId,
+    path: KeyPath,
+    beacon: BeaconKey,
+    root: Root,
+    sighashes: Vec<[u8; 32]>,
+}
+
+impl ReviewedSignal {
+    /// The session.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// The cohort.
+    pub fn cohort(&self) -> CohortId {
+        self.cohort
+    }
+
+    /// The member's key path.
+    pub fn path(&self) -> KeyPath {
+        self.path
+    }
+
+    /// The key that the inputs spend from.
+    pub fn beacon(&self) -> &BeaconKey {
+        &self.beacon
+    }
+
+    /// The signal bytes.
+    pub fn root(&self) -> Root {
+        self.root
+    }
+
+    /// One for each input.
+    pub fn sighashes(&self) -> &[[u8; 32]] {
+        &self.sighashes
+    }
+}
