@@ -127,7 +127,9 @@ impl Coordinator {
         };
         let live = cohort.live();
         let usable = |fund: &&Fund| {
-            fund.height.is_some() && ignored_live(&[spend(fund.outpoint)], &live).is_none()
+            fund.height.is_some()
+                && !cohort.is_spent(fund.outpoint)
+                && ignored_live(&[spend(fund.outpoint)], &live).is_none()
         };
         // One input for now: the largest, so that its change carries on. Ties are broken by the outpoint, so that a retry
         // builds the same transaction.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_signal::{Index, LeafValue, Root};
-use bitcoin::{BlockHash, Transaction, Txid};
+use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Fund;
@@ -260,6 +260,18 @@ impl Cohort {
             .iter()
             .filter(|signal| !matches!(signal.standing, Standing::Buried { .. }));
         live.map(|signal| &signal.tx).collect()
+    }
+
+    /// Whether a signed signal spends this output. The funds last seen may be older than the signal, and a second
+    /// spend of the output would drop the updates that the first announces.
+    pub fn is_spent(&self, outpoint: OutPoint) -> bool {
+        let signed = self
+            .signals
+            .iter()
+            .filter(|signal| signal.standing != Standing::Unsigned);
+        signed
+            .flat_map(|signal| &signal.tx.input)
+            .any(|input| input.previous_output == outpoint)
     }
 
     /// The signal of this transaction.
