@@ -1,2 +1,132 @@
-//! Beacon coordinator.
-fn main() {}
+//! `beacon-coordinator`: parses the command line, builds a configuration, runs. Everything else is in `beacon-runtime`.
+
+mod args;
+
+use std::process::ExitCode;
+
+use args::{Args, CohortCommand, Command, SessionCommand};
+use beacon_runtime::app::{self, Choice};
+use beacon_runtime::cli::{self, Failure};
+use beacon_runtime::control::{self, CallError};
+use beacon_runtime::coordinator::{self, CoordinatorAgent};
+use beacon_runtime::data_dir::control_socket_of;
+use serde_json::{Map, Value, json};
+
+const AGENT: &str = "beacon-coordinator";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match Args::parse() {
+        Ok(args) => cli::exit(args.dispatch().await),
+        // `--help` and `--version` end here too: clap prints them and knows the exit code.
+        Err(error) => error.exit(),
+    }
+}
+
+impl Args {
+    async fn dispatch(self) -> Result<(), Failure> {
+        let Self { global, command } = self;
+        match command {
+            Command::Run { options, log_json } => {
+                cli::init_logging(log_json);
+                let path = global.data_dir(AGENT)?;
+                let config = global.config(options, &path)?;
+                let home = app::open(
+                    global.open_data_dir(&path)?,
+                    Choice::Configured(&config.endpoint),
+                )?;
+                let machine = coordinator::machine(&config);
+                let agent = CoordinatorAgent {
+                    network: config.network,
+                };
+                Ok(app::run(home, &config, agent, machine, global.json).await?)
+            }
+            Command::Did {
+                options,
+                change_endpoint,
+            } => {
+                let path = global.data_dir(AGENT)?;
+                let socket = control_socket_of(&path)?;
+                match control::call(&socket, "did", Value::Null).await {
+                    Ok(answer) if !change_endpoint => return global.print(&answer),
+                    Ok(_) => {
+                        return Err(Failure::usage(anyhow::anyhow!(
+                            "the agent is running: stop it before its endpoint is changed"
+                        )));
+                    }
+                    Err(CallError::NotRunning { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                let config = global.config(options, &path)?;
+                let choice = Choice::of(&config.endpoint, change_endpoint);
+                let mut home = app::open(global.open_data_dir(&path)?, choice)?;
+                global.print(&coordinator::own_did(&mut home.identities)?)
+            }
+            Command::Cohort(command) => {
+                let (method, params) = cohort(command);
+                global.call(AGENT, method, params).await
+            }
+            Command::Session(SessionCommand::Start { cohort_id }) => {
+                global
+                    .call(AGENT, "session.start", json!({ "cohort_id": cohort_id }))
+                    .await
+            }
+            Command::Session(SessionCommand::List { cohort_id }) => {
+                global
+                    .call(AGENT, "session.list", json!({ "cohort_id": cohort_id }))
+                    .await
+            }
+            Command::Subscribers => global.call(AGENT, "subscribers", Value::Null).await,
+            Command::Status => global.call(AGENT, "status", Value::Null).await,
+            Command::Events {
+                from,
+                until,
+                matching,
+            } => {
+                global
+                    .events(AGENT, from, until.as_deref(), &matching)
+                    .await
+            }
+        }
+    }
+}
+
+/// The control method of a cohort command.
+fn cohort(command: CohortCommand) -> (&'static str, Value) {
+    match command {
+        CohortCommand::Advertise {
+            min_members,
+            max_members,
+            flow,
+            network,
+            expires_in,
+            invite,
+            terms,
+        } => {
+            let mut members = Map::new();
+            for (name, value) in terms {
+                // Numbers and booleans as JSON has them; everything else is text.
+                let value = serde_json::from_str(&value).unwrap_or(Value::String(value));
+                members.insert(name, value);
+            }
+            let mut set = |name: &str, value: Option<Value>| {
+                if let Some(value) = value {
+                    members.insert(name.to_owned(), value);
+                }
+            };
+            set("min_members", Some(min_members.into()));
+            set("max_members", max_members.map(Value::from));
+            set("flow", flow.map(Value::from));
+            set("btc_network", network.map(Value::from));
+            (
+                "cohort.advertise",
+                json!({ "terms": members, "expires_in_s": expires_in, "invited": invite }),
+            )
+        }
+        CohortCommand::List => ("cohort.list", Value::Null),
+        CohortCommand::Show { cohort_id } => ("cohort.show", json!({ "cohort_id": cohort_id })),
+        CohortCommand::CloseAdmission { cohort_id } => {
+            ("cohort.close_admission", json!({ "cohort_id": cohort_id }))
+        }
+    }
+}

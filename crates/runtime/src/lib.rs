@@ -1,11 +1,19 @@
 //! Beacon runtime.
 
 pub mod agent;
+pub mod app;
+pub mod by_hand;
+pub mod cli;
 pub mod control;
+pub mod coordinator;
 pub mod data_dir;
 pub mod driver;
 pub mod identities;
 pub mod keys;
+mod params;
+pub mod participant;
+pub mod proofs;
+pub mod settings;
 pub mod store;
 pub mod transport;
 pub mod watcher;

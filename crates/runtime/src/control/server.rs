@@ -71,12 +71,21 @@ impl ControlServer {
                     path: path.to_owned(),
                 });
             }
-            Ok(_) if UnixStream::connect(path).await.is_ok() => {
-                return Err(ControlError::InUse {
-                    path: path.to_owned(),
-                });
-            }
-            Ok(_) => tokio::fs::remove_file(path).await.map_err(failed)?,
+            Ok(_) => match UnixStream::connect(path).await {
+                // The one answer that only a socket without a process gives.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    tokio::fs::remove_file(path).await.map_err(failed)?;
+                }
+                // A full backlog means that somebody is there, just busy.
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Err(failed(error));
+                }
+                Ok(_) | Err(_) => {
+                    return Err(ControlError::InUse {
+                        path: path.to_owned(),
+                    });
+                }
+            },
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         let file = SocketFile::new(path).map_err(failed)?;

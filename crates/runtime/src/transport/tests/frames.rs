@@ -108,7 +108,8 @@ async fn a_shutdown_sends_what_is_queued_and_closes_with_1001() {
         .transport
         .send(ConnectionId(1), b"goodbye".to_vec())
         .unwrap();
-    let read = async {
+    // Takes the socket, so that it is closed when the close frame has been answered, as any client does it.
+    let read = async move {
         assert_eq!(
             visitor.next().await.unwrap().unwrap(),
             Message::binary(&b"goodbye"[..])

@@ -1,5 +1,6 @@
 mod dialling;
 mod frames;
+mod heartbeat;
 mod limits;
 
 use std::net::Ipv4Addr;

@@ -1,0 +1,141 @@
+//! The command line of `beacon-coordinator`.
+
+use beacon_runtime::cli::{self, Global};
+use beacon_runtime::settings::Options;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  beacon-coordinator run --listen 127.0.0.1:8765 --chain-url http://127.0.0.1:3002
+  beacon-coordinator did
+  beacon-coordinator cohort advertise --min-members 2
+  beacon-coordinator cohort show 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --json
+  beacon-coordinator session start 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11
+  beacon-coordinator events --until signal_confirmed
+
+Every option with a value can be set in the environment as BEACON_COORDINATOR_<NAME>, and those of `run` in
+config.toml in the data directory. RUST_LOG chooses what is logged.
+
+Exit codes: 0 done; 1 refused or failed; 2 command line or configuration; 3 the agent is not running.";
+
+/// Coordinates beacon cohorts: advertises them, collects updates, has members co-sign a signal and publishes it. Holds
+/// no key and no money.
+#[derive(Debug, Parser)]
+#[command(name = "beacon-coordinator", version, after_help = EXAMPLES, propagate_version = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the agent until it is told to stop (SIGTERM, Ctrl-C)
+    Run {
+        #[command(flatten)]
+        options: Options,
+        /// Log as JSON
+        #[arg(long)]
+        log_json: bool,
+    },
+    /// Show this agent's DID, and an invitation to it
+    Did {
+        #[command(flatten)]
+        options: Options,
+        /// Take the configured endpoint although it changes the DID
+        #[arg(long)]
+        change_endpoint: bool,
+    },
+    /// Open, list, show and close cohorts
+    #[command(subcommand)]
+    Cohort(CohortCommand),
+    /// Start and list signing sessions
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// List the peers that hear of cohorts
+    Subscribers,
+    /// Show what the agent is doing
+    Status,
+    /// Print the log of events, and follow it
+    Events {
+        /// First sequence number
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// End at the first event of this kind
+        #[arg(long, value_name = "KIND")]
+        until: Option<String>,
+        /// With --until: only an event whose member has this value; may be given several times
+        #[arg(long = "where", value_name = "NAME=VALUE", value_parser = pair)]
+        matching: Vec<(String, String)>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CohortCommand {
+    /// Open a cohort and tell the subscribers
+    Advertise {
+        /// Fewest members
+        #[arg(long, default_value_t = 2, value_name = "N")]
+        min_members: u64,
+        /// Most members; the cohort is set when it is reached [default: the fewest]
+        #[arg(long, value_name = "N")]
+        max_members: Option<u64>,
+        /// Who speaks first in a round: push or pull [default: push]
+        #[arg(long)]
+        flow: Option<String>,
+        /// Bitcoin network [default: the agent's]
+        #[arg(long)]
+        network: Option<String>,
+        /// Seconds until the advert ends
+        #[arg(long, default_value_t = 86_400, value_name = "S")]
+        expires_in: u64,
+        /// DID of a peer that may join; with one or more of them nobody else may
+        #[arg(long, value_name = "DID")]
+        invite: Vec<String>,
+        /// Any other member of the terms, such as confirmations=1
+        #[arg(long = "term", value_name = "NAME=VALUE", value_parser = pair)]
+        terms: Vec<(String, String)>,
+    },
+    /// List all cohorts
+    List,
+    /// Show one cohort: members, address, funds, rounds, sessions
+    Show {
+        /// Its id
+        cohort_id: String,
+    },
+    /// Set a cohort with the members it has
+    CloseAdmission {
+        /// Its id
+        cohort_id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Start a round now, or try again one that stopped
+    Start {
+        /// The cohort's id
+        cohort_id: String,
+    },
+    /// List sessions: under way, signed, abandoned
+    List {
+        /// Only of this cohort
+        cohort_id: Option<String>,
+    },
+}
+
+impl Args {
+    /// Parses the command line and the environment.
+    pub(crate) fn parse() -> Result<Self, clap::Error> {
+        let command = cli::with_environment(Self::command(), "BEACON_COORDINATOR");
+        Self::from_arg_matches(&command.try_get_matches()?)
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("got {text:?}, expected NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}

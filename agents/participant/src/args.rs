@@ -1,0 +1,221 @@
+//! The command line of `beacon-participant`.
+
+use std::path::PathBuf;
+
+use beacon_runtime::cli::{self, Global};
+use beacon_runtime::settings::Options;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  beacon-participant run --chain-url http://127.0.0.1:3002 --auto-sign
+  beacon-participant subscribe did:peer:2.Vz6Mk…
+  beacon-participant cohorts
+  beacon-participant join 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --did did:btcr2:k1q…
+  beacon-participant request-update 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --update-hash 5f…e1
+  beacon-participant proof verify --did did:btcr2:k1q… --proof proof.json --root 9a…07
+
+Every option with a value can be set in the environment as BEACON_PARTICIPANT_<NAME>, and those of `run` in
+config.toml in the data directory. RUST_LOG chooses what is logged.
+
+Exit codes: 0 done, or valid; 1 refused, failed or invalid; 2 command line, configuration or unreadable file;
+3 the agent is not running.";
+
+/// Takes part in beacon cohorts: subscribes to coordinators, joins, submits updates, and co-signs what it has checked.
+#[derive(Debug, Parser)]
+#[command(name = "beacon-participant", version, after_help = EXAMPLES, propagate_version = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the agent until it is told to stop (SIGTERM, Ctrl-C)
+    Run {
+        #[command(flatten)]
+        options: Options,
+        /// Log as JSON
+        #[arg(long)]
+        log_json: bool,
+    },
+    /// Show this agent's DIDs; each coordinator knows it by another
+    Did {
+        #[command(flatten)]
+        options: Options,
+        /// Take the configured endpoint although it changes the DIDs
+        #[arg(long)]
+        change_endpoint: bool,
+    },
+    /// Hear of a coordinator's cohorts
+    Subscribe {
+        /// Its DID, or an invitation to it
+        coordinator: String,
+        /// Only cohorts on this network; may be given several times
+        #[arg(long)]
+        network: Vec<String>,
+        /// A name for its operator's lists
+        #[arg(long)]
+        label: Option<String>,
+    },
+    /// Hear no more of a coordinator's cohorts
+    Unsubscribe {
+        /// Its DID
+        coordinator: String,
+    },
+    /// List the cohorts that were advertised or joined
+    Cohorts,
+    /// Join a cohort, or answer for further DIDs in one that was joined
+    Join {
+        /// The cohort's id
+        cohort_id: String,
+        /// DID to answer for; may be given several times
+        #[arg(long, required = true)]
+        did: Vec<String>,
+    },
+    /// Leave a cohort that is not set yet
+    Leave {
+        /// The cohort's id
+        cohort_id: String,
+    },
+    /// Announce an update of a DID in the next signal
+    RequestUpdate {
+        /// The cohort's id
+        cohort_id: String,
+        /// The DID [default: the only one that was registered]
+        #[arg(long)]
+        did: Option<String>,
+        /// SHA-256 of the signed update's canonical form, 64 hex digits
+        #[arg(long, value_name = "HEX")]
+        update_hash: String,
+    },
+    /// List signing sessions: under way, signed, over
+    Sessions,
+    /// Sign in a session, if every check holds
+    Approve {
+        /// The session's id
+        session_id: String,
+    },
+    /// Do not sign in a session
+    Decline {
+        /// The session's id
+        session_id: String,
+        /// Told to the coordinator
+        #[arg(long, default_value = "")]
+        comment: String,
+    },
+    /// Show what the agent is doing
+    Status,
+    /// Resolve a DID and print its resolution result as JSON
+    Resolve {
+        /// The DID
+        did: String,
+    },
+    /// Export and verify proofs
+    #[command(subcommand)]
+    Proof(ProofCommand),
+    /// Pack, unpack and send DIDComm messages by hand
+    #[command(subcommand)]
+    Didcomm(DidcommCommand),
+    /// Print the log of events, and follow it
+    Events {
+        /// First sequence number
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// End at the first event of this kind
+        #[arg(long, value_name = "KIND")]
+        until: Option<String>,
+        /// With --until: only an event whose member has this value; may be given several times
+        #[arg(long = "where", value_name = "NAME=VALUE", value_parser = pair)]
+        matching: Vec<(String, String)>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProofCommand {
+    /// Check a proof file in the specification's JSON form, offline
+    Verify {
+        /// The DID
+        #[arg(long)]
+        did: String,
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        proof: PathBuf,
+        /// Root of the tree, 64 hex digits [default: the proof's own]
+        #[arg(long, value_name = "HEX")]
+        root: Option<String>,
+        /// Leaf value, 64 hex digits, for a proof without nonce and updateId
+        #[arg(long, value_name = "HEX")]
+        leaf: Option<String>,
+    },
+    /// Write the complete proof of a DID in a signal that was signed here
+    Export {
+        /// The cohort's id
+        cohort_id: String,
+        /// The DID [default: the only one that was registered]
+        #[arg(long)]
+        did: Option<String>,
+        /// The signal's transaction id [default: the newest]
+        #[arg(long)]
+        txid: Option<String>,
+        /// File to write; standard output without it
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DidcommCommand {
+    /// Encrypt a message to a DID (authcrypt) and print the envelope
+    Pack {
+        #[command(flatten)]
+        message: MessageArgs,
+    },
+    /// Decrypt an envelope for one of this agent's DIDs and print who sent what
+    Unpack {
+        /// File with the envelope; standard input without it
+        file: Option<PathBuf>,
+    },
+    /// Encrypt a message and send it to the recipient's endpoint
+    Send {
+        #[command(flatten)]
+        message: MessageArgs,
+        /// Seconds to wait for an answer on the same socket; 0: none
+        #[arg(long, default_value_t = 5, value_name = "S")]
+        wait: u64,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct MessageArgs {
+    /// The recipient's DID
+    #[arg(long)]
+    pub(crate) to: String,
+    /// The message's type URI
+    #[arg(
+        long = "type",
+        value_name = "URI",
+        default_value = "https://didcomm.org/basicmessage/2.0/message"
+    )]
+    pub(crate) kind: String,
+    /// The body, a JSON object
+    #[arg(long, default_value = "{}", value_name = "JSON")]
+    pub(crate) body: String,
+}
+
+impl Args {
+    /// Parses the command line and the environment.
+    pub(crate) fn parse() -> Result<Self, clap::Error> {
+        let command = cli::with_environment(Self::command(), "BEACON_PARTICIPANT");
+        Self::from_arg_matches(&command.try_get_matches()?)
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("got {text:?}, expected NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,48 @@
+//! What makes a coordinator or a participant out of the same driver.
+
+use beacon_cohort::ids::PeerId;
+use beacon_cohort::machine::Machine;
+use beacon_cohort::signer::{SignerAnswer, SignerRequest};
+use serde_json::Value;
+
+use crate::control::RpcError;
+use crate::identities::Identities;
+
+/// A role: its machine, and how a user's calls reach it.
+pub trait Agent: Send + 'static {
+    /// The machine.
+    type Machine: Machine + Send + 'static;
+
+    /// `coordinator` or `participant`.
+    const ROLE: &'static str;
+
+    /// Turns a control method into a command, or answers it from the state.
+    fn call(
+        &self,
+        machine: &Self::Machine,
+        identities: &mut Identities,
+        method: &str,
+        params: Value,
+    ) -> Result<Call<<Self::Machine as Machine>::Command>, RpcError>;
+
+    /// Index of the identity under which `peer` knows us, or is about to.
+    fn identity_for(&self, machine: &Self::Machine, peer: &PeerId) -> u32;
+
+    /// How many identities there are: all of them can be written to.
+    fn identity_count(&self, machine: &Self::Machine) -> u32;
+
+    /// Peers to which a connection is kept open, since they cannot dial us.
+    fn keep_connected(&self, machine: &Self::Machine) -> Vec<PeerId>;
+
+    /// Asks the signer. A role without one has machines that never ask.
+    fn sign(&mut self, request: SignerRequest) -> Option<SignerAnswer>;
+}
+
+/// What becomes of a control call.
+#[derive(Debug)]
+pub enum Call<C> {
+    /// Answered from the state.
+    Answer(Value),
+    /// To be carried out; the value is the answer when it was.
+    Command(C, Value),
+}

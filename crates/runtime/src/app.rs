@@ -1,0 +1,213 @@
+//! From a configuration to a running agent, and to its identity while it does not run.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use beacon_chain::{Chain, EsploraChain};
+use beacon_cohort::machine::Machine;
+use beacon_didcomm::protocols::Disclosure;
+use beacon_didcomm::{Endpoint, UnpackLimits};
+use bitcoin::blockdata::constants::genesis_block;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::agent::Agent;
+use crate::control::ControlServer;
+use crate::data_dir::DataDir;
+use crate::driver::{Driver, DriverConfig, Parts};
+use crate::identities::Identities;
+use crate::keys::Seed;
+use crate::settings::Config;
+use crate::store::{Batch, RedbStore, Store, StoreLimits};
+use crate::transport::Transport;
+use crate::watcher::Watcher;
+
+/// Metadata key under which the endpoint of the agent's DIDs is kept.
+const ENDPOINT: &str = "endpoint";
+/// Frames and reports that wait for the loop.
+const QUEUE: usize = 256;
+/// One request to the chain source.
+const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Repetitions of a request that the chain source was too busy for.
+const CHAIN_RETRIES: usize = 2;
+
+/// Which endpoint the agent's DIDs announce.
+#[derive(Clone, Copy, Debug)]
+pub enum Choice<'a> {
+    /// This one; it must be the one they had before.
+    Configured(&'a Endpoint),
+    /// This one, whatever it was before.
+    Change(&'a Endpoint),
+    /// The one they had before; this one the first time.
+    Kept(&'a Endpoint),
+}
+
+impl<'a> Choice<'a> {
+    /// For commands that need the identities only: an endpoint that nobody configured is the one from before.
+    pub fn of(configured: &'a Endpoint, change: bool) -> Self {
+        match (change, configured) {
+            (true, endpoint) => Self::Change(endpoint),
+            (false, endpoint @ Endpoint::Queue) => Self::Kept(endpoint),
+            (false, endpoint) => Self::Configured(endpoint),
+        }
+    }
+}
+
+/// An agent's home: its directory (locked), its memory and its identities.
+#[expect(missing_debug_implementations, reason = "holds a seed and a store")]
+pub struct Home {
+    /// The directory. Others are kept out as long as this lives.
+    pub data_dir: DataDir,
+    /// Its memory.
+    pub store: RedbStore,
+    /// Its identities.
+    pub identities: Identities,
+}
+
+/// Opens an agent's home; the first time, its seed is made and its endpoint fixed.
+///
+/// The endpoint is part of the DID, so a configuration that has changed is refused: every peer would see a stranger.
+pub fn open(data_dir: DataDir, choice: Choice<'_>) -> anyhow::Result<Home> {
+    let mut store = RedbStore::open(&data_dir.state_file(), StoreLimits::default())?;
+    let seed = Seed::load_or_create(&data_dir.seed_file())?;
+    let kept = store.meta(ENDPOINT)?.map(String::from_utf8).transpose()?;
+    let endpoint = match (kept, choice) {
+        (Some(kept), Choice::Kept(_)) => kept.parse()?,
+        (Some(kept), Choice::Configured(endpoint)) if kept != endpoint.to_string() => bail!(
+            "this agent's DID announces {kept}, and the configuration says {endpoint}: a changed endpoint means a new DID, \
+             so go back to the old one, or run `did --change-endpoint` with the new one"
+        ),
+        (_, Choice::Configured(endpoint) | Choice::Change(endpoint) | Choice::Kept(endpoint)) => {
+            endpoint.clone()
+        }
+    };
+    let meta = vec![(ENDPOINT.to_owned(), endpoint.to_string().into_bytes())];
+    store.commit(&Batch {
+        meta,
+        ..Batch::default()
+    })?;
+    let identities = Identities::new(seed, endpoint);
+    Ok(Home {
+        data_dir,
+        store,
+        identities,
+    })
+}
+
+/// Runs an agent until it is told to stop by SIGTERM or SIGINT, or must stop by itself.
+pub async fn run<A: Agent>(
+    home: Home,
+    config: &Config,
+    agent: A,
+    machine: A::Machine,
+    as_json: bool,
+) -> anyhow::Result<()>
+where
+    <A::Machine as Machine>::Command: Send,
+{
+    let Home {
+        data_dir,
+        store,
+        mut identities,
+    } = home;
+    let chain_url = config
+        .chain_url
+        .as_deref()
+        .context("chain_url is missing: name an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one)")?;
+    let chain: Arc<dyn Chain> =
+        Arc::new(EsploraChain::new(chain_url, CHAIN_TIMEOUT, CHAIN_RETRIES)?);
+    let (report_tx, reports) = mpsc::channel(QUEUE);
+    let genesis = genesis_block(config.network.bitcoin()).block_hash();
+    let watcher = Watcher::start(chain, genesis, config.chain_poll, report_tx)
+        .context("cannot start the chain watcher")?;
+    let (frame_tx, frames) = mpsc::channel(QUEUE);
+    let transport = Transport::start(config.transport.clone(), frame_tx).await?;
+    let (call_tx, calls) = mpsc::channel(QUEUE);
+    let control = ControlServer::bind(data_dir.control_socket()).await?;
+
+    let did = identities.get(0)?.did().clone();
+    let ready = json!({
+        "event": "ready",
+        "role": A::ROLE,
+        "did": did,
+        "endpoint": config.endpoint,
+        "listening": transport.local_addr().map(|address| address.to_string()),
+        "control": data_dir.control_socket(),
+    });
+    let about = json!({ "network": config.network.to_string(), "chain_url": chain_url, "label": config.label });
+    let role = match A::ROLE {
+        "coordinator" => ["coordinator"],
+        _ => ["participant"],
+    };
+    let disclosure = Disclosure::new(config.transport.max_frame)
+        .with_protocol("https://btc1.tools/musig2/keygen", &role)
+        .with_protocol("https://btc1.tools/musig2/sign", &role);
+    let limits = UnpackLimits {
+        max_bytes: config.transport.max_frame,
+        ..UnpackLimits::default()
+    };
+    let (driver, inputs) = Driver::start(Parts {
+        agent,
+        machine,
+        store: Box::new(store),
+        identities,
+        transport: (transport, frames),
+        watcher: (watcher, reports),
+        calls,
+        config: DriverConfig {
+            allow_private: config.allow_private,
+            disclosure,
+            limits,
+            about,
+        },
+    })?;
+
+    let (stop, stopped) = tokio::sync::watch::channel(());
+    let control = tokio::spawn(control.serve(call_tx, async move {
+        let mut stopped = stopped;
+        // An error means that the sender is gone, which says the same.
+        let _ = stopped.changed().await;
+    }));
+    announce(&ready, as_json)?;
+    let outcome = driver.run(inputs, shutdown_signal()?).await;
+    drop(stop);
+    control.await.context("the control socket's task failed")?;
+    outcome?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// One line on standard output: the agent can be used from now on.
+fn announce(ready: &serde_json::Value, as_json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        writeln!(out, "{ready}")?;
+    } else {
+        let listening = ready["listening"]
+            .as_str()
+            .unwrap_or("nothing; it dials its peers");
+        writeln!(
+            out,
+            "{} is running\n  did:          {}\n  listening on: {listening}",
+            ready["role"].as_str().unwrap_or_default(),
+            ready["did"].as_str().unwrap_or_default()
+        )?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Completes at SIGTERM or SIGINT.
+fn shutdown_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

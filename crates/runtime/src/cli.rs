@@ -1,0 +1,279 @@
+//! What the command lines of both agents have in common: options, calls to the running agent, output, exit codes.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Command};
+use serde_json::Value;
+
+use crate::control::{self, CallError};
+use crate::data_dir::{DataDir, control_socket_of};
+use crate::settings::{Config, Options};
+
+/// Exit code: done.
+pub const DONE: u8 = 0;
+/// Exit code: not done, or the answer is no.
+pub const FAILED: u8 = 1;
+/// Exit code: the command line, the configuration or an input file cannot be used.
+pub const USAGE: u8 = 2;
+/// Exit code: the agent is not running.
+pub const NOT_RUNNING: u8 = 3;
+
+/// Options of every command.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Directory of the agent's seed, state and control socket
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Configuration file in TOML [default: config.toml in the data directory]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print JSON for machines
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// An error with the exit code that it ends the process with.
+#[derive(Debug)]
+pub struct Failure {
+    /// One of this module's constants.
+    pub code: u8,
+    /// What happened, with its causes.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// The command line, the configuration or an input file cannot be used.
+    pub fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code: USAGE,
+            error: error.into(),
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let code = match error.downcast_ref::<CallError>() {
+            Some(CallError::NotRunning { .. }) => NOT_RUNNING,
+            _ => FAILED,
+        };
+        Self { code, error }
+    }
+}
+
+/// Adds an environment variable to every argument that has a value: `PREFIX_` and its name in capitals.
+pub fn with_environment(command: Command, prefix: &'static str) -> Command {
+    let name = |id: &str| format!("{prefix}_{}", id.to_uppercase());
+    let add = move |arg: clap::Arg| match arg.get_long() {
+        Some("help" | "version" | "json") | None => arg,
+        Some(_) => {
+            let variable = name(arg.get_id().as_str());
+            arg.env(variable)
+        }
+    };
+    command
+        .mut_args(add)
+        .mut_subcommand("run", |run| run.mut_args(add))
+        .mut_subcommand("did", |did| did.mut_args(add))
+}
+
+impl Global {
+    /// The data directory: as given, or a folder of the user's named after the agent.
+    pub fn data_dir(&self, agent: &str) -> Result<PathBuf, Failure> {
+        if let Some(path) = &self.data_dir {
+            return Ok(path.clone());
+        }
+        let home = |name| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        home("XDG_DATA_HOME")
+            .or_else(|| home("HOME").map(|home| home.join(".local/share")))
+            .map(|base| base.join(agent))
+            .ok_or_else(|| Failure::usage(anyhow::anyhow!("HOME is not set: give --data-dir")))
+    }
+
+    /// What options, environment and file come to.
+    pub fn config(&self, options: Options, data_dir: &Path) -> Result<Config, Failure> {
+        let (path, named) = match &self.config {
+            Some(path) => (path.clone(), true),
+            None => (data_dir.join("config.toml"), false),
+        };
+        options
+            .over_file(&path, named)
+            .and_then(Options::resolve)
+            .map_err(Failure::usage)
+    }
+
+    /// Takes the data directory.
+    pub fn open_data_dir(&self, path: &Path) -> Result<DataDir, Failure> {
+        Ok(DataDir::open(path)?)
+    }
+
+    /// Calls the running agent and prints its answer.
+    pub async fn call(&self, agent: &str, method: &str, params: Value) -> Result<(), Failure> {
+        let answer = self.ask(agent, method, params).await?;
+        self.print(&answer)
+    }
+
+    /// Calls the running agent.
+    pub async fn ask(&self, agent: &str, method: &str, params: Value) -> Result<Value, Failure> {
+        let socket = control_socket_of(&self.data_dir(agent)?)?;
+        Ok(control::call(&socket, method, params).await?)
+    }
+
+    /// Prints the agent's events, those of the past first. With `until`, ends at the first event of that kind whose
+    /// members include `matching`.
+    pub async fn events(
+        &self,
+        agent: &str,
+        from: u64,
+        until: Option<&str>,
+        matching: &[(String, String)],
+    ) -> Result<(), Failure> {
+        let socket = control_socket_of(&self.data_dir(agent)?)?;
+        let mut follow =
+            control::follow(&socket, "events", serde_json::json!({ "from": from })).await?;
+        let mut past = match follow.result["past"].take() {
+            Value::Array(past) => past,
+            _ => Vec::new(),
+        }
+        .into_iter();
+        loop {
+            let line = match past.next() {
+                Some(line) => line,
+                None => match follow.next().await? {
+                    Some(line) => line,
+                    None => return Err(anyhow::anyhow!("the agent ended the stream of events: it stopped, or this reader is too slow").into()),
+                },
+            };
+            print_line(&line.to_string())?;
+            let event = &line["event"];
+            let fits = |(name, value): &(String, String)| match &event[name] {
+                Value::String(text) => text == value,
+                other => serde_json::from_str::<Value>(value).is_ok_and(|value| value == *other),
+            };
+            if until.is_some_and(|kind| event["event"] == kind) && matching.iter().all(fits) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Prints a value: JSON on one line for machines, indented text for people.
+    pub fn print(&self, value: &Value) -> Result<(), Failure> {
+        if self.json {
+            return print_line(&value.to_string());
+        }
+        let mut text = String::new();
+        match value {
+            Value::Array(items) if items.is_empty() => text.push_str("(none)\n"),
+            other => render(other, 0, &mut text),
+        }
+        print_line(text.trim_end())
+    }
+}
+
+fn print_line(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn render(value: &Value, indent: usize, out: &mut String) {
+    let pad = " ".repeat(indent);
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value {
+                    Value::Null => {}
+                    Value::Object(inner) if !inner.is_empty() => {
+                        line(out, format_args!("{pad}{name}:\n"));
+                        render(value, indent + 2, out);
+                    }
+                    Value::Array(inner) if !inner.is_empty() => {
+                        line(out, format_args!("{pad}{name}:\n"));
+                        render(value, indent + 2, out);
+                    }
+                    Value::Object(_) | Value::Array(_) => {
+                        line(out, format_args!("{pad}{name}: none\n"))
+                    }
+                    scalar => line(out, format_args!("{pad}{name}: {}\n", plain(scalar))),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                let mut text = String::new();
+                render(item, indent + 2, &mut text);
+                let body = text.get(indent + 2..).unwrap_or_default();
+                line(out, format_args!("{pad}- {body}"));
+            }
+        }
+        scalar => line(out, format_args!("{pad}{}\n", plain(scalar))),
+    }
+}
+
+/// Writing to a string cannot fail.
+fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    let _ = std::fmt::Write::write_fmt(out, text);
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Runs a command to its exit code; an error is one line on standard error.
+pub fn exit(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::from(DONE),
+        Err(Failure { code, error }) => {
+            let mut err = std::io::stderr().lock();
+            // Nothing is left to do where even this cannot be written.
+            let _ = writeln!(err, "error: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Logs to standard error; `RUST_LOG` chooses what, `info` by default.
+pub fn init_logging(as_json: bool) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // Fails only where a logger is set already.
+    let _ = if as_json {
+        builder.json().try_init()
+    } else {
+        builder.try_init()
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn people_get_indented_text() {
+        let mut text = String::new();
+        let value =
+            json!([{ "a": 1, "b": { "c": "d" }, "e": [], "f": null, "g": ["h", "i"] }, "j"]);
+        render(&value, 0, &mut text);
+        assert_eq!(
+            text,
+            "- a: 1\n  b:\n    c: d\n  e: none\n  g:\n    - h\n    - i\n- j\n"
+        );
+    }
+}

@@ -1,0 +1,244 @@
+//! One step's way to the disk and into the world.
+
+use beacon_cohort::ids::PeerId;
+use beacon_cohort::machine::{Effect, Input, Machine, Step};
+use beacon_cohort::message::{Message, TYPE_PREFIX};
+use beacon_didcomm::{Did, Plaintext, ReturnRoute, Verified, pack, protocols};
+use uuid::Uuid;
+
+use super::{Driver, DriverError, excerpt, now};
+use crate::agent::Agent;
+use crate::store::{Batch, OutboxRow, Seen, SeenRow};
+use crate::transport::ConnectionId;
+
+/// The message that led to a step.
+pub(super) struct Cause<'a> {
+    pub(super) verified: &'a Verified,
+    pub(super) connection: ConnectionId,
+    /// Kinds of waiting messages on this thread that it answers.
+    pub(super) answers: &'static [&'static str],
+    pub(super) thread: String,
+}
+
+/// The thread under which a message waits in the outbox.
+pub(super) fn thread_of(message: &Message) -> String {
+    match message.thread() {
+        (_, Some(session)) => session.to_string(),
+        (Some(cohort), None) => cohort.to_string(),
+        (None, None) => String::new(),
+    }
+}
+
+impl<A: Agent> Driver<A> {
+    /// Commits a step, applies it, carries its effects out. `false` when the store refused it: nothing has happened then.
+    pub(super) fn commit(
+        &mut self,
+        step: Step<<A::Machine as Machine>::Event>,
+        cause: Option<&Cause<'_>>,
+    ) -> Result<bool, DriverError> {
+        let Step { events, effects } = step;
+        if events.is_empty() && effects.is_empty() && cause.is_none() {
+            return Ok(true);
+        }
+        let mut batch = Batch::default();
+        for event in &events {
+            let bytes = serde_json::to_vec(event).map_err(|fault| DriverError::Log {
+                seq: self.last_seq + 1,
+                fault: fault.to_string(),
+            })?;
+            batch.events.push(bytes);
+        }
+        let mut answers = Vec::new();
+        let mut later = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Send {
+                    to,
+                    message,
+                    expires,
+                } => {
+                    let cause =
+                        cause.filter(|cause| cause.verified.sender().as_str() == to.as_str());
+                    // The first answer acknowledges what it answers.
+                    let ack = cause
+                        .filter(|_| answers.is_empty())
+                        .map(|cause| cause.verified.message().id.as_str());
+                    if let Some(row) = self.row(&to, &message, expires.0, ack) {
+                        if cause.is_some() {
+                            answers.push(row.packed.clone());
+                        }
+                        batch.outbox.push(row);
+                    }
+                }
+                other => later.push(other),
+            }
+        }
+        let mut acknowledgement = None;
+        if let Some(cause) = cause {
+            if answers.is_empty() {
+                acknowledgement = self.acknowledgement(cause.verified);
+                answers.extend(acknowledgement.clone());
+            }
+            batch.retire = self.outbox.answered(cause);
+            batch.seen = Some(self.seen_row(cause.verified, answers));
+        }
+        if !self.write(&batch)? {
+            return Ok(false);
+        }
+        for event in &events {
+            self.machine.apply(event);
+        }
+        let first = self.last_seq + 1 - events.len() as u64;
+        self.followers.publish(first, &events);
+        self.outbox.take(batch.retire, batch.outbox);
+        if let (Some(bytes), Some(cause)) = (acknowledgement, cause) {
+            // An acknowledgement that is lost is asked for again, by the message coming again.
+            let _ = self.transport.send(cause.connection, bytes);
+        }
+        for effect in later {
+            self.carry_out(effect);
+        }
+        Ok(true)
+    }
+
+    /// `false` when the store refused the batch as a whole.
+    fn write(&mut self, batch: &Batch) -> Result<bool, DriverError> {
+        match self.store.commit(batch) {
+            Ok(seq) => {
+                self.last_seq = seq;
+                Ok(true)
+            }
+            Err(error) if error.is_refusal() => {
+                self.refusals.count("store-full");
+                tracing::warn!(%error, "the store refused a step");
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Sign(request) => {
+                if let Some(answer) = self.agent.sign(request) {
+                    self.pending.push_back(Input::Signer(answer));
+                }
+            }
+            Effect::Broadcast(tx) => {
+                if !self.watcher.broadcast(tx) {
+                    tracing::warn!(
+                        "chain source is busy: the transaction is given to it again later"
+                    );
+                }
+            }
+            Effect::Report { to, rejection } => {
+                if let Ok(did) = to.as_str().parse::<Did>() {
+                    self.report(
+                        &did,
+                        None,
+                        &rejection.code.to_string(),
+                        &rejection.to_string(),
+                    );
+                }
+            }
+            Effect::Send { .. } => {} // In the outbox since the commit.
+        }
+    }
+
+    /// An outbox row for a message; `None` when it cannot be packed or the peer's queue is full, which is logged.
+    fn row(
+        &mut self,
+        to: &PeerId,
+        message: &Message,
+        expires: u64,
+        ack: Option<&str>,
+    ) -> Option<OutboxRow> {
+        let refuse = |this: &mut Self, reason: &str| {
+            this.refusals.count("not-sent");
+            tracing::warn!(kind = message.kind(), to = %excerpt(to.as_str()), reason, "message is not sent");
+        };
+        if self.outbox.is_full(to.as_str()) {
+            refuse(self, "too many messages wait for this peer");
+            return None;
+        }
+        let body = match message.body() {
+            Ok(body) => body,
+            Err(error) => {
+                refuse(self, &error.to_string());
+                return None;
+            }
+        };
+        let mut plaintext = Plaintext::new(
+            Uuid::new_v4(),
+            format!("{TYPE_PREFIX}{}", message.kind()),
+            now().0,
+        )
+        .with_body(body)
+        .expiring_at(expires.max(now().0 + 1));
+        plaintext = match message.thread() {
+            (Some(cohort), Some(session)) => plaintext
+                .with_thid(session.to_string())
+                .with_pthid(cohort.to_string()),
+            (Some(cohort), None) => plaintext.with_thid(cohort.to_string()),
+            (None, _) => plaintext,
+        };
+        plaintext.please_ack.push(String::new());
+        if let Some(id) = ack {
+            plaintext = plaintext.with_ack(id);
+        }
+        let packed = self.pack_for(to.as_str(), plaintext.clone());
+        match packed {
+            Ok((from, frame)) => Some(OutboxRow {
+                id: plaintext.id,
+                from,
+                to: to.as_str().to_owned(),
+                kind: message.kind().to_owned(),
+                thid: thread_of(message),
+                expires,
+                packed: frame,
+            }),
+            Err(reason) => {
+                refuse(self, &reason);
+                None
+            }
+        }
+    }
+
+    /// Packs a message under the identity that this peer knows: the sender's DID and the frame.
+    pub(super) fn pack_for(
+        &mut self,
+        to: &str,
+        plaintext: Plaintext,
+    ) -> Result<(String, Vec<u8>), String> {
+        let recipient: Did = to.parse().map_err(|error| format!("{error}"))?;
+        let index = self.agent.identity_for(&self.machine, &PeerId::new(to));
+        let identity = self
+            .identities
+            .get(index)
+            .map_err(|error| error.to_string())?;
+        let plaintext = plaintext.with_return_route(ReturnRoute::All);
+        let packed = pack(identity, &recipient, &plaintext, &self.resolver)
+            .map_err(|error| error.to_string())?;
+        Ok((identity.did().to_string(), packed.frame().to_vec()))
+    }
+
+    fn acknowledgement(&mut self, verified: &Verified) -> Option<Vec<u8>> {
+        let message = protocols::acknowledge(verified, Uuid::new_v4(), now().0)?;
+        self.pack_for(verified.sender().as_str(), message)
+            .ok()
+            .map(|(_, frame)| frame)
+    }
+
+    fn seen_row(&self, verified: &Verified, answers: Vec<Vec<u8>>) -> SeenRow {
+        SeenRow {
+            sender: verified.sender().to_string(),
+            id: verified.message().id.clone(),
+            seen: Seen {
+                expires: verified
+                    .expires_at()
+                    .saturating_add(self.config.limits.skew),
+                answers,
+            },
+        }
+    }
+}

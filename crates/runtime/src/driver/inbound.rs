@@ -1,0 +1,314 @@
+//! What comes in on sockets: opened, proven, checked for repetition, and handed to the machine or answered.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use beacon_cohort::ids::PeerId;
+use beacon_cohort::machine::{Code, Input, Step};
+use beacon_cohort::message::{Message, MessageError};
+use beacon_didcomm::protocols::{
+    self, DISCLOSE, EMPTY, PING, PING_RESPONSE, PROBLEM_REPORT, ProblemReport, QUERIES,
+};
+use beacon_didcomm::{Did, Plaintext, ReturnRoute, UnpackError, Verified, unpack};
+use uuid::Uuid;
+
+use super::commit::{Cause, thread_of};
+use super::{Driver, DriverError, excerpt, now};
+use crate::agent::Agent;
+use crate::transport::ConnectionId;
+
+/// Peers for which refusals are remembered between two clean-ups.
+const MAX_REMEMBERED: usize = 4_096;
+
+/// Counts what was refused, and remembers what was said about it already.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    counts: BTreeMap<String, u64>,
+    logged: HashMap<(String, String), u64>,
+}
+
+impl Refusals {
+    pub(super) fn count(&mut self, kind: &str) {
+        *self.counts.entry(kind.to_owned()).or_default() += 1;
+    }
+
+    pub(super) fn counts(&self) -> &BTreeMap<String, u64> {
+        &self.counts
+    }
+
+    /// Counts, and says whether this is the first of its kind from this peer for a while: log it, report it.
+    fn is_first(&mut self, kind: &str, peer: &str) -> bool {
+        self.count(kind);
+        if self.logged.len() >= MAX_REMEMBERED {
+            return false; // Too many different ones to say something about each.
+        }
+        let times = self
+            .logged
+            .entry((kind.to_owned(), peer.to_owned()))
+            .or_default();
+        *times += 1;
+        *times == 1
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.logged.clear();
+    }
+}
+
+impl<A: Agent> Driver<A> {
+    pub(super) fn frame(
+        &mut self,
+        connection: ConnectionId,
+        remote: SocketAddr,
+        bytes: &[u8],
+    ) -> Result<(), DriverError> {
+        let opened = unpack(
+            bytes,
+            &self.identities,
+            &self.resolver,
+            now().0,
+            &self.config.limits,
+        );
+        let verified = match opened {
+            Ok(verified) => verified,
+            Err(error) => {
+                self.not_opened(connection, remote.ip(), &error);
+                return Ok(());
+            }
+        };
+        let (sender, id) = (verified.sender().clone(), verified.message().id.clone());
+        if let Some(seen) = self.store.seen(sender.as_str(), &id)? {
+            self.refusals.count("repeated");
+            for answer in seen.answers {
+                // On the way that the sender is known by: this socket may be somebody else's, replaying.
+                if let Some(connection) = self.routes.connection(sender.as_str()) {
+                    let _ = self.transport.send(connection, answer);
+                }
+            }
+            return Ok(());
+        }
+        if verified.message().return_route == Some(ReturnRoute::All)
+            && self.routes.bind(sender.as_str(), connection)
+        {
+            self.outbox.connected(sender.as_str());
+        }
+        self.verified(connection, &verified)
+    }
+
+    fn not_opened(&mut self, connection: ConnectionId, remote: IpAddr, error: &UnpackError) {
+        let Some(sender) = error.proven_sender().cloned() else {
+            if self.refusals.is_first(error.kind(), &remote.to_string()) {
+                tracing::warn!(kind = error.kind(), %remote, %error, "refused a message");
+            }
+            return;
+        };
+        // Once per kind and peer: whoever's clock is wrong would refuse every report and be refused again.
+        if self.refusals.is_first(error.kind(), sender.as_str()) {
+            tracing::warn!(kind = error.kind(), from = %excerpt(sender.as_str()), %error, "refused a message");
+            let code = format!("e.m.{}", error.kind());
+            let about = error.thread_id().zip(error.message_id());
+            let Some(frame) = self.report_frame(&sender, about, &code, &error.to_string()) else {
+                return;
+            };
+            let _ = self.transport.send(connection, frame);
+        }
+    }
+
+    fn verified(
+        &mut self,
+        connection: ConnectionId,
+        verified: &Verified,
+    ) -> Result<(), DriverError> {
+        let message = verified.message();
+        let plain = |answers| Cause {
+            verified,
+            connection,
+            answers,
+            thread: String::new(),
+        };
+        match message.kind.as_str() {
+            PING | QUERIES => {
+                let answer =
+                    protocols::answer_ping(verified, Uuid::new_v4(), now().0).or_else(|| {
+                        protocols::answer_queries(
+                            verified,
+                            &self.config.disclosure,
+                            Uuid::new_v4(),
+                            now().0,
+                        )
+                    });
+                if let Some(answer) = answer {
+                    self.send_once(connection, verified.sender(), answer);
+                }
+                Ok(())
+            }
+            EMPTY | PING_RESPONSE | DISCLOSE => {
+                let cause = plain(&[]);
+                if !self.outbox.answered(&cause).is_empty() {
+                    self.commit(Step::nothing(), Some(&cause))?;
+                }
+                Ok(())
+            }
+            PROBLEM_REPORT => self.problem(&plain(&[])),
+            _ => self.protocol_message(connection, verified),
+        }
+    }
+
+    fn protocol_message(
+        &mut self,
+        connection: ConnectionId,
+        verified: &Verified,
+    ) -> Result<(), DriverError> {
+        let plaintext = verified.message();
+        let message = match Message::parse(&plaintext.kind, &plaintext.body) {
+            Ok(message) => message,
+            Err(error) => {
+                let code = match error {
+                    MessageError::UnknownType(_) => Code::UnknownType,
+                    MessageError::Malformed { .. } => Code::Malformed,
+                };
+                self.reject(connection, verified, code.as_str(), &error.to_string());
+                return Ok(());
+            }
+        };
+        let cause = Cause {
+            verified,
+            connection,
+            answers: message.answers(),
+            thread: thread_of(&message),
+        };
+        if let Some(fault) = misthreaded(&message, plaintext) {
+            self.reject(connection, verified, Code::Malformed.as_str(), &fault);
+            return Ok(());
+        }
+        let input = Input::Message {
+            from: PeerId::new(verified.sender().as_str()),
+            to: PeerId::new(verified.recipient().as_str()),
+            message,
+        };
+        match self.step(input) {
+            Ok(step) => {
+                if !self.commit(step, Some(&cause))? {
+                    self.reject(
+                        connection,
+                        verified,
+                        Code::Limit.as_str(),
+                        "the store has no room for this",
+                    );
+                }
+                self.settle()
+            }
+            Err(rejection) => {
+                self.reject(
+                    connection,
+                    verified,
+                    rejection.code.as_str(),
+                    &rejection.to_string(),
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// A problem report is recorded where it matters, logged, and never answered.
+    fn problem(&mut self, cause: &Cause<'_>) -> Result<(), DriverError> {
+        let message = cause.verified.message();
+        let report = match ProblemReport::parse(message) {
+            Ok(report) => report,
+            Err(error) => {
+                if self
+                    .refusals
+                    .is_first("report-malformed", cause.verified.sender().as_str())
+                {
+                    tracing::warn!(from = %excerpt(cause.verified.sender().as_str()), %error, "cannot read a problem report");
+                }
+                return Ok(());
+            }
+        };
+        let comment = report.comment.unwrap_or_default();
+        if self.refusals.is_first(
+            "problem-report",
+            &format!("{} {}", cause.verified.sender(), report.code),
+        ) {
+            tracing::warn!(from = %excerpt(cause.verified.sender().as_str()), code = %report.code, %comment, "peer reports a problem");
+        }
+        let input = Input::Problem {
+            from: PeerId::new(cause.verified.sender().as_str()),
+            cohort: message
+                .pthid
+                .as_deref()
+                .and_then(|thread| thread.parse().ok()),
+            code: report.code,
+            comment,
+        };
+        if let Ok(step) = self.step(input)
+            && (!step.is_empty() || !self.outbox.answered(cause).is_empty())
+        {
+            self.commit(step, Some(cause))?;
+        }
+        self.settle()
+    }
+
+    /// Refuses a message of a proven sender: counted, logged once, answered with a problem report. Nothing is written.
+    fn reject(&mut self, connection: ConnectionId, verified: &Verified, code: &str, comment: &str) {
+        let sender = verified.sender();
+        if self.refusals.is_first(code, sender.as_str()) {
+            tracing::warn!(code, from = %excerpt(sender.as_str()), comment, "refused a message");
+        }
+        let message = verified.message();
+        let about = Some((message.thread(), message.id.as_str()));
+        if let Some(frame) = self.report_frame(sender, about, code, comment) {
+            let _ = self.transport.send(connection, frame);
+        }
+    }
+
+    /// Tells a peer of a fault on whatever way it is known by.
+    pub(super) fn report(
+        &mut self,
+        to: &Did,
+        about: Option<(&str, &str)>,
+        code: &str,
+        comment: &str,
+    ) {
+        tracing::warn!(code, to = %excerpt(to.as_str()), comment, "reporting a problem");
+        if let (Some(connection), Some(frame)) = (
+            self.routes.connection(to.as_str()),
+            self.report_frame(to, about, code, comment),
+        ) {
+            let _ = self.transport.send(connection, frame);
+        }
+    }
+
+    fn report_frame(
+        &mut self,
+        to: &Did,
+        about: Option<(&str, &str)>,
+        code: &str,
+        comment: &str,
+    ) -> Option<Vec<u8>> {
+        let comment: String = comment.chars().take(300).collect();
+        let (thread, message) = about.unwrap_or_default();
+        let report = ProblemReport::new(code, &comment)
+            .inspect_err(|error| tracing::error!(code, %error, "problem report cannot be written"))
+            .ok()?;
+        let message = report.about(thread, message, Uuid::new_v4(), now().0);
+        self.pack_for(to.as_str(), message)
+            .ok()
+            .map(|(_, frame)| frame)
+    }
+
+    /// Sends a message that nobody needs to repeat.
+    fn send_once(&mut self, connection: ConnectionId, to: &Did, message: Plaintext) {
+        if let Ok((_, frame)) = self.pack_for(to.as_str(), message) {
+            let _ = self.transport.send(connection, frame);
+        }
+    }
+}
+
+/// Whether the headers name another thread than the body does.
+fn misthreaded(message: &Message, plaintext: &Plaintext) -> Option<String> {
+    let thread = thread_of(message);
+    let named = plaintext.thid.as_deref()?;
+    let fits = thread.is_empty() || named == thread;
+    (!fits).then(|| format!("got thid {named:?}, expected {thread:?} as in the body"))
+}

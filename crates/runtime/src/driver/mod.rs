@@ -1,0 +1,358 @@
+//! The loop that drives a machine: one input at a time, commit before apply, effects after the commit.
+//!
+//! ```text
+//! frame ─▶ unpack ─▶ Verified ─▶ cohort::Message ─▶ machine.step ─▶ Step { events, effects }
+//!                                                                        │
+//!               socket ◀─ outbox ◀─ apply, effects ◀─ store.commit(events, outbox rows, seen id)
+//! ```
+//!
+//! Inputs come from sockets ([`inbound`]), the control socket ([`calls`]), the chain watcher, the signer and the clock.
+//! Whatever fails to commit is not sent and not applied; a failure that leaves the disk uncertain stops the agent.
+
+mod calls;
+mod commit;
+mod inbound;
+mod outbox;
+mod routes;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use beacon_cohort::ids::Timestamp;
+use beacon_cohort::machine::{Input, Machine, Rejection, Watches};
+use beacon_didcomm::protocols::Disclosure;
+use beacon_didcomm::{Resolver, UnpackLimits};
+use rand::rand_core::UnwrapErr;
+use rand::rngs::OsRng;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::agent::Agent;
+use crate::control::ControlRequest;
+use crate::identities::{Identities, IdentityError};
+use crate::store::{Store, StoreError};
+use crate::transport::{Inbound, Transport};
+use crate::watcher::{Report, Watcher};
+use calls::Followers;
+use inbound::Refusals;
+use outbox::Outbox;
+use routes::{Dialled, Routes};
+
+/// Why an agent stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The store failed, or holds what cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An event on disk is not one of this version's.
+    #[error(
+        "event {seq} of the log cannot be read: {fault}: it was written by another version, or the store is damaged"
+    )]
+    Log {
+        /// Its sequence number.
+        seq: u64,
+        /// What does not fit.
+        fault: String,
+    },
+    /// An identity cannot be made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The chain source is for another network.
+    #[error(
+        "the chain source has genesis block {got}, expected {expected}: point chain_url at a source for the configured network"
+    )]
+    WrongNetwork {
+        /// The source's.
+        got: bitcoin::BlockHash,
+        /// The configured network's.
+        expected: bitcoin::BlockHash,
+    },
+    /// A thread or channel that must live as long as the agent is gone.
+    #[error("{0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+/// What the driver needs besides its parts.
+#[derive(Debug, Clone)]
+pub struct DriverConfig {
+    /// Whether private and loopback addresses of peers are dialled.
+    pub allow_private: bool,
+    /// What is told of this agent.
+    pub disclosure: Disclosure,
+    /// Bounds on messages.
+    pub limits: UnpackLimits,
+    /// Shown in `status`.
+    pub about: serde_json::Value,
+}
+
+/// Everything that a driver is made of.
+pub struct Parts<A: Agent> {
+    /// The role.
+    pub agent: A,
+    /// Its machine, empty.
+    pub machine: A::Machine,
+    /// Where it remembers.
+    pub store: Box<dyn Store>,
+    /// Its DIDs.
+    pub identities: Identities,
+    /// Its sockets, and what comes in on them.
+    pub transport: (Transport, mpsc::Receiver<Inbound>),
+    /// The chain, and what it says.
+    pub watcher: (Watcher, mpsc::Receiver<Report>),
+    /// Users' calls.
+    pub calls: mpsc::Receiver<ControlRequest>,
+    /// The rest.
+    pub config: DriverConfig,
+}
+
+/// A running agent.
+pub struct Driver<A: Agent> {
+    agent: A,
+    machine: A::Machine,
+    store: Box<dyn Store>,
+    identities: Identities,
+    resolver: Resolver,
+    transport: Arc<Transport>,
+    watcher: Watcher,
+    watched: Option<Watches>,
+    chain_fault: Option<String>,
+    config: DriverConfig,
+    outbox: Outbox,
+    routes: Routes,
+    refusals: Refusals,
+    followers: Followers,
+    /// Inputs that effects have produced, to be taken before anything else comes in.
+    pending: VecDeque<Input<<A::Machine as Machine>::Command>>,
+    last_seq: u64,
+    next_prune: Timestamp,
+}
+
+/// Seconds between two clean-ups of the store.
+const PRUNE_INTERVAL_S: u64 = 600;
+/// The loop looks at the clock at least this often.
+const IDLE: Duration = Duration::from_secs(30);
+
+impl<A: Agent> Driver<A> {
+    /// Replays the log and takes up what was under way.
+    pub fn start(parts: Parts<A>) -> Result<(Self, Inputs), DriverError> {
+        let Parts {
+            agent,
+            mut machine,
+            store,
+            identities,
+            transport,
+            watcher,
+            calls,
+            config,
+        } = parts;
+        let mut last_seq = 0;
+        for (seq, bytes) in store.events(1)? {
+            let event = serde_json::from_slice(&bytes).map_err(|fault| DriverError::Log {
+                seq,
+                fault: fault.to_string(),
+            })?;
+            machine.apply(&event);
+            last_seq = seq;
+        }
+        let outbox = Outbox::new(store.outbox()?);
+        let (dialled_tx, dialled) = mpsc::channel(64);
+        let now = now();
+        let mut driver = Self {
+            agent,
+            machine,
+            store,
+            identities,
+            resolver: Resolver::default(),
+            transport: Arc::new(transport.0),
+            watcher: watcher.0,
+            watched: None,
+            chain_fault: None,
+            config,
+            outbox,
+            routes: Routes::new(dialled_tx),
+            refusals: Refusals::default(),
+            followers: Followers::default(),
+            pending: VecDeque::new(),
+            last_seq,
+            next_prune: now,
+        };
+        for index in 0..driver.agent.identity_count(&driver.machine) {
+            driver.identities.get(index)?;
+        }
+        tracing::info!(
+            events = last_seq,
+            waiting = driver.outbox.len(),
+            "log replayed"
+        );
+        driver.pending.push_back(Input::Restarted);
+        driver.settle()?;
+        Ok((
+            driver,
+            Inputs {
+                frames: transport.1,
+                reports: watcher.1,
+                calls,
+                dialled,
+            },
+        ))
+    }
+
+    /// Runs until `shutdown` completes, then lets what is queued leave.
+    pub async fn run(
+        mut self,
+        mut inputs: Inputs,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), DriverError> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            self.connect_and_send();
+            let wake = self.wake_at();
+            tokio::select! {
+                () = &mut shutdown => break,
+                frame = inputs.frames.recv() => match frame {
+                    Some(Inbound::Frame { connection, remote, bytes }) => {
+                        self.frame(connection, remote, &bytes)?;
+                    }
+                    Some(Inbound::Closed { connection }) => self.routes.closed(connection),
+                    None => return Err(DriverError::Ended("the transport")),
+                },
+                call = inputs.calls.recv() => match call {
+                    Some(call) => self.call(call)?,
+                    None => return Err(DriverError::Ended("the control socket")),
+                },
+                report = inputs.reports.recv() => match report {
+                    Some(report) => self.chain_report(report)?,
+                    None => return Err(DriverError::Ended("the chain watcher")),
+                },
+                Some(dialled) = inputs.dialled.recv() => self.dialled(dialled),
+                () = tokio::time::sleep_until(wake) => self.settle()?,
+            }
+        }
+        tracing::info!("stopping: sending what is queued");
+        self.transport.shutdown().await;
+        Ok(())
+    }
+
+    /// When the loop must look again, if nothing comes in.
+    fn wake_at(&self) -> Instant {
+        let idle = Instant::now() + IDLE;
+        let deadline = self
+            .machine
+            .next_deadline()
+            .map(|at| Instant::now() + Duration::from_secs(at.0.saturating_sub(now().0)).min(IDLE));
+        // A deadline that is due was settled already: whatever is left of it waits for something else, or a moment.
+        let deadline = deadline.map(|at| at.max(Instant::now() + Duration::from_millis(500)));
+        let network = self.routes.next_attempt(&self.outbox);
+        deadline.into_iter().chain(network).fold(idle, Instant::min)
+    }
+
+    fn chain_report(&mut self, report: Report) -> Result<(), DriverError> {
+        match report {
+            Report::Fact(fact) => self.take(Input::Chain(fact))?,
+            Report::Status(fault) => {
+                if let Some(reason) = &fault {
+                    tracing::warn!(%reason, "chain source is unavailable; retrying");
+                } else {
+                    tracing::info!("chain source answers again");
+                }
+                self.chain_fault = fault;
+            }
+            Report::WrongNetwork { got, expected } => {
+                return Err(DriverError::WrongNetwork { got, expected });
+            }
+        }
+        Ok(())
+    }
+
+    /// An input whose rejection concerns nobody outside.
+    fn take(&mut self, input: Input<<A::Machine as Machine>::Command>) -> Result<(), DriverError> {
+        self.pending.push_back(input);
+        self.settle()
+    }
+
+    /// Takes all pending inputs, and ticks until the facts have no more consequences.
+    fn settle(&mut self) -> Result<(), DriverError> {
+        let now = now();
+        if self.next_prune <= now {
+            self.next_prune = now.after(PRUNE_INTERVAL_S);
+            self.prune(now)?;
+        }
+        loop {
+            let (input, tick) = match self.pending.pop_front() {
+                Some(input) => (input, false),
+                None => (Input::Tick, true),
+            };
+            let step = match self.step(input) {
+                Ok(step) => step,
+                Err(rejection) => {
+                    tracing::warn!(%rejection, "an input of our own was rejected");
+                    if tick {
+                        break;
+                    }
+                    continue;
+                }
+            };
+            let progressed = !step.events.is_empty();
+            let committed = self.commit(step, None)?;
+            if tick && !(progressed && committed) && self.pending.is_empty() {
+                break;
+            }
+        }
+        self.watch();
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        input: Input<<A::Machine as Machine>::Command>,
+    ) -> Result<beacon_cohort::machine::Step<<A::Machine as Machine>::Event>, Rejection> {
+        self.machine.step(input, now(), &mut UnwrapErr(OsRng))
+    }
+
+    /// Tells the watcher what to watch, if that has changed.
+    fn watch(&mut self) {
+        let watches = self.machine.watches();
+        if self.watched.as_ref() != Some(&watches) && self.watcher.watch(watches.clone()) {
+            self.watched = Some(watches);
+        }
+    }
+
+    fn prune(&mut self, now: Timestamp) -> Result<(), DriverError> {
+        let pruned = self.store.prune(now.0)?;
+        for id in &pruned.outbox {
+            if let Some(row) = self.outbox.remove(id) {
+                tracing::warn!(kind = %row.kind, to = %excerpt(&row.to), "message expired without being delivered");
+            }
+        }
+        self.refusals.reset();
+        Ok(())
+    }
+}
+
+/// Where a driver's inputs come from.
+#[derive(Debug)]
+pub struct Inputs {
+    frames: mpsc::Receiver<Inbound>,
+    reports: mpsc::Receiver<Report>,
+    calls: mpsc::Receiver<ControlRequest>,
+    dialled: mpsc::Receiver<Dialled>,
+}
+
+/// The clock that users live by.
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    // A clock before 1970 makes every deadline look far away and every message look as if from the future: refused.
+    Timestamp(since.map_or(0, |since| since.as_secs()))
+}
+
+/// The start and end of a DID: enough for a log line.
+pub(crate) fn excerpt(did: &str) -> String {
+    let chars = did.chars().count();
+    if chars <= 40 {
+        return did.to_owned();
+    }
+    let start: String = did.chars().take(28).collect();
+    let end: String = did.chars().skip(chars - 8).collect();
+    format!("{start}…{end}")
+}

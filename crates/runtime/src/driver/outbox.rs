@@ -1,0 +1,158 @@
+//! Messages that wait to be delivered, and when each is sent again.
+//!
+//! A socket write is no acknowledgement: a row stays until the peer acknowledges it, answers it, or it expires. The
+//! rows live in the store; this is their index.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::commit::Cause;
+use crate::store::OutboxRow;
+
+/// Messages that wait for one peer. Below the store's limit, so that one dead peer never blocks a commit.
+const MAX_PER_PEER: usize = 128;
+/// Messages sent to one peer and not acknowledged; more wait for these.
+const WINDOW: usize = 16;
+/// First wait for an acknowledgement; doubled each time.
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// Longest wait.
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
+
+#[derive(Debug)]
+struct Waiting {
+    row: OutboxRow,
+    attempts: u32,
+    due: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// By peer, in the order in which they were written.
+    peers: HashMap<String, BTreeMap<u64, Waiting>>,
+    places: HashMap<String, (String, u64)>,
+    next: u64,
+}
+
+impl Outbox {
+    pub(super) fn new(rows: Vec<OutboxRow>) -> Self {
+        let mut outbox = Self::default();
+        outbox.take(Vec::new(), rows);
+        outbox
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(super) fn is_full(&self, peer: &str) -> bool {
+        self.peers
+            .get(peer)
+            .is_some_and(|rows| rows.len() >= MAX_PER_PEER)
+    }
+
+    /// What was committed: rows that need no more delivery, and new ones.
+    pub(super) fn take(&mut self, retired: Vec<String>, added: Vec<OutboxRow>) {
+        for id in retired {
+            self.remove(&id);
+        }
+        for row in added {
+            self.places
+                .insert(row.id.clone(), (row.to.clone(), self.next));
+            let waiting = Waiting {
+                row,
+                attempts: 0,
+                due: None,
+            };
+            self.peers
+                .entry(waiting.row.to.clone())
+                .or_default()
+                .insert(self.next, waiting);
+            self.next += 1;
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: &str) -> Option<OutboxRow> {
+        let (peer, place) = self.places.remove(id)?;
+        let rows = self.peers.get_mut(&peer)?;
+        let removed = rows.remove(&place).map(|waiting| waiting.row);
+        if rows.is_empty() {
+            self.peers.remove(&peer);
+        }
+        removed
+    }
+
+    /// Ids of the rows that a message acknowledges, or answers on its thread.
+    pub(super) fn answered(&self, cause: &Cause<'_>) -> Vec<String> {
+        let acknowledged: HashSet<&str> = cause
+            .verified
+            .message()
+            .ack
+            .iter()
+            .map(String::as_str)
+            .collect();
+        let rows = self
+            .peers
+            .get(cause.verified.sender().as_str())
+            .into_iter()
+            .flat_map(BTreeMap::values);
+        rows.filter(|waiting| {
+            let row = &waiting.row;
+            acknowledged.contains(row.id.as_str())
+                || (row.thid == cause.thread && cause.answers.contains(&row.kind.as_str()))
+        })
+        .map(|waiting| waiting.row.id.clone())
+        .collect()
+    }
+
+    /// Peers for which something waits.
+    pub(super) fn peers(&self) -> impl Iterator<Item = &String> {
+        self.peers.keys()
+    }
+
+    /// A new connection to the peer: everything is due at once.
+    pub(super) fn connected(&mut self, peer: &str) {
+        for waiting in self
+            .peers
+            .get_mut(peer)
+            .into_iter()
+            .flat_map(BTreeMap::values_mut)
+        {
+            waiting.due = None;
+        }
+    }
+
+    /// When the peer's next message is due.
+    pub(super) fn next_due(&self, peer: &str) -> Option<Instant> {
+        let rows = self.peers.get(peer)?;
+        let now = Instant::now();
+        rows.values()
+            .take(WINDOW)
+            .map(|waiting| waiting.due.unwrap_or(now))
+            .min()
+    }
+
+    /// Frames to send to the peer now, oldest first; each is due again later.
+    pub(super) fn due(&mut self, peer: &str) -> Vec<Vec<u8>> {
+        let now = Instant::now();
+        let mut frames = Vec::new();
+        for waiting in self
+            .peers
+            .get_mut(peer)
+            .into_iter()
+            .flat_map(BTreeMap::values_mut)
+            .take(WINDOW)
+        {
+            if waiting.due.is_none_or(|due| due <= now) {
+                let wait = FIRST_WAIT
+                    .saturating_mul(1 << waiting.attempts.min(8))
+                    .min(LONGEST_WAIT);
+                waiting.attempts += 1;
+                waiting.due = Some(now + wait);
+                frames.push(waiting.row.packed.clone());
+            }
+        }
+        frames
+    }
+}

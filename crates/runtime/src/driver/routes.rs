@@ -1,0 +1,270 @@
+//! How peers are reached: a live socket that one opened to us, or one that we dial, with back-off.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use beacon_didcomm::{Did, Endpoint, Plaintext, pack, protocols};
+use rand::Rng;
+use rand::rand_core::UnwrapErr;
+use rand::rngs::OsRng;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use url::Url;
+use uuid::Uuid;
+
+use super::outbox::Outbox;
+use super::{Driver, excerpt, now};
+use crate::agent::Agent;
+use crate::transport::{ConnectionId, DialError, SendError};
+
+/// First wait after a failed dial; doubled each time.
+const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
+/// Longest wait between two dials.
+const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
+/// Dials at one time.
+const MAX_DIALS: usize = 64;
+/// Peers whose way is remembered. The one that was used longest ago is forgotten.
+const MAX_PEERS: usize = 65_536;
+
+/// How a dial ended.
+#[derive(Debug)]
+pub(super) struct Dialled {
+    peer: String,
+    result: Result<ConnectionId, DialError>,
+}
+
+/// Where a peer, or its mediator, is dialled.
+#[derive(Clone, Debug, Default, PartialEq)]
+enum Address {
+    #[default]
+    NotLookedUp,
+    /// It opens sockets itself, or names no WebSocket.
+    None,
+    Url(Url),
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    connection: Option<ConnectionId>,
+    address: Address,
+    dialling: bool,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Routes {
+    peers: HashMap<String, Peer>,
+    /// Peers reached on a connection.
+    users: HashMap<ConnectionId, HashSet<String>>,
+    dials: usize,
+    outcome: mpsc::Sender<Dialled>,
+    keep: HashSet<String>,
+}
+
+impl Routes {
+    pub(super) fn new(outcome: mpsc::Sender<Dialled>) -> Self {
+        Self {
+            peers: HashMap::new(),
+            users: HashMap::new(),
+            dials: 0,
+            outcome,
+            keep: HashSet::new(),
+        }
+    }
+
+    /// This connection leads to this peer from now on. Only a fresh, proven, unseen message may say so.
+    /// `true` when that is news.
+    pub(super) fn bind(&mut self, peer: &str, connection: ConnectionId) -> bool {
+        if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(peer) {
+            self.peers
+                .retain(|_, peer| peer.connection.is_some() || peer.dialling);
+        }
+        let entry = self.peers.entry(peer.to_owned()).or_default();
+        entry.failures = 0;
+        entry.not_before = None;
+        let before = entry.connection.replace(connection);
+        if before == Some(connection) {
+            return false;
+        }
+        if let Some(users) = before.and_then(|before| self.users.get_mut(&before)) {
+            users.remove(peer);
+        }
+        self.users
+            .entry(connection)
+            .or_default()
+            .insert(peer.to_owned());
+        true
+    }
+
+    pub(super) fn closed(&mut self, connection: ConnectionId) {
+        for peer in self.users.remove(&connection).into_iter().flatten() {
+            if let Some(entry) = self.peers.get_mut(&peer) {
+                entry.connection.take_if(|current| *current == connection);
+            }
+        }
+    }
+
+    pub(super) fn connection(&self, peer: &str) -> Option<ConnectionId> {
+        self.peers.get(peer)?.connection
+    }
+
+    pub(super) fn connected(&self) -> usize {
+        self.users.len()
+    }
+
+    /// When something can be sent or dialled next.
+    pub(super) fn next_attempt(&self, outbox: &Outbox) -> Option<Instant> {
+        let now = Instant::now();
+        let sends = outbox.peers().filter_map(|peer| {
+            let known = self.peers.get(peer);
+            match known {
+                Some(Peer {
+                    connection: Some(_),
+                    ..
+                }) => outbox.next_due(peer),
+                // A dial under way ends by itself; a peer that cannot be dialled comes by itself.
+                Some(
+                    Peer { dialling: true, .. }
+                    | Peer {
+                        address: Some(None),
+                        ..
+                    },
+                ) => None,
+                Some(Peer { not_before, .. }) => Some(not_before.unwrap_or(now)),
+                None => Some(now),
+            }
+        });
+        let kept = self.keep.iter().filter_map(|peer| {
+            let peer = self.peers.get(peer)?;
+            let idle = peer.connection.is_none() && !peer.dialling && peer.address != Address::None;
+            idle.then(|| peer.not_before.unwrap_or(now))
+        });
+        // A moment's pause, so that a full table of dials is no busy loop.
+        sends
+            .chain(kept)
+            .min()
+            .map(|at| at.max(now + Duration::from_millis(20)))
+    }
+}
+
+impl<A: Agent> Driver<A> {
+    /// Sends what is due, and dials those who cannot be reached otherwise.
+    pub(super) fn connect_and_send(&mut self) {
+        self.routes.keep = self
+            .agent
+            .keep_connected(&self.machine)
+            .iter()
+            .map(|peer| peer.as_str().to_owned())
+            .collect();
+        let peers: HashSet<String> = self
+            .outbox
+            .peers()
+            .cloned()
+            .chain(self.routes.keep.iter().cloned())
+            .collect();
+        for peer in peers {
+            match self.routes.connection(&peer) {
+                Some(connection) => self.flush(&peer, connection),
+                None => self.dial(&peer),
+            }
+        }
+    }
+
+    fn flush(&mut self, peer: &str, connection: ConnectionId) {
+        for frame in self.outbox.due(peer) {
+            if let Err(error) = self.transport.send(connection, frame) {
+                if error == SendError::Full {
+                    tracing::warn!(peer = %excerpt(peer), "peer reads too slowly; its connection is closed");
+                }
+                self.routes.closed(connection);
+                self.outbox.connected(peer);
+                return;
+            }
+        }
+    }
+
+    fn dial(&mut self, peer: &str) {
+        let known = self.routes.peers.get(peer);
+        let waits = known.is_some_and(|known| {
+            known.dialling || known.not_before.is_some_and(|at| at > Instant::now())
+        });
+        if waits || self.routes.dials >= MAX_DIALS {
+            return;
+        }
+        let address = match known.map(|known| known.address.clone()).unwrap_or_default() {
+            Address::NotLookedUp => self.address(peer).map_or(Address::None, Address::Url),
+            known => known,
+        };
+        let entry = self.routes.peers.entry(peer.to_owned()).or_default();
+        entry.address = address.clone();
+        let Address::Url(url) = address else {
+            return;
+        };
+        entry.dialling = true;
+        self.routes.dials += 1;
+        let (transport, outcome) = (Arc::clone(&self.transport), self.routes.outcome.clone());
+        let (peer, allow_private) = (peer.to_owned(), self.config.allow_private);
+        tokio::spawn(async move {
+            let result = transport.dial(&url, allow_private).await;
+            // The driver is gone when nobody listens: the agent is stopping.
+            let _ = outcome.send(Dialled { peer, result }).await;
+        });
+    }
+
+    /// Where the peer, or its mediator, is dialled.
+    fn address(&mut self, peer: &str) -> Option<Url> {
+        let did: Did = peer.parse().ok()?;
+        let index = self
+            .agent
+            .identity_for(&self.machine, &beacon_cohort::ids::PeerId::new(peer));
+        let identity = self.identities.get(index).ok()?;
+        // Packing finds the way through mediators; the message is never sent.
+        let probe = Plaintext::new(Uuid::nil(), protocols::EMPTY, now().0);
+        match pack(identity, &did, &probe, &self.resolver)
+            .ok()?
+            .endpoint()
+        {
+            Some(Endpoint::Uri(url)) if matches!(url.scheme(), "ws" | "wss") => Some(url.clone()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn dialled(&mut self, dialled: Dialled) {
+        self.routes.dials = self.routes.dials.saturating_sub(1);
+        let Dialled { peer, result } = dialled;
+        match result {
+            Ok(connection) => {
+                if let Some(entry) = self.routes.peers.get_mut(&peer) {
+                    entry.dialling = false;
+                }
+                self.routes.bind(&peer, connection);
+                self.outbox.connected(&peer);
+                tracing::info!(peer = %excerpt(&peer), %connection, "connected");
+                // Shows the other side, by a fresh message, to whom this socket leads.
+                let ping = protocols::ping(Uuid::new_v4(), now().0);
+                if let Ok((_, frame)) = self.pack_for(&peer, ping) {
+                    let _ = self.transport.send(connection, frame);
+                }
+            }
+            Err(error) => {
+                let Some(entry) = self.routes.peers.get_mut(&peer) else {
+                    return;
+                };
+                entry.dialling = false;
+                entry.failures = entry.failures.saturating_add(1);
+                let wait = FIRST_BACK_OFF
+                    .saturating_mul(1 << (entry.failures - 1).min(10))
+                    .min(LONGEST_BACK_OFF);
+                let jitter = UnwrapErr(OsRng).random_range(0.75..1.25);
+                entry.not_before = Some(Instant::now() + wait.mul_f64(jitter));
+                if entry.failures == 1 {
+                    tracing::warn!(peer = %excerpt(&peer), %error, "cannot connect; retrying with back-off");
+                } else {
+                    tracing::debug!(peer = %excerpt(&peer), %error, failures = entry.failures, "cannot connect");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! The participant's role: its control methods, its signer, and its state as users see it.
+
+use beacon_cohort::ids::{CohortId, PeerId, SessionId};
+use beacon_cohort::message::Subscribe;
+use beacon_cohort::participant::{
+    Candidate, Command, Membership, Participant, Policy, Progress, Stage, Standing,
+};
+use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
+use beacon_didcomm::protocols::Invitation;
+use beacon_didcomm::{Did, Resolver};
+use beacon_signal::{Index, UpdateId, transaction};
+use rand::rand_core::UnwrapErr;
+use rand::rngs::OsRng;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::agent::{Agent, Call};
+use crate::app::Home;
+use crate::by_hand;
+use crate::control::RpcError;
+use crate::identities::Identities;
+use crate::keys::{KeyError, Seed};
+use crate::params::read;
+use crate::settings::Config;
+
+/// Finds the secret key of a path.
+pub type KeySource = Box<dyn Fn(KeyPath) -> Zeroizing<[u8; 32]> + Send>;
+
+/// The role of a participant, with a signer in this process.
+#[derive(Debug)]
+pub struct ParticipantAgent {
+    signer: LocalSigner<KeySource, UnwrapErr<OsRng>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SubscribeParams {
+    /// A DID, or an invitation's URL.
+    coordinator: String,
+    #[serde(flatten)]
+    filter: Subscribe,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CoordinatorParam {
+    coordinator: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JoinParams {
+    cohort_id: CohortId,
+    #[serde(default)]
+    dids: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OneCohort {
+    cohort_id: CohortId,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateParams {
+    cohort_id: CohortId,
+    did: Option<String>,
+    /// 64 hex digits.
+    update_hash: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SessionParams {
+    session_id: SessionId,
+    #[serde(default)]
+    comment: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProofParams {
+    cohort_id: CohortId,
+    did: Option<String>,
+    txid: Option<bitcoin::Txid>,
+}
+
+/// A participant of this home: its cohort keys come from the home's seed.
+pub fn agent(home: &Home) -> Result<ParticipantAgent, KeyError> {
+    let seed = Seed::load(&home.data_dir.seed_file())?;
+    Ok(ParticipantAgent::new(Box::new(move |path: KeyPath| {
+        // A path that cannot be derived gives a key that libsecp256k1 refuses: the signer then says that it has none.
+        seed.cohort_key(path.network.bitcoin(), path.index)
+            .unwrap_or_default()
+    })))
+}
+
+/// The machine that this configuration asks for.
+pub fn machine(config: &Config) -> Participant {
+    Participant::new(Policy {
+        auto_join: config.auto_join.clone(),
+        auto_sign: config.auto_sign,
+        ..Policy::asking(config.network)
+    })
+}
+
+impl ParticipantAgent {
+    /// A participant whose cohort keys come from `keys`.
+    pub fn new(keys: KeySource) -> Self {
+        Self {
+            signer: LocalSigner::new(keys, UnwrapErr(OsRng)),
+        }
+    }
+
+    fn subscribe(
+        machine: &Participant,
+        identities: &mut Identities,
+        params: SubscribeParams,
+    ) -> Result<Call<Command>, RpcError> {
+        let coordinator = coordinator_did(&params.coordinator)?;
+        Resolver::default()
+            .resolve(&coordinator)
+            .map_err(RpcError::failed)?;
+        let identity = machine.state().next_identity;
+        let own = identities
+            .get(identity)
+            .map_err(RpcError::failed)?
+            .did()
+            .clone();
+        let coordinator = PeerId::new(coordinator.as_str());
+        let known = machine.state().coordinators.get(&coordinator);
+        let shown = known.map_or_else(|| own.to_string(), |known| known.own.to_string());
+        let answer = json!({ "coordinator": coordinator, "own_did": shown });
+        let own = PeerId::new(own.as_str());
+        let filter = params.filter;
+        Ok(Call::Command(
+            Command::Subscribe {
+                coordinator,
+                own,
+                identity,
+                filter,
+            },
+            answer,
+        ))
+    }
+}
+
+impl Agent for ParticipantAgent {
+    type Machine = Participant;
+
+    const ROLE: &'static str = "participant";
+
+    fn call(
+        &self,
+        machine: &Participant,
+        identities: &mut Identities,
+        method: &str,
+        params: Value,
+    ) -> Result<Call<Command>, RpcError> {
+        let state = machine.state();
+        let answer = match method {
+            "did" => dids(machine, identities)?,
+            "subscribe" => return Self::subscribe(machine, identities, read(params)?),
+            "unsubscribe" => {
+                let coordinator = coordinator_did(&read::<CoordinatorParam>(params)?.coordinator)?;
+                let coordinator = PeerId::new(coordinator.as_str());
+                let answer = json!({ "coordinator": coordinator });
+                return Ok(Call::Command(Command::Unsubscribe { coordinator }, answer));
+            }
+            "cohorts" => state.cohorts.values().map(cohort_view).collect(),
+            "join" => {
+                let JoinParams { cohort_id, dids } = read(params)?;
+                let answer = json!({ "cohort_id": cohort_id, "dids": dids });
+                return Ok(Call::Command(
+                    Command::Join {
+                        cohort: cohort_id,
+                        dids,
+                    },
+                    answer,
+                ));
+            }
+            "leave" => {
+                let cohort = read::<OneCohort>(params)?.cohort_id;
+                return Ok(Call::Command(
+                    Command::Leave { cohort },
+                    json!({ "cohort_id": cohort }),
+                ));
+            }
+            "request_update" => return request_update(machine, read(params)?),
+            "sessions" => state.cohorts.values().flat_map(sessions).collect(),
+            "approve" => {
+                let session = read::<SessionParams>(params)?.session_id;
+                return Ok(Call::Command(
+                    Command::Approve { session },
+                    json!({ "session_id": session }),
+                ));
+            }
+            "decline" => {
+                let SessionParams {
+                    session_id,
+                    comment,
+                } = read(params)?;
+                let answer = json!({ "session_id": session_id });
+                return Ok(Call::Command(
+                    Command::Decline {
+                        session: session_id,
+                        comment,
+                    },
+                    answer,
+                ));
+            }
+            "proof.export" => proof(machine, &read(params)?)?,
+            "status" => json!({
+                "coordinators": state.coordinators.iter().map(|(did, known)| json!({
+                    "did": did,
+                    "own_did": known.own,
+                    "label": known.label,
+                    "subscribed": known.subscribed,
+                    "accepted": known.accepted,
+                })).collect::<Vec<_>>(),
+                "cohorts": state.cohorts.values().map(cohort_view).collect::<Vec<_>>(),
+                "sessions": state.cohorts.values().flat_map(sessions).collect::<Vec<_>>(),
+            }),
+            other => by_hand::call(identities, other, params)?,
+        };
+        Ok(Call::Answer(answer))
+    }
+
+    fn identity_for(&self, machine: &Participant, peer: &PeerId) -> u32 {
+        // Only a subscription that is being made goes to a coordinator that is not known: under the next identity.
+        let known = machine.state().coordinators.get(peer);
+        known.map_or(machine.state().next_identity, |known| known.identity)
+    }
+
+    fn identity_count(&self, machine: &Participant) -> u32 {
+        machine.state().next_identity.max(1)
+    }
+
+    fn keep_connected(&self, machine: &Participant) -> Vec<PeerId> {
+        machine.state().coordinators.keys().cloned().collect()
+    }
+
+    fn sign(&mut self, request: SignerRequest) -> Option<SignerAnswer> {
+        self.signer.handle(request)
+    }
+}
+
+/// The DID of a coordinator, given as such or within an invitation.
+fn coordinator_did(text: &str) -> Result<Did, RpcError> {
+    if text.contains("_oob=") {
+        return Invitation::from_link(text)
+            .map(|invitation| invitation.from)
+            .map_err(RpcError::invalid_params);
+    }
+    text.parse().map_err(RpcError::invalid_params)
+}
+
+fn request_update(machine: &Participant, params: UpdateParams) -> Result<Call<Command>, RpcError> {
+    let update = UpdateId::from_hex(&params.update_hash).map_err(RpcError::invalid_params)?;
+    let cohort = params.cohort_id;
+    let registered = machine
+        .state()
+        .cohorts
+        .get(&cohort)
+        .map(|cohort| &cohort.dids);
+    let only = registered
+        .filter(|dids| dids.len() == 1)
+        .and_then(|dids| dids.values().next().cloned());
+    let did = params.did.or(only).ok_or_else(|| {
+        RpcError::invalid_params("did is needed: the cohort does not have exactly one of ours")
+    })?;
+    let answer = json!({ "cohort_id": cohort, "did": did, "update_id": update });
+    Ok(Call::Command(
+        Command::RequestUpdate {
+            cohort,
+            did,
+            update,
+        },
+        answer,
+    ))
+}
+
+fn dids(machine: &Participant, identities: &mut Identities) -> Result<Value, RpcError> {
+    identities.get(0).map_err(RpcError::failed)?;
+    let coordinators = &machine.state().coordinators;
+    let used_for = |did: &Did| {
+        let user = coordinators
+            .iter()
+            .find(|(_, known)| known.own.as_str() == did.as_str());
+        user.map(|(coordinator, _)| coordinator.clone())
+    };
+    let all: Vec<_> = identities
+        .dids()
+        .map(|did| json!({ "did": did, "coordinator": used_for(did) }))
+        .collect();
+    Ok(json!({ "did": all[0]["did"], "identities": all }))
+}
+
+fn cohort_view(cohort: &Membership) -> Value {
+    let mut value = json!({
+        "cohort_id": cohort.id,
+        "coordinator": cohort.coordinator,
+        "stage": cohort.stage.name(),
+        "network": cohort.terms.btc_network.to_string(),
+        "terms": cohort.terms.value(),
+        "key": cohort.key,
+        "dids": cohort.dids.values().collect::<Vec<_>>(),
+        "beacon_address": cohort.beacon.as_ref().map(|beacon| beacon.address(cohort.terms.btc_network.bitcoin())),
+        "members": cohort.beacon.as_ref().map(|beacon| beacon.keys().len()),
+        "round": cohort.round,
+        "queued_updates": cohort.queued.len(),
+    });
+    if let Stage::Out(code, comment) = &cohort.stage {
+        value["reason"] = json!({ "code": code, "comment": comment });
+    }
+    if let Some(beacon) = &cohort.beacon {
+        let members = beacon.keys().len();
+        value["at_risk"] = json!(format!(
+            "the key is {members} of {members}: one lost key silences the beacon and locks what the address holds"
+        ));
+    }
+    value
+}
+
+fn sessions(cohort: &Membership) -> Vec<Value> {
+    let open = cohort.session.iter().map(|session| {
+        let request = &session.proposal.0;
+        json!({
+            "cohort_id": cohort.id,
+            "session_id": session.id,
+            "round": request.round,
+            "status": match session.progress {
+                Progress::Requested if session.approved => "checking",
+                Progress::Requested => "waiting-for-approval",
+                Progress::NonceCommitted { .. } => "nonces-sent",
+                Progress::PartialAuthorized { .. } => "signing",
+                Progress::PartialReleased { .. } => "signed",
+            },
+            "txid": request.pending_tx.compute_txid(),
+            "signal_bytes": transaction::signal_bytes(&request.pending_tx).map(hex::encode),
+            "spent_sat": request.spent_outputs.iter().map(|output| output.value).sum::<u64>(),
+            "deadline": session.deadline,
+        })
+    });
+    let signed = cohort
+        .candidates
+        .iter()
+        .map(|candidate| candidate_view(cohort, candidate));
+    let ended = cohort.ended.iter().map(|ended| {
+        json!({
+            "cohort_id": cohort.id,
+            "session_id": ended.session,
+            "status": "ended",
+            "code": ended.code,
+            "comment": ended.comment,
+        })
+    });
+    open.chain(signed).chain(ended).collect()
+}
+
+fn candidate_view(cohort: &Membership, candidate: &Candidate) -> Value {
+    let mut value = json!({
+        "cohort_id": cohort.id,
+        "session_id": candidate.session,
+        "round": candidate.round,
+        "txid": candidate.txid,
+        "signal_bytes": candidate.root.to_hex(),
+        "proofs": candidate.proofs.len(),
+    });
+    let status = match candidate.standing {
+        Standing::Live => "live",
+        Standing::Published => "published",
+        Standing::Superseded => "superseded",
+        Standing::Confirmed { height, block_hash } | Standing::Buried { height, block_hash } => {
+            value["block_height"] = json!(height);
+            value["block_hash"] = json!(block_hash);
+            if matches!(candidate.standing, Standing::Buried { .. }) {
+                "buried"
+            } else {
+                "confirmed"
+            }
+        }
+    };
+    value["status"] = json!(status);
+    value
+}
+
+/// The complete proof of one DID in one signal that we signed; without a txid, in the newest.
+fn proof(machine: &Participant, params: &ProofParams) -> Result<Value, RpcError> {
+    let id = params.cohort_id;
+    let cohort = machine.state().cohorts.get(&id);
+    let cohort =
+        cohort.ok_or_else(|| RpcError::failed(format!("unknown cohort {id}: see `cohorts`")))?;
+    let candidate = match params.txid {
+        Some(txid) => cohort
+            .candidates
+            .iter()
+            .find(|candidate| candidate.txid == txid),
+        None => cohort.candidates.last(),
+    };
+    let candidate = candidate
+        .ok_or_else(|| RpcError::failed("no such signal was signed here: see `sessions`"))?;
+    let index = match &params.did {
+        Some(did) => Index::of_did(did),
+        None if candidate.proofs.len() == 1 => candidate
+            .proofs
+            .keys()
+            .next()
+            .copied()
+            .unwrap_or(Index([0; 32])),
+        None => {
+            return Err(RpcError::invalid_params(
+                "did is needed: the signal has several of ours",
+            ));
+        }
+    };
+    let did = cohort.dids.get(&index);
+    let (Some(did), Some(proof)) = (did, candidate.proofs.get(&index)) else {
+        return Err(RpcError::failed(
+            "the cohort has no such DID of ours: see `cohorts`",
+        ));
+    };
+    Ok(
+        json!({ "did": did, "txid": candidate.txid, "root": candidate.root.to_hex(), "proof": proof }),
+    )
+}

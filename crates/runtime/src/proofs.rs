@@ -1,0 +1,92 @@
+//! Proof files: checked offline, written for others.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use beacon_signal::{Index, LeafValue, ParseProofError, Proof, Root, Strictness};
+use serde_json::{Value, json};
+
+use crate::cli::{Failure, Global};
+
+/// Checks a proof file. Ends with exit code 0 and one line when it is valid, 1 when it is not, naming the rule, and 2
+/// when it cannot be read.
+pub fn verify(
+    global: &Global,
+    did: &str,
+    path: &Path,
+    root: Option<&str>,
+    leaf: Option<&str>,
+) -> Result<(), Failure> {
+    if !did.starts_with("did:") {
+        return Err(Failure::usage(anyhow!(
+            "got --did {did:?}, expected a DID, which begins with did:"
+        )));
+    }
+    let root = root
+        .map(Root::from_hex)
+        .transpose()
+        .context("--root")
+        .map_err(Failure::usage)?;
+    let leaf = leaf
+        .map(LeafValue::from_hex)
+        .transpose()
+        .context("--leaf")
+        .map_err(Failure::usage)?;
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| {
+            file.take(Proof::MAX_JSON_LEN as u64 + 1)
+                .read_to_string(&mut text)
+        })
+        .with_context(|| format!("cannot read proof file {}", path.display()))
+        .map_err(Failure::usage)?;
+    let proof = match Proof::from_json(&text) {
+        Ok(proof) => proof,
+        // JSON that is no proof is an answer; what is not even JSON cannot be read.
+        Err(error @ ParseProofError::Malformed(_)) => {
+            return Err(anyhow!("invalid proof: {error}").into());
+        }
+        Err(error) => {
+            return Err(Failure::usage(anyhow!(
+                "proof file {}: {error}",
+                path.display()
+            )));
+        }
+    };
+    let leaf = leaf.unwrap_or_else(|| proof.leaf_value());
+    let root = root.unwrap_or(proof.id);
+    proof
+        .verify(&Index::of_did(did), &leaf, &root, Strictness::Resolver)
+        .map_err(|error| anyhow!("invalid proof: {error}"))?;
+    let announces = match (&proof.update_id, leaf == LeafValue::EMPTY) {
+        (Some(update), _) => format!("update {update}"),
+        (None, true) => "nothing: the leaf is empty".to_owned(),
+        (None, false) if proof.nonce.is_some() => "no update".to_owned(),
+        (None, false) => format!("leaf {}", leaf.to_hex()),
+    };
+    if global.json {
+        let update = proof.update_id.map(|update| update.to_string());
+        return global.print(
+            &json!({ "valid": true, "did": did, "root": root.to_hex(), "updateId": update }),
+        );
+    }
+    println!(
+        "valid: root {} announces {announces} for {did}",
+        root.to_hex()
+    );
+    Ok(())
+}
+
+/// Writes a proof as JSON, to a file or standard output.
+pub fn write(proof: &Value, out: Option<&Path>) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(proof)?;
+    match out {
+        Some(path) => {
+            std::fs::write(path, text + "\n")
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        None => println!("{text}"),
+    }
+    Ok(())
+}

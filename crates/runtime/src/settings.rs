@@ -1,0 +1,392 @@
+//! What a user sets, in a file, in the environment or by flags, and what it comes to.
+//!
+//! Flags win over the environment, the environment over the file, the file over defaults. Raw options become a
+//! [`Config`] in one place, [`Options::resolve`], where every value is checked.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use beacon_cohort::terms::BtcNetwork;
+use beacon_didcomm::Endpoint;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::transport::TransportConfig;
+
+/// The options that both roles have. Names in the file are the flags' with underscores.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Address to listen on for WebSockets, such as 127.0.0.1:8765. Without it the agent only dials
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// URL under which peers reach this agent; part of its DID [default: ws:// and the listen address]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<Endpoint>,
+    /// Bitcoin network: regtest, signet, mutinynet, testnet4, testnet3 [default: regtest]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<BtcNetwork>,
+    /// Base URL of an Esplora server, such as `http://127.0.0.1:3002`
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain_url: Option<String>,
+    /// Milliseconds between two looks at the chain [default: 1000 on regtest, else 15000]
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain_poll_ms: Option<u64>,
+    /// Dial peers at private and loopback addresses [default: true on regtest, else false]
+    #[arg(long, value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_private: Option<bool>,
+    /// A name for this agent, shown to its peers
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Largest message in bytes [default: 1048576]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_message_bytes: Option<usize>,
+    /// Seconds between two heartbeats on a socket [default: 20]
+    #[arg(long, value_name = "S")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_s: Option<u64>,
+    /// Most sockets at one time [default: 4096]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<usize>,
+    /// Most accepted sockets from one address [default: 64]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections_per_ip: Option<usize>,
+    /// Fee rate of signals in sat/vB, bounded by each cohort's terms (coordinator) [default: 2]
+    #[arg(long, value_name = "SAT/VB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fee_rate: Option<u64>,
+    /// Join every advertised cohort without asking (participant) [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_join: Option<bool>,
+    /// Sign without asking whatever passes every check (participant) [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_sign: Option<bool>,
+    /// DID to answer for in cohorts joined by --auto-join; may be given several times (participant)
+    #[arg(long = "did", value_name = "DID")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dids: Option<Vec<String>>,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read, or a value in it is not what it should be.
+    #[error("configuration {path}: {fault}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        fault: String,
+    },
+    /// A value is out of range.
+    #[error("{name}: got {got}, expected {expected}")]
+    Range {
+        /// Its name.
+        name: &'static str,
+        /// Its value.
+        got: String,
+        /// What would do, and what to do.
+        expected: &'static str,
+    },
+}
+
+/// What the options come to.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What the agent's DIDs announce.
+    pub endpoint: Endpoint,
+    /// The Bitcoin network.
+    pub network: BtcNetwork,
+    /// Base URL of the Esplora server; needed to run.
+    pub chain_url: Option<String>,
+    /// Between two looks at the chain.
+    pub chain_poll: Duration,
+    /// Whether private and loopback addresses are dialled.
+    pub allow_private: bool,
+    /// The agent's name.
+    pub label: Option<String>,
+    /// Sockets.
+    pub transport: TransportConfig,
+    /// sat/vB.
+    pub fee_rate: u64,
+    /// DIDs for cohorts that are joined without asking; `None`: ask.
+    pub auto_join: Option<Vec<String>>,
+    /// Sign without asking.
+    pub auto_sign: bool,
+}
+
+impl Options {
+    /// These options over those of the file, which may be missing unless it was named.
+    pub fn over_file(self, path: &Path, named: bool) -> Result<Self, SettingsError> {
+        let fault = |fault: config::ConfigError| SettingsError::File {
+            path: path.to_owned(),
+            fault: format!("{fault}: see --help of run for the names and values"),
+        };
+        config::Config::builder()
+            .add_source(
+                config::File::from(path)
+                    .format(config::FileFormat::Toml)
+                    .required(named),
+            )
+            .add_source(config::Config::try_from(&self).map_err(fault)?)
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .map_err(fault)
+    }
+
+    /// Checks every value and fills in the defaults.
+    pub fn resolve(self) -> Result<Config, SettingsError> {
+        let network = self.network.unwrap_or(BtcNetwork::Regtest);
+        if network == BtcNetwork::Mainnet {
+            return Err(SettingsError::Range {
+                name: "network",
+                got: network.to_string(),
+                expected: "a test network: this version does not touch money",
+            });
+        }
+        let regtest = network == BtcNetwork::Regtest;
+        let defaults = TransportConfig::default();
+        let transport = TransportConfig {
+            listen: self.listen,
+            max_frame: within(
+                "max_message_bytes",
+                self.max_message_bytes,
+                defaults.max_frame,
+                4_096..=64 << 20,
+                "4096 to 67108864 bytes",
+            )?,
+            heartbeat: Duration::from_secs(within(
+                "heartbeat_s",
+                self.heartbeat_s,
+                20,
+                1..=3_600,
+                "1 to 3600 seconds",
+            )?),
+            max_connections: within(
+                "max_connections",
+                self.max_connections,
+                defaults.max_connections,
+                1..=1_000_000,
+                "1 to 1000000",
+            )?,
+            max_connections_per_ip: within(
+                "max_connections_per_ip",
+                self.max_connections_per_ip,
+                defaults.max_connections_per_ip,
+                1..=1_000_000,
+                "1 to 1000000",
+            )?,
+            ..defaults
+        };
+        let poll = within(
+            "chain_poll_ms",
+            self.chain_poll_ms,
+            if regtest { 1_000 } else { 15_000 },
+            50..=3_600_000,
+            "50 to 3600000 milliseconds",
+        )?;
+        let label = self.label;
+        if let Some(label) = label.as_ref().filter(|label| label.len() > 256) {
+            return Err(SettingsError::Range {
+                name: "label",
+                got: format!("{} bytes", label.len()),
+                expected: "at most 256 bytes",
+            });
+        }
+        let dids = self.dids.unwrap_or_default();
+        let auto_join = self.auto_join.unwrap_or(false);
+        if auto_join && dids.is_empty() {
+            return Err(SettingsError::Range {
+                name: "auto_join",
+                got: "true without a DID".to_owned(),
+                expected: "at least one --did to answer for",
+            });
+        }
+        Ok(Config {
+            endpoint: endpoint(self.listen, self.public_url)?,
+            network,
+            chain_url: self.chain_url,
+            chain_poll: Duration::from_millis(poll),
+            allow_private: self.allow_private.unwrap_or(regtest),
+            label,
+            transport,
+            fee_rate: within(
+                "fee_rate",
+                self.fee_rate,
+                2,
+                1..=100_000,
+                "1 to 100000 sat/vB",
+            )?,
+            auto_join: auto_join.then_some(dids),
+            auto_sign: self.auto_sign.unwrap_or(false),
+        })
+    }
+}
+
+/// What a DID announces: the public URL, else the listen address if others can use it, else nothing to dial.
+fn endpoint(
+    listen: Option<SocketAddr>,
+    public_url: Option<Endpoint>,
+) -> Result<Endpoint, SettingsError> {
+    match (public_url, listen) {
+        (Some(url), _) => Ok(url),
+        (None, None) => Ok(Endpoint::Queue),
+        (None, Some(address)) if address.port() != 0 && !address.ip().is_unspecified() => {
+            let url = format!("ws://{address}");
+            url.parse().map_err(|_| SettingsError::Range {
+                name: "listen",
+                got: address.to_string(),
+                expected: "an address that makes a URL; give --public-url",
+            })
+        }
+        (None, Some(address)) => Err(SettingsError::Range {
+            name: "listen",
+            got: address.to_string(),
+            expected: "a --public-url beside it: the URL is part of the DID, and nobody can dial this address",
+        }),
+    }
+}
+
+fn within<T: PartialOrd + std::fmt::Display>(
+    name: &'static str,
+    value: Option<T>,
+    default: T,
+    range: std::ops::RangeInclusive<T>,
+    expected: &'static str,
+) -> Result<T, SettingsError> {
+    let value = value.unwrap_or(default);
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(SettingsError::Range {
+        name,
+        got: value.to_string(),
+        expected,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let (_dir, path) = file(
+            "fee_rate = 7\nlabel = \"from the file\"\ndids = [\"did:a:b\"]\nauto_join = true\n",
+        );
+        let flags = Options {
+            label: Some("from a flag".to_owned()),
+            ..Options::default()
+        };
+        let config = flags.over_file(&path, true).unwrap().resolve().unwrap();
+        assert_eq!(config.fee_rate, 7);
+        assert_eq!(config.label.as_deref(), Some("from a flag"));
+        assert_eq!(config.auto_join, Some(vec!["did:a:b".to_owned()]));
+        assert_eq!(
+            config.chain_poll,
+            Duration::from_secs(1),
+            "regtest's default"
+        );
+    }
+
+    #[test]
+    fn a_missing_file_matters_only_where_it_was_named() {
+        let path = Path::new("/nonexistent/config.toml");
+        assert!(Options::default().over_file(path, false).is_ok());
+        let error = Options::default()
+            .over_file(path, true)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("/nonexistent/config.toml"), "{error}");
+    }
+
+    #[test]
+    fn unknown_names_and_wrong_values_are_refused_by_name() {
+        for (text, wording) in [
+            ("fee_rat = 7", "fee_rat"),
+            ("fee_rate = \"much\"", "fee_rate"),
+            ("network = \"moon\"", "moon"),
+            ("listen = \"nowhere\"", "listen"),
+            ("fee_rate = ", "config.toml"),
+        ] {
+            let (_dir, path) = file(text);
+            let error = Options::default()
+                .over_file(&path, true)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(wording), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_name_the_range() {
+        let cases = [
+            (
+                Options {
+                    fee_rate: Some(0),
+                    ..Options::default()
+                },
+                "fee_rate: got 0, expected 1 to 100000",
+            ),
+            (
+                Options {
+                    max_message_bytes: Some(1),
+                    ..Options::default()
+                },
+                "max_message_bytes: got 1",
+            ),
+            (
+                Options {
+                    network: Some(BtcNetwork::Mainnet),
+                    ..Options::default()
+                },
+                "network: got mainnet",
+            ),
+            (
+                Options {
+                    auto_join: Some(true),
+                    ..Options::default()
+                },
+                "at least one --did",
+            ),
+            (
+                Options {
+                    listen: Some(([0, 0, 0, 0], 80).into()),
+                    ..Options::default()
+                },
+                "--public-url",
+            ),
+            (
+                Options {
+                    listen: Some(([127, 0, 0, 1], 0).into()),
+                    ..Options::default()
+                },
+                "--public-url",
+            ),
+        ];
+        for (options, wording) in cases {
+            let error = options.resolve().unwrap_err().to_string();
+            assert!(error.contains(wording), "{error}");
+        }
+    }
+}

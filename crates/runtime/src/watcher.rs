@@ -1,0 +1,205 @@
+//! The chain, asked from a thread of its own: watched scripts, outputs and transactions become facts.
+//!
+//! A chain source blocks and may be slow; nothing here holds the agent's loop up. The source is asked at an interval,
+//! and at once when something new is watched. While it is unavailable nothing is reported but that, once.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::time::Duration;
+
+use beacon_chain::{BroadcastError, Chain, ChainError, OutputStatus, TransactionStatus};
+use beacon_cohort::machine::{
+    BroadcastOutcome, ChainFact, Fund, OutputView, TransactionView, Watches,
+};
+use bitcoin::{BlockHash, Transaction};
+use tokio::sync::mpsc::Sender;
+
+/// What the watcher reports.
+#[derive(Debug)]
+pub enum Report {
+    /// What the source says.
+    Fact(ChainFact),
+    /// The source answers again (`None`), or why it does not.
+    Status(Option<String>),
+    /// The source is for another network; nothing of it may be believed.
+    WrongNetwork {
+        /// Its genesis block.
+        got: BlockHash,
+        /// That of the configured network.
+        expected: BlockHash,
+    },
+}
+
+enum Order {
+    Watch(Watches),
+    Broadcast(Transaction),
+}
+
+/// The thread's handle. Dropping it ends the thread after what it is doing.
+#[derive(Debug)]
+pub struct Watcher {
+    orders: SyncSender<Order>,
+}
+
+/// Orders that wait while the source is being asked.
+const MAX_ORDERS: usize = 1_024;
+
+impl Watcher {
+    /// Starts the thread. `expected_genesis` is the configured network's.
+    pub fn start(
+        chain: Arc<dyn Chain>,
+        expected_genesis: BlockHash,
+        interval: Duration,
+        reports: Sender<Report>,
+    ) -> std::io::Result<Self> {
+        let (orders, inbox) = mpsc::sync_channel(MAX_ORDERS);
+        let mut thread = Thread {
+            chain,
+            expected_genesis,
+            reports,
+            watches: Watches::default(),
+            network_checked: false,
+            unavailable: None,
+        };
+        std::thread::Builder::new()
+            .name("chain".to_owned())
+            .spawn(move || {
+                loop {
+                    match inbox.recv_timeout(interval) {
+                        Ok(Order::Watch(watches)) => thread.watches = watches,
+                        Ok(Order::Broadcast(tx)) => {
+                            if thread.broadcast(&tx).is_none() {
+                                return;
+                            }
+                        }
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
+                    if thread.poll().is_none() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self { orders })
+    }
+
+    /// Watches this from now on. `false` when the thread is too busy: try again.
+    #[must_use]
+    pub fn watch(&self, watches: Watches) -> bool {
+        self.orders.try_send(Order::Watch(watches)).is_ok()
+    }
+
+    /// Gives a transaction to the source. `false` when the thread is too busy.
+    #[must_use]
+    pub fn broadcast(&self, tx: Transaction) -> bool {
+        self.orders.try_send(Order::Broadcast(tx)).is_ok()
+    }
+}
+
+struct Thread {
+    chain: Arc<dyn Chain>,
+    expected_genesis: BlockHash,
+    reports: Sender<Report>,
+    watches: Watches,
+    network_checked: bool,
+    unavailable: Option<String>,
+}
+
+impl Thread {
+    /// `None` when nobody listens any more.
+    fn report(&self, report: Report) -> Option<()> {
+        self.reports.blocking_send(report).ok()
+    }
+
+    /// Asks about everything that is watched. `None` when nobody listens any more.
+    fn poll(&mut self) -> Option<()> {
+        match self.ask() {
+            Ok(facts) => {
+                if self.unavailable.take().is_some() {
+                    self.report(Report::Status(None))?;
+                }
+                facts.into_iter().try_for_each(|fact| self.report(fact))
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                if self.unavailable.as_ref() != Some(&reason) {
+                    self.unavailable = Some(reason.clone());
+                    self.report(Report::Status(Some(reason)))?;
+                }
+                Some(())
+            }
+        }
+    }
+
+    fn ask(&mut self) -> Result<Vec<Report>, ChainError> {
+        if !self.network_checked {
+            let got = self.chain.genesis()?;
+            if got != self.expected_genesis {
+                let expected = self.expected_genesis;
+                return Ok(vec![Report::WrongNetwork { got, expected }]);
+            }
+            self.network_checked = true;
+        }
+        let tip = self.chain.tip()?.height;
+        let mut facts = Vec::new();
+        for script in &self.watches.scripts {
+            let funds = self.chain.unspent(script)?.into_iter().map(|utxo| Fund {
+                outpoint: utxo.outpoint,
+                value: utxo.output.value.to_sat(),
+                height: utxo.height,
+            });
+            facts.push(ChainFact::Funds {
+                script: script.clone(),
+                funds: funds.collect(),
+            });
+        }
+        for outpoint in &self.watches.outpoints {
+            let view = match self.chain.output(*outpoint)? {
+                OutputStatus::Unseen => OutputView::Unseen,
+                OutputStatus::Seen {
+                    output,
+                    height,
+                    spent_by,
+                } => OutputView::Seen {
+                    output,
+                    confirmations: height
+                        .map_or(0, |height| tip.saturating_sub(height).saturating_add(1)),
+                    spent_by,
+                },
+            };
+            facts.push(ChainFact::Output {
+                outpoint: *outpoint,
+                view,
+            });
+        }
+        for txid in &self.watches.transactions {
+            let view = match self.chain.transaction(*txid)? {
+                TransactionStatus::Unknown => TransactionView::Unknown,
+                TransactionStatus::Mempool => TransactionView::Mempool,
+                TransactionStatus::Confirmed { height, block_hash } => {
+                    TransactionView::Confirmed { height, block_hash }
+                }
+            };
+            facts.push(ChainFact::Transaction {
+                txid: *txid,
+                view,
+                tip,
+            });
+        }
+        Ok(facts.into_iter().map(Report::Fact).collect())
+    }
+
+    fn broadcast(&self, tx: &Transaction) -> Option<()> {
+        let outcome = match self.chain.broadcast(tx) {
+            Ok(()) => BroadcastOutcome::Accepted,
+            Err(BroadcastError::Refused { reason }) => {
+                BroadcastOutcome::Refused(reason.to_string())
+            }
+            Err(BroadcastError::Unavailable { .. }) => BroadcastOutcome::Unavailable,
+        };
+        self.report(Report::Fact(ChainFact::Broadcast {
+            txid: tx.compute_txid(),
+            outcome,
+        }))
+    }
+}
