@@ -1,0 +1,203 @@
+//! A chain of a few lines. It accepts a transaction only with a valid taproot key-path signature on every input, which it
+//! checks with `bitcoin`'s own library, not with the one that signs.
+
+use std::collections::BTreeMap;
+
+use beacon_cohort::machine::{
+    BroadcastOutcome, ChainFact, Fund, OutputView, TransactionView, Watches,
+};
+use bitcoin::hashes::Hash as _;
+use bitcoin::secp256k1::{Message, Secp256k1, XOnlyPublicKey, schnorr::Signature};
+use bitcoin::sighash::{Prevouts, SighashCache};
+use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, TapSighashType, Transaction, TxOut, Txid};
+
+pub struct Chain {
+    pub tip: u32,
+    outputs: BTreeMap<OutPoint, TxOut>,
+    txs: BTreeMap<Txid, (Transaction, Option<u32>)>,
+    deposits: u8,
+    branch: u8,
+}
+
+impl Chain {
+    pub fn new() -> Self {
+        Self {
+            tip: 100,
+            outputs: BTreeMap::new(),
+            txs: BTreeMap::new(),
+            deposits: 0,
+            branch: 0,
+        }
+    }
+
+    pub fn fund(&mut self, script_pubkey: ScriptBuf, sats: u64) -> OutPoint {
+        self.deposits += 1;
+        let tx = Transaction {
+            version: bitcoin::transaction::Version::TWO,
+            lock_time: bitcoin::absolute::LockTime::from_consensus(self.deposits.into()),
+            input: vec![bitcoin::TxIn::default()],
+            output: vec![TxOut {
+                value: Amount::from_sat(sats),
+                script_pubkey,
+            }],
+        };
+        let outpoint = OutPoint::new(tx.compute_txid(), 0);
+        self.add(tx);
+        outpoint
+    }
+
+    fn add(&mut self, tx: Transaction) {
+        let txid = tx.compute_txid();
+        for (vout, output) in tx.output.iter().enumerate() {
+            let outpoint = OutPoint::new(txid, u32::try_from(vout).unwrap());
+            self.outputs.insert(outpoint, output.clone());
+        }
+        self.txs.insert(txid, (tx, None));
+    }
+
+    pub fn broadcast(&mut self, tx: Transaction) -> BroadcastOutcome {
+        let txid = tx.compute_txid();
+        if self.txs.contains_key(&txid) {
+            return BroadcastOutcome::Accepted;
+        }
+        let spent: Option<Vec<TxOut>> = tx
+            .input
+            .iter()
+            .map(|input| self.outputs.get(&input.previous_output).cloned())
+            .collect();
+        let Some(spent) = spent else {
+            return BroadcastOutcome::Refused("missing-inputs".to_owned());
+        };
+        if tx
+            .input
+            .iter()
+            .any(|input| self.spender(&input.previous_output).is_some())
+        {
+            return BroadcastOutcome::Refused("txn-mempool-conflict".to_owned());
+        }
+        for input in 0..tx.input.len() {
+            if !signed(&tx, input, &spent) {
+                return BroadcastOutcome::Refused("invalid Schnorr signature".to_owned());
+            }
+        }
+        self.add(tx);
+        BroadcastOutcome::Accepted
+    }
+
+    pub fn mine(&mut self) {
+        self.tip += 1;
+        for (_, height) in self.txs.values_mut() {
+            height.get_or_insert(self.tip);
+        }
+    }
+
+    /// The last `depth` blocks are replaced by empty ones; what was in them waits again, or is forgotten.
+    pub fn reorganise(&mut self, depth: u32, forget: bool) {
+        let fork = self.tip - depth;
+        self.branch += 1;
+        let gone: Vec<Txid> = self
+            .txs
+            .iter()
+            .filter(|(_, (_, at))| at.is_none_or(|at| at > fork))
+            .map(|(id, _)| *id)
+            .collect();
+        for txid in gone {
+            if forget {
+                self.txs.remove(&txid);
+                self.outputs.retain(|outpoint, _| outpoint.txid != txid);
+            } else if let Some((_, height)) = self.txs.get_mut(&txid) {
+                *height = None;
+            }
+        }
+        self.tip += 1;
+    }
+
+    fn spender(&self, outpoint: &OutPoint) -> Option<Txid> {
+        let spends = |tx: &Transaction| {
+            tx.input
+                .iter()
+                .any(|input| input.previous_output == *outpoint)
+        };
+        self.txs
+            .iter()
+            .find(|(_, (tx, _))| spends(tx))
+            .map(|(txid, _)| *txid)
+    }
+
+    pub fn transaction(&self, txid: &Txid) -> Option<&Transaction> {
+        self.txs.get(txid).map(|(tx, _)| tx)
+    }
+
+    pub fn answer(&self, watches: &Watches) -> Vec<ChainFact> {
+        let mut facts = Vec::new();
+        for script in &watches.scripts {
+            let unspent = self.outputs.iter().filter(|(at, output)| {
+                output.script_pubkey == *script && self.spender(at).is_none()
+            });
+            let funds = unspent.map(|(at, output)| Fund {
+                outpoint: *at,
+                value: output.value.to_sat(),
+                height: self.txs[&at.txid].1,
+            });
+            facts.push(ChainFact::Funds {
+                script: script.clone(),
+                funds: funds.collect(),
+            });
+        }
+        for outpoint in &watches.outpoints {
+            let view = match self.outputs.get(outpoint) {
+                None => OutputView::Unseen,
+                Some(output) => OutputView::Seen {
+                    output: output.clone(),
+                    confirmations: self.txs[&outpoint.txid]
+                        .1
+                        .map_or(0, |height| self.tip - height + 1),
+                    spent_by: self.spender(outpoint),
+                },
+            };
+            facts.push(ChainFact::Output {
+                outpoint: *outpoint,
+                view,
+            });
+        }
+        for txid in &watches.transactions {
+            let view = match self.txs.get(txid) {
+                None => TransactionView::Unknown,
+                Some((_, None)) => TransactionView::Mempool,
+                Some((_, Some(height))) => TransactionView::Confirmed {
+                    height: *height,
+                    block_hash: BlockHash::from_byte_array([self.branch + 1; 32]),
+                },
+            };
+            facts.push(ChainFact::Transaction {
+                txid: *txid,
+                view,
+                tip: self.tip,
+            });
+        }
+        facts
+    }
+}
+
+fn signed(tx: &Transaction, input: usize, spent: &[TxOut]) -> bool {
+    let witness = &tx.input[input].witness;
+    let script = spent[input].script_pubkey.as_bytes();
+    let (Some(signature), [0x51, 0x20, key @ ..]) = (witness.nth(0), script) else {
+        return false;
+    };
+    let mut cache = SighashCache::new(tx);
+    let sighash = cache
+        .taproot_key_spend_signature_hash(input, &Prevouts::All(spent), TapSighashType::Default)
+        .unwrap();
+    let (Ok(signature), Ok(key)) = (
+        Signature::from_slice(signature),
+        XOnlyPublicKey::from_slice(key),
+    ) else {
+        return false;
+    };
+    let message = Message::from_digest(sighash.to_byte_array());
+    witness.len() == 1
+        && Secp256k1::verification_only()
+            .verify_schnorr(&signature, &message, &key)
+            .is_ok()
+}

@@ -1,0 +1,620 @@
+//! One test for each line of the two tables of checks. Each starts from a request that is accepted, with real keys, a
+//! real tree and a real transaction, breaks one rule alone, and expects that rule's code.
+//!
+//! `tests/checks-matter.sh` removes each line of the tables in turn and sees that exactly its test fails. So no test here
+//! may break two rules, and a test is named after its code.
+
+use beacon_cohort::DeclineCode;
+use beacon_cohort::ids::{CohortId, SessionId, Timestamp};
+use beacon_cohort::machine::OutputView;
+use beacon_cohort::message::{AuthorizationRequest, CohortSet, IndexProof, Kind, SpentOutput};
+use beacon_cohort::musig::BeaconKey;
+use beacon_cohort::review::{
+    OptedIn, OwnLeaf, ProposedSignal, SignalContext, Verdict, review_cohort,
+};
+use beacon_cohort::signer::KeyPath;
+use beacon_cohort::terms::{BtcNetwork, Terms};
+use beacon_cohort::values::{CohortKey, TermsHash};
+use beacon_signal::{
+    Index, LeafNonce, LeafValue, NodeHash, Root, SparseMerkleTree, UpdateId, transaction,
+};
+use bitcoin::absolute::LockTime;
+use bitcoin::transaction::Version;
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
+use secp256k1::{PublicKey, SecretKey};
+use uuid::Uuid;
+
+fn key(number: u8) -> CohortKey {
+    let secret = SecretKey::from_secret_bytes([number; 32]).unwrap();
+    PublicKey::from_secret_key(&secret).into()
+}
+
+fn terms() -> Terms {
+    let mut terms = Terms::new(BtcNetwork::Regtest, 3, Timestamp(1));
+    terms.min_members = 2;
+    terms
+}
+
+// --- A set cohort -----------------------------------------------------------------------------------------------------
+
+const OWN: u8 = 1;
+const TERMS_HASH: TermsHash = TermsHash([9; 32]);
+
+fn set_of(numbers: &[u8]) -> CohortSet {
+    let beacon = BeaconKey::aggregate(numbers.iter().copied().map(key)).unwrap();
+    CohortSet {
+        cohort_id: CohortId(Uuid::from_u128(1)),
+        beacon_address: beacon.address(bitcoin::Network::Regtest),
+        cohort_keys: beacon.keys().to_vec(),
+        terms_hash: TERMS_HASH,
+    }
+}
+
+fn review_set(set: &CohortSet) -> Result<BeaconKey, DeclineCode> {
+    let terms = terms();
+    let own = OptedIn {
+        terms: &terms,
+        terms_hash: TERMS_HASH,
+        key: key(OWN),
+    };
+    review_cohort(set, &own).map_err(|declined| declined.code)
+}
+
+#[test]
+fn accepts_the_valid_cohort() {
+    let set = set_of(&[OWN, 2]);
+    let beacon = review_set(&set).unwrap();
+    assert_eq!(beacon.keys(), set.cohort_keys);
+}
+
+#[test]
+fn declines_terms_mismatch() {
+    let mut set = set_of(&[OWN, 2]);
+    set.terms_hash = TermsHash([8; 32]);
+    assert_eq!(review_set(&set), Err(DeclineCode::TermsMismatch));
+}
+
+#[test]
+fn declines_member_count() {
+    for numbers in [&[OWN][..], &[OWN, 2, 3, 4]] {
+        assert_eq!(review_set(&set_of(numbers)), Err(DeclineCode::MemberCount));
+    }
+}
+
+#[test]
+fn declines_key_order() {
+    let mut set = set_of(&[OWN, 2]);
+    set.cohort_keys.reverse();
+    assert_eq!(review_set(&set), Err(DeclineCode::KeyOrder));
+}
+
+/// A key that stands twice would let its holder speak for two.
+#[test]
+fn declines_duplicate_key() {
+    let mut set = set_of(&[OWN, 2]);
+    set.cohort_keys.push(key(2));
+    set.cohort_keys.sort_unstable();
+    assert_eq!(review_set(&set), Err(DeclineCode::DuplicateKey));
+}
+
+#[test]
+fn declines_own_key_missing() {
+    let set = set_of(&[2, 3]);
+    assert_eq!(review_set(&set), Err(DeclineCode::OwnKeyMissing));
+}
+
+/// An address with a hidden script path, with another key, or on another network is not the one that the keys make.
+#[test]
+fn declines_address_mismatch() {
+    let mut other = set_of(&[OWN, 2]);
+    other.beacon_address = set_of(&[OWN, 3]).beacon_address;
+    assert_eq!(review_set(&other), Err(DeclineCode::AddressMismatch));
+    let beacon = BeaconKey::aggregate([key(OWN), key(2)]).unwrap();
+    other.beacon_address = beacon.address(bitcoin::Network::Bitcoin);
+    assert_eq!(review_set(&other), Err(DeclineCode::AddressMismatch));
+}
+
+// --- A signal ---------------------------------------------------------------------------------------------------------
+
+const SPENT: Amount = Amount::from_sat(50_000);
+
+/// A request and everything that it is reviewed against.
+struct Case {
+    request: AuthorizationRequest,
+    beacon: BeaconKey,
+    terms: Terms,
+    round: u64,
+    leaves: Vec<(Index, Option<OwnLeaf>)>,
+    live: Vec<Transaction>,
+    signed_roots: Vec<Root>,
+    view: OutputView,
+}
+
+impl Case {
+    /// A member with two DIDs, one updated and one not, in a cohort with one other member.
+    fn valid() -> Self {
+        let own = |did: &str, update, nonce| {
+            let index = Index::of_did(did);
+            let nonce = LeafNonce::new([nonce; 32]);
+            let leaf = OwnLeaf {
+                index,
+                update,
+                nonce,
+            };
+            (index, Some(leaf))
+        };
+        let leaves = vec![
+            own("did:example:a", Some(UpdateId([4; 32])), 5),
+            own("did:example:b", None, 6),
+        ];
+        let beacon = BeaconKey::aggregate([key(OWN), key(2)]).unwrap();
+        let spent = TxOut {
+            value: SPENT,
+            script_pubkey: beacon.script().to_owned(),
+        };
+        let mut case = Self {
+            request: AuthorizationRequest {
+                session_id: SessionId(Uuid::from_u128(2)),
+                cohort_id: CohortId(Uuid::from_u128(1)),
+                pending_tx: Transaction {
+                    version: Version::TWO,
+                    lock_time: LockTime::ZERO,
+                    input: Vec::new(),
+                    output: Vec::new(),
+                },
+                kind: Kind::Signal,
+                round: 3,
+                replaces: None,
+                spent_outputs: Vec::new(),
+                proofs: Vec::new(),
+            },
+            beacon,
+            terms: terms(),
+            round: 3,
+            leaves,
+            live: Vec::new(),
+            signed_roots: Vec::new(),
+            view: OutputView::Unseen,
+        };
+        case.build(&spent);
+        case
+    }
+
+    /// The tree over the member's leaves and another's, and the transaction that carries its root.
+    fn build(&mut self, spent: &TxOut) {
+        let other = (Index::of_did("did:example:other"), LeafValue([7; 32]));
+        let own = self.leaves.iter().map(|(index, leaf)| {
+            let value = leaf.as_ref().map_or(LeafValue::EMPTY, OwnLeaf::value);
+            (*index, value)
+        });
+        let tree = SparseMerkleTree::new(own.chain([other])).unwrap();
+        let outpoint = OutPoint::new(txid(1), 0);
+        let inputs = [(outpoint, spent.clone())];
+        let script = self.beacon.script();
+        self.request.pending_tx =
+            transaction::build_signal(&inputs, script, tree.root().0, 2).unwrap();
+        self.request.spent_outputs = vec![SpentOutput::from(spent)];
+        self.request.proofs = self
+            .leaves
+            .iter()
+            .map(|(index, _)| IndexProof {
+                index: *index,
+                proof: tree.proof(index),
+            })
+            .collect();
+        self.view = OutputView::Seen {
+            output: spent.clone(),
+            confirmations: 1,
+            spent_by: None,
+        };
+    }
+
+    fn review(&self) -> Verdict {
+        let leaves = self.leaves.iter();
+        let context = SignalContext {
+            beacon: &self.beacon,
+            terms: &self.terms,
+            path: KeyPath {
+                network: BtcNetwork::Regtest,
+                index: 0,
+            },
+            round: self.round,
+            leaves: leaves
+                .map(|(index, leaf)| (*index, leaf.as_ref()))
+                .collect(),
+            live: self.live.iter().collect(),
+            signed_roots: self.signed_roots.clone(),
+            view: &self.view,
+        };
+        ProposedSignal(self.request.clone()).review(&context)
+    }
+
+    fn tx(&mut self) -> &mut Transaction {
+        &mut self.request.pending_tx
+    }
+
+    fn change(&mut self) -> &mut TxOut {
+        &mut self.request.pending_tx.output[0]
+    }
+
+    fn set_view(&mut self, value: Amount, script_pubkey: ScriptBuf, confirmations: u32) {
+        self.view = OutputView::Seen {
+            output: TxOut {
+                value,
+                script_pubkey,
+            },
+            confirmations,
+            spent_by: None,
+        };
+    }
+}
+
+fn txid(number: u8) -> Txid {
+    let mut tx = spending(&[]);
+    tx.lock_time = LockTime::from_consensus(number.into());
+    tx.compute_txid()
+}
+
+fn spending(outpoints: &[OutPoint]) -> Transaction {
+    let input = |outpoint: &OutPoint| TxIn {
+        previous_output: *outpoint,
+        ..TxIn::default()
+    };
+    Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: outpoints.iter().map(input).collect(),
+        output: Vec::new(),
+    }
+}
+
+/// The valid case with one thing changed is declined for good, with this code.
+#[track_caller]
+fn declines(code: DeclineCode, change: impl FnOnce(&mut Case)) {
+    let mut case = Case::valid();
+    change(&mut case);
+    match case.review() {
+        Verdict::Decline(declined) => assert_eq!(declined.code, code, "{declined}"),
+        other => panic!("expected {code}, got {other:?}"),
+    }
+}
+
+/// The valid case with one thing changed is waited for, with this code.
+#[track_caller]
+fn waits(code: DeclineCode, change: impl FnOnce(&mut Case)) {
+    let mut case = Case::valid();
+    change(&mut case);
+    match case.review() {
+        Verdict::Wait(declined) => assert_eq!(declined.code, code, "{declined}"),
+        other => panic!("expected to wait for {code}, got {other:?}"),
+    }
+}
+
+#[track_caller]
+fn reviewed(case: &Case) {
+    match case.review() {
+        Verdict::Reviewed(signal) => {
+            let root = transaction::signal_bytes(&case.request.pending_tx).unwrap();
+            assert_eq!(signal.root(), Root(root));
+            assert_eq!(signal.session(), case.request.session_id);
+            assert_eq!(signal.cohort(), case.request.cohort_id);
+            let spent: Vec<_> = case
+                .request
+                .spent_outputs
+                .iter()
+                .map(SpentOutput::to_txout)
+                .collect();
+            let sighashes = beacon_cohort::musig::sighashes(&case.request.pending_tx, &spent);
+            assert_eq!(Some(signal.sighashes().to_vec()), sighashes);
+        }
+        other => panic!("expected a reviewed signal, got {other:?}"),
+    }
+}
+
+#[test]
+fn reviews_the_valid_signal() {
+    reviewed(&Case::valid());
+}
+
+/// Dropping change that would be dust is right, and so is an empty leaf where the terms allow it.
+#[test]
+fn reviews_a_signal_without_change_and_an_allowed_empty_leaf() {
+    let mut case = Case::valid();
+    let spent = TxOut {
+        value: Amount::from_sat(600),
+        script_pubkey: case.beacon.script().to_owned(),
+    };
+    case.terms.empty_leaf_allowed = true;
+    case.leaves[1].1 = None;
+    case.build(&spent);
+    assert_eq!(case.request.pending_tx.output.len(), 1);
+    reviewed(&case);
+}
+
+/// A retry spends what the live transaction spends; a later round spends its change.
+#[test]
+fn reviews_what_conflicts_with_live_transactions_or_builds_on_them() {
+    let mut case = Case::valid();
+    case.live = vec![spending(&[OutPoint::new(txid(1), 0)])];
+    case.signed_roots = vec![Root(
+        transaction::signal_bytes(&case.request.pending_tx).unwrap(),
+    )];
+    reviewed(&case);
+    let (parent, grandparent) = (spending(&[OutPoint::new(txid(2), 0)]), txid(2));
+    let mut chain = spending(&[]);
+    chain.lock_time = LockTime::from_consensus(2);
+    assert_eq!(chain.compute_txid(), grandparent);
+    case.request.pending_tx.input[0].previous_output = OutPoint::new(parent.compute_txid(), 0);
+    case.live = vec![chain, parent];
+    reviewed(&case);
+}
+
+#[test]
+fn declines_unsupported_kind() {
+    for kind in [
+        Kind::Replacement,
+        Kind::Close,
+        Kind::Other("sweep".to_owned()),
+    ] {
+        declines(DeclineCode::UnsupportedKind, |case| {
+            case.request.kind = kind
+        });
+    }
+    declines(DeclineCode::UnsupportedKind, |case| {
+        case.request.replaces = Some(txid(1))
+    });
+}
+
+#[test]
+fn declines_wrong_round() {
+    for round in [2, 4] {
+        declines(DeclineCode::WrongRound, |case| case.request.round = round);
+    }
+}
+
+/// Two inputs would need two nonces, which this version does not make.
+#[test]
+fn declines_input_count() {
+    declines(DeclineCode::InputCount, |case| {
+        let mut second = case.tx().input[0].clone();
+        second.previous_output.vout = 1;
+        case.tx().input.push(second);
+        let spent = case.request.spent_outputs[0].clone();
+        case.change().value += SPENT;
+        case.request.spent_outputs.push(spent);
+    });
+}
+
+#[test]
+fn declines_not_unsigned() {
+    declines(DeclineCode::NotUnsigned, |case| {
+        case.tx().input[0].witness = Witness::from_slice(&[[1; 64]]);
+    });
+    declines(DeclineCode::NotUnsigned, |case| {
+        case.tx().input[0].script_sig = ScriptBuf::from_bytes(vec![0x51]);
+    });
+}
+
+#[test]
+fn declines_spent_output_count() {
+    declines(DeclineCode::SpentOutputCount, |case| {
+        let spent = case.request.spent_outputs[0].clone();
+        case.request.spent_outputs.push(spent);
+    });
+}
+
+/// A cohort that signs for another script would sign away what it does not mean to.
+#[test]
+fn declines_foreign_input() {
+    declines(DeclineCode::ForeignInput, |case| {
+        let foreign = ScriptBuf::from_bytes(vec![0x51]);
+        case.request.spent_outputs[0].script = foreign.clone();
+        case.set_view(SPENT, foreign, 1);
+    });
+}
+
+#[test]
+fn declines_version() {
+    declines(DeclineCode::Version, |case| {
+        case.tx().version = Version::ONE
+    });
+}
+
+#[test]
+fn declines_lock_time() {
+    declines(DeclineCode::LockTime, |case| {
+        case.tx().lock_time = LockTime::from_consensus(1);
+    });
+}
+
+#[test]
+fn declines_sequence() {
+    declines(DeclineCode::Sequence, |case| {
+        case.tx().input[0].sequence = Sequence::MAX;
+    });
+}
+
+/// A resolver reads the last output, and only a push of exactly 32 bytes.
+#[test]
+fn declines_signal_bytes() {
+    declines(DeclineCode::SignalBytes, |case| {
+        case.tx().output[1].script_pubkey = ScriptBuf::new_op_return([1; 31]);
+    });
+    declines(DeclineCode::SignalBytes, |case| case.tx().output.swap(0, 1));
+}
+
+#[test]
+fn declines_signal_value() {
+    declines(DeclineCode::SignalValue, |case| {
+        case.tx().output[1].value = Amount::from_sat(1);
+    });
+}
+
+/// A second root, hidden before the one that was reviewed.
+#[test]
+fn declines_extra_op_return() {
+    declines(DeclineCode::ExtraOpReturn, |case| {
+        case.change().script_pubkey = ScriptBuf::new_op_return([1; 32]);
+    });
+}
+
+#[test]
+fn declines_output_count() {
+    declines(DeclineCode::OutputCount, |case| {
+        case.change().value -= Amount::from_sat(1_000);
+        let mut second = case.change().clone();
+        second.value = Amount::from_sat(1_000);
+        case.tx().output.insert(1, second);
+    });
+}
+
+#[test]
+fn declines_foreign_change() {
+    declines(DeclineCode::ForeignChange, |case| {
+        let foreign = BeaconKey::aggregate([key(5), key(6)]).unwrap();
+        case.change().script_pubkey = foreign.script().to_owned();
+    });
+}
+
+#[test]
+fn declines_dust_change() {
+    declines(DeclineCode::DustChange, |case| {
+        let spent = TxOut {
+            value: Amount::from_sat(1_000),
+            script_pubkey: case.beacon.script().to_owned(),
+        };
+        case.build(&spent);
+        case.change().value = Amount::from_sat(329);
+    });
+}
+
+#[test]
+fn declines_unbalanced() {
+    declines(DeclineCode::Unbalanced, |case| {
+        case.change().value = SPENT + Amount::from_sat(1);
+    });
+}
+
+/// One sat above the cap times the size is too much; the cap itself is not.
+#[test]
+fn declines_fee_too_high() {
+    let at = |case: &mut Case, more: u64| {
+        let cap =
+            case.terms.max_fee_rate_sat_vb * transaction::signed_vsize(&case.request.pending_tx);
+        case.change().value = SPENT - Amount::from_sat(cap + more);
+    };
+    let mut case = Case::valid();
+    at(&mut case, 0);
+    reviewed(&case);
+    declines(DeclineCode::FeeTooHigh, |case| at(case, 1));
+}
+
+/// No proof, one proof twice, or a proof for somebody else's index besides.
+#[test]
+fn declines_proof_missing() {
+    declines(DeclineCode::ProofMissing, |case| {
+        case.request.proofs.pop();
+    });
+    declines(DeclineCode::ProofMissing, |case| {
+        case.request.proofs[1] = case.request.proofs[0].clone();
+    });
+    declines(DeclineCode::ProofMissing, |case| {
+        let mut foreign = case.request.proofs[0].clone();
+        foreign.index = Index::of_did("did:example:other");
+        case.request.proofs.push(foreign);
+    });
+}
+
+/// The coordinator left an index empty before its member answered.
+#[test]
+fn declines_leaf_missing() {
+    declines(DeclineCode::LeafMissing, |case| {
+        case.leaves[1].1 = None;
+        let spent = case.request.spent_outputs[0].to_txout();
+        case.build(&spent);
+    });
+}
+
+/// An update left out, an update that nobody asked for, a root of another tree, a proof in another form.
+#[test]
+fn declines_proof_invalid() {
+    declines(DeclineCode::ProofInvalid, |case| {
+        case.leaves[0].1.as_mut().unwrap().update = None;
+    });
+    declines(DeclineCode::ProofInvalid, |case| {
+        case.leaves[1].1.as_mut().unwrap().update = Some(UpdateId([4; 32]));
+    });
+    declines(DeclineCode::ProofInvalid, |case| {
+        case.tx().output[1].script_pubkey = ScriptBuf::new_op_return([1; 32]);
+    });
+    declines(DeclineCode::ProofInvalid, |case| {
+        case.request.proofs[0].proof.id = Root([1; 32]);
+    });
+    declines(DeclineCode::ProofInvalid, |case| {
+        case.request.proofs[1].proof.hashes.push(NodeHash([1; 32]));
+    });
+}
+
+/// Both could be mined: the one that was signed, and this one beside it.
+#[test]
+fn declines_live_transaction() {
+    declines(DeclineCode::LiveTransaction, |case| {
+        case.live = vec![spending(&[OutPoint::new(txid(3), 0)])];
+    });
+}
+
+/// A round has one root. Another would announce other updates under the same leaf nonces.
+#[test]
+fn declines_other_root() {
+    declines(DeclineCode::OtherRoot, |case| {
+        case.live = vec![spending(&[OutPoint::new(txid(1), 0)])];
+        case.signed_roots = vec![Root([1; 32])];
+    });
+}
+
+// The chain: what is wrong is declined at once, though a confirmation is missing as well; what is missing is waited for.
+
+#[test]
+fn declines_chain_script() {
+    declines(DeclineCode::ChainScript, |case| {
+        case.set_view(SPENT, ScriptBuf::from_bytes(vec![0x51]), 0);
+    });
+}
+
+#[test]
+fn declines_chain_amount() {
+    declines(DeclineCode::ChainAmount, |case| {
+        let script = case.beacon.script().to_owned();
+        case.set_view(SPENT - Amount::from_sat(1), script, 0);
+    });
+}
+
+#[test]
+fn declines_chain_spent() {
+    let spent_by = |case: &mut Case, spender| {
+        let OutputView::Seen { spent_by, .. } = &mut case.view else {
+            panic!("the valid case has seen its output");
+        };
+        *spent_by = Some(spender);
+    };
+    declines(DeclineCode::ChainSpent, |case| spent_by(case, txid(3)));
+    let mut case = Case::valid();
+    let itself = case.request.pending_tx.compute_txid();
+    spent_by(&mut case, itself);
+    reviewed(&case);
+}
+
+#[test]
+fn declines_chain_unseen() {
+    waits(DeclineCode::ChainUnseen, |case| {
+        case.view = OutputView::Unseen
+    });
+}
+
+#[test]
+fn declines_chain_unconfirmed() {
+    waits(DeclineCode::ChainUnconfirmed, |case| {
+        let script = case.beacon.script().to_owned();
+        case.set_view(SPENT, script, 0);
+    });
+}
