@@ -25,7 +25,7 @@ pub trait Agent: Send + 'static {
         params: Value,
     ) -> Result<Call<<Self::Machine as Machine>::Command>, RpcError>;
 
-    /// Index of the identity under which `peer` knows us, or is about to.
+    /// Index of the identity under which `peer` knows us, or is about to: for messages that are no answers.
     fn identity_for(&self, machine: &Self::Machine, peer: &PeerId) -> u32;
 
     /// How many identities there are: all of them can be written to.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::agent::Agent;
 use crate::control::ControlServer;
 use crate::data_dir::DataDir;
-use crate::driver::{Driver, DriverConfig, Parts};
+use crate::driver::{self, Driver, DriverConfig, Parts};
 use crate::identities::Identities;
 use crate::keys::Seed;
 use crate::settings::Config;
@@ -112,6 +112,7 @@ where
         store,
         mut identities,
     } = home;
+    let started = driver::now();
     let chain_url = config
         .chain_url
         .as_deref()
@@ -160,6 +161,7 @@ where
             allow_private: config.allow_private,
             disclosure,
             limits,
+            started,
             about,
         },
     })?;

@@ -202,7 +202,7 @@ fn render(value: &Value, indent: usize, out: &mut String) {
                         render(value, indent + 2, out);
                     }
                     Value::Object(_) | Value::Array(_) => {
-                        line(out, format_args!("{pad}{name}: none\n"))
+                        line(out, format_args!("{pad}{name}: none\n"));
                     }
                     scalar => line(out, format_args!("{pad}{name}: {}\n", plain(scalar))),
                 }

@@ -59,9 +59,10 @@ impl Identities {
             .ok_or(IdentityError::TooMany(index))
     }
 
-    /// The identity with this DID, among those made.
-    pub fn by_did(&self, did: &Did) -> Option<&Identity> {
-        self.made.iter().find(|identity| identity.did() == did)
+    /// Index of the identity with this DID, among those made.
+    pub fn index_of(&self, did: &Did) -> Option<u32> {
+        let index = self.made.iter().position(|identity| identity.did() == did);
+        index.and_then(|index| u32::try_from(index).ok())
     }
 
     /// All DIDs made so far, by index.

@@ -60,6 +60,7 @@ impl Watcher {
             watches: Watches::default(),
             network_checked: false,
             unavailable: None,
+            garbage: None,
         };
         std::thread::Builder::new()
             .name("chain".to_owned())
@@ -103,6 +104,38 @@ struct Thread {
     watches: Watches,
     network_checked: bool,
     unavailable: Option<String>,
+    /// What the source answered last that could not be believed.
+    garbage: Option<String>,
+}
+
+/// An answer; `None` where it was garbage, which says nothing about the other answers.
+fn readable<T>(
+    answer: Result<T, ChainError>,
+    garbage: &mut Option<String>,
+) -> Result<Option<T>, ChainError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error @ ChainError::Garbage { .. }) => {
+            *garbage = Some(error.to_string());
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn output_view(status: OutputStatus, tip: u32) -> OutputView {
+    match status {
+        OutputStatus::Unseen => OutputView::Unseen,
+        OutputStatus::Seen {
+            output,
+            height,
+            spent_by,
+        } => OutputView::Seen {
+            output,
+            confirmations: height.map_or(0, |height| tip.saturating_sub(height).saturating_add(1)),
+            spent_by,
+        },
+    }
 }
 
 impl Thread {
@@ -142,51 +175,50 @@ impl Thread {
         }
         let tip = self.chain.tip()?.height;
         let mut facts = Vec::new();
+        let mut garbage = None;
         for script in &self.watches.scripts {
-            let funds = self.chain.unspent(script)?.into_iter().map(|utxo| Fund {
-                outpoint: utxo.outpoint,
-                value: utxo.output.value.to_sat(),
-                height: utxo.height,
-            });
-            facts.push(ChainFact::Funds {
-                script: script.clone(),
-                funds: funds.collect(),
-            });
+            if let Some(utxos) = readable(self.chain.unspent(script), &mut garbage)? {
+                let funds = utxos.into_iter().map(|utxo| Fund {
+                    outpoint: utxo.outpoint,
+                    value: utxo.output.value.to_sat(),
+                    height: utxo.height,
+                });
+                facts.push(ChainFact::Funds {
+                    script: script.clone(),
+                    funds: funds.collect(),
+                });
+            }
         }
         for outpoint in &self.watches.outpoints {
-            let view = match self.chain.output(*outpoint)? {
-                OutputStatus::Unseen => OutputView::Unseen,
-                OutputStatus::Seen {
-                    output,
-                    height,
-                    spent_by,
-                } => OutputView::Seen {
-                    output,
-                    confirmations: height
-                        .map_or(0, |height| tip.saturating_sub(height).saturating_add(1)),
-                    spent_by,
-                },
-            };
-            facts.push(ChainFact::Output {
-                outpoint: *outpoint,
-                view,
-            });
+            if let Some(status) = readable(self.chain.output(*outpoint), &mut garbage)? {
+                facts.push(ChainFact::Output {
+                    outpoint: *outpoint,
+                    view: output_view(status, tip),
+                });
+            }
         }
         for txid in &self.watches.transactions {
-            let view = match self.chain.transaction(*txid)? {
-                TransactionStatus::Unknown => TransactionView::Unknown,
-                TransactionStatus::Mempool => TransactionView::Mempool,
-                TransactionStatus::Confirmed { height, block_hash } => {
-                    TransactionView::Confirmed { height, block_hash }
-                }
-            };
-            facts.push(ChainFact::Transaction {
-                txid: *txid,
-                view,
-                tip,
-            });
+            if let Some(status) = readable(self.chain.transaction(*txid), &mut garbage)? {
+                let view = match status {
+                    TransactionStatus::Unknown => TransactionView::Unknown,
+                    TransactionStatus::Mempool => TransactionView::Mempool,
+                    TransactionStatus::Confirmed { height, block_hash } => {
+                        TransactionView::Confirmed { height, block_hash }
+                    }
+                };
+                facts.push(ChainFact::Transaction {
+                    txid: *txid,
+                    view,
+                    tip,
+                });
+            }
         }
-        Ok(facts.into_iter().map(Report::Fact).collect())
+        let mut reports: Vec<_> = facts.into_iter().map(Report::Fact).collect();
+        if garbage != self.garbage {
+            reports.push(Report::Status(garbage.clone()));
+            self.garbage = garbage;
+        }
+        Ok(reports)
     }
 
     fn broadcast(&self, tx: &Transaction) -> Option<()> {

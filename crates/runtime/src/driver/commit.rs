@@ -133,12 +133,7 @@ impl<A: Agent> Driver<A> {
             }
             Effect::Report { to, rejection } => {
                 if let Ok(did) = to.as_str().parse::<Did>() {
-                    self.report(
-                        &did,
-                        None,
-                        &rejection.code.to_string(),
-                        &rejection.to_string(),
-                    );
+                    self.report(&did, &rejection);
                 }
             }
             Effect::Send { .. } => {} // In the outbox since the commit.
@@ -186,7 +181,7 @@ impl<A: Agent> Driver<A> {
         if let Some(id) = ack {
             plaintext = plaintext.with_ack(id);
         }
-        let packed = self.pack_for(to.as_str(), plaintext.clone());
+        let packed = self.pack_for(None, to.as_str(), plaintext.clone());
         match packed {
             Ok((from, frame)) => Some(OutboxRow {
                 id: plaintext.id,
@@ -204,17 +199,23 @@ impl<A: Agent> Driver<A> {
         }
     }
 
-    /// Packs a message under the identity that this peer knows: the sender's DID and the frame.
+    /// Packs a message: under the identity `own` that it answers for, or the one that this peer knows. Gives the
+    /// sender's DID and the frame.
     pub(super) fn pack_for(
         &mut self,
+        own: Option<&Did>,
         to: &str,
         plaintext: Plaintext,
     ) -> Result<(String, Vec<u8>), String> {
         let recipient: Did = to.parse().map_err(|error| format!("{error}"))?;
         let index = self.agent.identity_for(&self.machine, &PeerId::new(to));
+        // An answer comes from whom the message was meant for: a stranger learns no other identity of ours.
+        let answering = own
+            .and_then(|own| self.identities.index_of(own))
+            .unwrap_or(index);
         let identity = self
             .identities
-            .get(index)
+            .get(answering)
             .map_err(|error| error.to_string())?;
         let plaintext = plaintext.with_return_route(ReturnRoute::All);
         let packed = pack(identity, &recipient, &plaintext, &self.resolver)
@@ -224,9 +225,13 @@ impl<A: Agent> Driver<A> {
 
     fn acknowledgement(&mut self, verified: &Verified) -> Option<Vec<u8>> {
         let message = protocols::acknowledge(verified, Uuid::new_v4(), now().0)?;
-        self.pack_for(verified.sender().as_str(), message)
-            .ok()
-            .map(|(_, frame)| frame)
+        self.pack_for(
+            Some(verified.recipient()),
+            verified.sender().as_str(),
+            message,
+        )
+        .ok()
+        .map(|(_, frame)| frame)
     }
 
     fn seen_row(&self, verified: &Verified, answers: Vec<Vec<u8>>) -> SeenRow {

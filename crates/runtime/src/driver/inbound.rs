@@ -1,10 +1,10 @@
 //! What comes in on sockets: opened, proven, checked for repetition, and handed to the machine or answered.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use beacon_cohort::ids::PeerId;
-use beacon_cohort::machine::{Code, Input, Step};
+use beacon_cohort::ids::{PeerId, Timestamp};
+use beacon_cohort::machine::{Code, Input, Rejection, Step};
 use beacon_cohort::message::{Message, MessageError};
 use beacon_didcomm::protocols::{
     self, DISCLOSE, EMPTY, PING, PING_RESPONSE, PROBLEM_REPORT, ProblemReport, QUERIES,
@@ -17,14 +17,17 @@ use super::{Driver, DriverError, excerpt, now};
 use crate::agent::Agent;
 use crate::transport::ConnectionId;
 
-/// Peers for which refusals are remembered between two clean-ups.
+/// Peers and kinds for which refusals are remembered.
 const MAX_REMEMBERED: usize = 4_096;
+/// Seconds after which the same refusal of the same peer is logged, and an unreadable message reported, again.
+const REMEMBERED_S: u64 = 600;
 
 /// Counts what was refused, and remembers what was said about it already.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     counts: BTreeMap<String, u64>,
     logged: HashMap<(String, String), u64>,
+    forgotten: Timestamp,
 }
 
 impl Refusals {
@@ -50,8 +53,39 @@ impl Refusals {
         *times == 1
     }
 
-    pub(super) fn reset(&mut self) {
-        self.logged.clear();
+    /// Says again what was said a while ago.
+    pub(super) fn forget(&mut self, now: Timestamp) {
+        if self.forgotten.after(REMEMBERED_S) <= now {
+            self.forgotten = now;
+            self.logged.clear();
+        }
+    }
+}
+
+/// Ids of messages that came in lately, recorded on disk or not.
+#[derive(Debug, Default)]
+pub(super) struct RecentIds {
+    ids: HashSet<(String, String)>,
+    order: VecDeque<(String, String)>,
+}
+
+/// Ids that are remembered in memory.
+const MAX_RECENT: usize = 16_384;
+
+impl RecentIds {
+    /// Remembers an id; `false` when it was here before.
+    fn insert(&mut self, sender: &str, id: &str) -> bool {
+        let entry = (sender.to_owned(), id.to_owned());
+        if !self.ids.insert(entry.clone()) {
+            return false;
+        }
+        self.order.push_back(entry);
+        if self.order.len() > MAX_RECENT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        true
     }
 }
 
@@ -87,7 +121,15 @@ impl<A: Agent> Driver<A> {
             }
             return Ok(());
         }
-        if verified.message().return_route == Some(ReturnRoute::All)
+        // What is refused or needs no record is remembered in memory only, and what was made before this process started
+        // may have been heard by the one before: neither may lead answers to another socket a second time.
+        let fresh = self.recent.insert(sender.as_str(), &id)
+            && verified
+                .message()
+                .created_time
+                .is_some_and(|created| created >= self.config.started.0);
+        if fresh
+            && verified.message().return_route == Some(ReturnRoute::All)
             && self.routes.bind(sender.as_str(), connection)
         {
             self.outbox.connected(sender.as_str());
@@ -107,7 +149,8 @@ impl<A: Agent> Driver<A> {
             tracing::warn!(kind = error.kind(), from = %excerpt(sender.as_str()), %error, "refused a message");
             let code = format!("e.m.{}", error.kind());
             let about = error.thread_id().zip(error.message_id());
-            let Some(frame) = self.report_frame(&sender, about, &code, &error.to_string()) else {
+            let Some(frame) = self.report_frame(None, &sender, about, &code, &error.to_string())
+            else {
                 return;
             };
             let _ = self.transport.send(connection, frame);
@@ -138,7 +181,7 @@ impl<A: Agent> Driver<A> {
                         )
                     });
                 if let Some(answer) = answer {
-                    self.send_once(connection, verified.sender(), answer);
+                    self.send_once(connection, verified, answer);
                 }
                 Ok(())
             }
@@ -257,23 +300,20 @@ impl<A: Agent> Driver<A> {
         }
         let message = verified.message();
         let about = Some((message.thread(), message.id.as_str()));
-        if let Some(frame) = self.report_frame(sender, about, code, comment) {
+        if let Some(frame) =
+            self.report_frame(Some(verified.recipient()), sender, about, code, comment)
+        {
             let _ = self.transport.send(connection, frame);
         }
     }
 
     /// Tells a peer of a fault on whatever way it is known by.
-    pub(super) fn report(
-        &mut self,
-        to: &Did,
-        about: Option<(&str, &str)>,
-        code: &str,
-        comment: &str,
-    ) {
+    pub(super) fn report(&mut self, to: &Did, rejection: &Rejection) {
+        let (code, comment) = (rejection.code.as_str(), rejection.to_string());
         tracing::warn!(code, to = %excerpt(to.as_str()), comment, "reporting a problem");
         if let (Some(connection), Some(frame)) = (
             self.routes.connection(to.as_str()),
-            self.report_frame(to, about, code, comment),
+            self.report_frame(None, to, None, code, &comment),
         ) {
             let _ = self.transport.send(connection, frame);
         }
@@ -281,6 +321,7 @@ impl<A: Agent> Driver<A> {
 
     fn report_frame(
         &mut self,
+        own: Option<&Did>,
         to: &Did,
         about: Option<(&str, &str)>,
         code: &str,
@@ -292,14 +333,14 @@ impl<A: Agent> Driver<A> {
             .inspect_err(|error| tracing::error!(code, %error, "problem report cannot be written"))
             .ok()?;
         let message = report.about(thread, message, Uuid::new_v4(), now().0);
-        self.pack_for(to.as_str(), message)
+        self.pack_for(own, to.as_str(), message)
             .ok()
             .map(|(_, frame)| frame)
     }
 
-    /// Sends a message that nobody needs to repeat.
-    fn send_once(&mut self, connection: ConnectionId, to: &Did, message: Plaintext) {
-        if let Ok((_, frame)) = self.pack_for(to.as_str(), message) {
+    /// Answers with a message that nobody needs to repeat.
+    fn send_once(&mut self, connection: ConnectionId, to: &Verified, message: Plaintext) {
+        if let Ok((_, frame)) = self.pack_for(Some(to.recipient()), to.sender().as_str(), message) {
             let _ = self.transport.send(connection, frame);
         }
     }

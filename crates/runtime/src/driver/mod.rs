@@ -35,7 +35,7 @@ use crate::store::{Store, StoreError};
 use crate::transport::{Inbound, Transport};
 use crate::watcher::{Report, Watcher};
 use calls::Followers;
-use inbound::Refusals;
+use inbound::{RecentIds, Refusals};
 use outbox::Outbox;
 use routes::{Dialled, Routes};
 
@@ -82,6 +82,8 @@ pub struct DriverConfig {
     pub disclosure: Disclosure,
     /// Bounds on messages.
     pub limits: UnpackLimits,
+    /// When this process started, before it opened a socket.
+    pub started: Timestamp,
     /// Shown in `status`.
     pub about: serde_json::Value,
 }
@@ -121,6 +123,7 @@ pub struct Driver<A: Agent> {
     outbox: Outbox,
     routes: Routes,
     refusals: Refusals,
+    recent: RecentIds,
     followers: Followers,
     /// Inputs that effects have produced, to be taken before anything else comes in.
     pending: VecDeque<Input<<A::Machine as Machine>::Command>>,
@@ -129,7 +132,7 @@ pub struct Driver<A: Agent> {
 }
 
 /// Seconds between two clean-ups of the store.
-const PRUNE_INTERVAL_S: u64 = 600;
+const PRUNE_INTERVAL_S: u64 = 60;
 /// The loop looks at the clock at least this often.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -172,6 +175,7 @@ impl<A: Agent> Driver<A> {
             outbox,
             routes: Routes::new(dialled_tx),
             refusals: Refusals::default(),
+            recent: RecentIds::default(),
             followers: Followers::default(),
             pending: VecDeque::new(),
             last_seq,
@@ -230,7 +234,12 @@ impl<A: Agent> Driver<A> {
             }
         }
         tracing::info!("stopping: sending what is queued");
-        self.transport.shutdown().await;
+        // What still comes in was not acknowledged, so it comes again; reading it lets the sockets end.
+        let drain = async { while inputs.frames.recv().await.is_some() {} };
+        tokio::select! {
+            () = self.transport.shutdown() => {}
+            () = drain => {}
+        }
         Ok(())
     }
 
@@ -243,8 +252,9 @@ impl<A: Agent> Driver<A> {
             .map(|at| Instant::now() + Duration::from_secs(at.0.saturating_sub(now().0)).min(IDLE));
         // A deadline that is due was settled already: whatever is left of it waits for something else, or a moment.
         let deadline = deadline.map(|at| at.max(Instant::now() + Duration::from_millis(500)));
-        let network = self.routes.next_attempt(&self.outbox);
-        deadline.into_iter().chain(network).fold(idle, Instant::min)
+        deadline
+            .into_iter()
+            .fold(idle.min(self.routes.next_scan()), Instant::min)
     }
 
     fn chain_report(&mut self, report: Report) -> Result<(), DriverError> {
@@ -325,7 +335,7 @@ impl<A: Agent> Driver<A> {
                 tracing::warn!(kind = %row.kind, to = %excerpt(&row.to), "message expired without being delivered");
             }
         }
-        self.refusals.reset();
+        self.refusals.forget(now);
         Ok(())
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Outbox {
     peers: HashMap<String, BTreeMap<u64, Waiting>>,
     places: HashMap<String, (String, u64)>,
     next: u64,
+    /// Peers for which something is new since it was last asked.
+    fresh: HashSet<String>,
 }
 
 impl Outbox {
@@ -65,6 +67,7 @@ impl Outbox {
                 attempts: 0,
                 due: None,
             };
+            self.fresh.insert(waiting.row.to.clone());
             self.peers
                 .entry(waiting.row.to.clone())
                 .or_default()
@@ -111,8 +114,14 @@ impl Outbox {
         self.peers.keys()
     }
 
+    /// Peers for which something is new since this was last called.
+    pub(super) fn take_fresh(&mut self) -> HashSet<String> {
+        std::mem::take(&mut self.fresh)
+    }
+
     /// A new connection to the peer: everything is due at once.
     pub(super) fn connected(&mut self, peer: &str) {
+        self.fresh.insert(peer.to_owned());
         for waiting in self
             .peers
             .get_mut(peer)
@@ -124,35 +133,35 @@ impl Outbox {
     }
 
     /// When the peer's next message is due.
-    pub(super) fn next_due(&self, peer: &str) -> Option<Instant> {
-        let rows = self.peers.get(peer)?;
+    pub(super) fn next_due(&self, peer: &str, unix_now: u64) -> Option<Instant> {
         let now = Instant::now();
-        rows.values()
-            .take(WINDOW)
-            .map(|waiting| waiting.due.unwrap_or(now))
-            .min()
+        let rows = self.peers.get(peer)?.values();
+        let waiting = rows
+            .filter(|waiting| waiting.row.expires > unix_now)
+            .take(WINDOW);
+        waiting.map(|waiting| waiting.due.unwrap_or(now)).min()
     }
 
-    /// Frames to send to the peer now, oldest first; each is due again later.
-    pub(super) fn due(&mut self, peer: &str) -> Vec<Vec<u8>> {
+    /// Frames to send to the peer now, oldest first; each is due again later. Expired ones are left for the clean-up.
+    pub(super) fn due(&mut self, peer: &str, unix_now: u64) -> Vec<Vec<u8>> {
         let now = Instant::now();
-        let mut frames = Vec::new();
-        for waiting in self
+        let rows = self
             .peers
             .get_mut(peer)
             .into_iter()
-            .flat_map(BTreeMap::values_mut)
-            .take(WINDOW)
-        {
-            if waiting.due.is_none_or(|due| due <= now) {
-                let wait = FIRST_WAIT
-                    .saturating_mul(1 << waiting.attempts.min(8))
-                    .min(LONGEST_WAIT);
-                waiting.attempts += 1;
-                waiting.due = Some(now + wait);
-                frames.push(waiting.row.packed.clone());
-            }
-        }
-        frames
+            .flat_map(BTreeMap::values_mut);
+        let window = rows
+            .filter(|waiting| waiting.row.expires > unix_now)
+            .take(WINDOW);
+        let due = window.filter(|waiting| waiting.due.is_none_or(|due| due <= now));
+        due.map(|waiting| {
+            let wait = FIRST_WAIT
+                .saturating_mul(1 << waiting.attempts.min(8))
+                .min(LONGEST_WAIT);
+            waiting.attempts = waiting.attempts.saturating_add(1);
+            waiting.due = Some(now + wait);
+            waiting.row.packed.clone()
+        })
+        .collect()
     }
 }

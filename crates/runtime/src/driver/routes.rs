@@ -14,7 +14,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::outbox::Outbox;
-use super::{Driver, excerpt, now};
+use super::{Driver, IDLE, excerpt, now};
 use crate::agent::Agent;
 use crate::transport::{ConnectionId, DialError, SendError};
 
@@ -24,8 +24,15 @@ const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
 const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
 /// Dials at one time.
 const MAX_DIALS: usize = 64;
-/// Peers whose way is remembered. The one that was used longest ago is forgotten.
+/// Peers whose way is remembered. Those without a connection are forgotten when there are more.
 const MAX_PEERS: usize = 65_536;
+/// Peers that one connection may lead to: a participant has one identity for each coordinator, a mediator more.
+const MAX_PEERS_PER_CONNECTION: usize = 64;
+/// A connection that is kept open shows by a fresh message this often to whom it leads: the other side may have started
+/// anew, or not have believed an earlier one.
+const PING_INTERVAL: Duration = Duration::from_mins(2);
+/// Time between two looks at all peers, at the shortest.
+const SHORTEST_SCAN: Duration = Duration::from_millis(50);
 
 /// How a dial ended.
 #[derive(Debug)]
@@ -51,6 +58,7 @@ struct Peer {
     dialling: bool,
     failures: u32,
     not_before: Option<Instant>,
+    pinged: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -61,6 +69,8 @@ pub(super) struct Routes {
     dials: usize,
     outcome: mpsc::Sender<Dialled>,
     keep: HashSet<String>,
+    /// When to look at all peers again; those for which something is new are looked at at once.
+    next_scan: Instant,
 }
 
 impl Routes {
@@ -71,30 +81,33 @@ impl Routes {
             dials: 0,
             outcome,
             keep: HashSet::new(),
+            next_scan: Instant::now(),
         }
     }
 
     /// This connection leads to this peer from now on. Only a fresh, proven, unseen message may say so.
     /// `true` when that is news.
     pub(super) fn bind(&mut self, peer: &str, connection: ConnectionId) -> bool {
+        if self.connection(peer) == Some(connection) {
+            return false;
+        }
         if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(peer) {
             self.peers
                 .retain(|_, peer| peer.connection.is_some() || peer.dialling);
         }
+        let users = self.users.entry(connection).or_default();
+        if users.len() >= MAX_PEERS_PER_CONNECTION || self.peers.len() >= MAX_PEERS {
+            tracing::warn!(peer = %excerpt(peer), %connection, "too many peers: its connection is not used for answers");
+            return false;
+        }
+        users.insert(peer.to_owned());
         let entry = self.peers.entry(peer.to_owned()).or_default();
         entry.failures = 0;
         entry.not_before = None;
         let before = entry.connection.replace(connection);
-        if before == Some(connection) {
-            return false;
-        }
         if let Some(users) = before.and_then(|before| self.users.get_mut(&before)) {
             users.remove(peer);
         }
-        self.users
-            .entry(connection)
-            .or_default()
-            .insert(peer.to_owned());
         true
     }
 
@@ -104,6 +117,8 @@ impl Routes {
                 entry.connection.take_if(|current| *current == connection);
             }
         }
+        // Whoever must be reached is dialled again.
+        self.next_scan = Instant::now();
     }
 
     pub(super) fn connection(&self, peer: &str) -> Option<ConnectionId> {
@@ -114,66 +129,66 @@ impl Routes {
         self.users.len()
     }
 
-    /// When something can be sent or dialled next.
-    pub(super) fn next_attempt(&self, outbox: &Outbox) -> Option<Instant> {
-        let now = Instant::now();
-        let sends = outbox.peers().filter_map(|peer| {
-            let known = self.peers.get(peer);
-            match known {
-                Some(Peer {
-                    connection: Some(_),
-                    ..
-                }) => outbox.next_due(peer),
-                // A dial under way ends by itself; a peer that cannot be dialled comes by itself.
-                Some(
-                    Peer { dialling: true, .. }
-                    | Peer {
-                        address: Some(None),
-                        ..
-                    },
-                ) => None,
-                Some(Peer { not_before, .. }) => Some(not_before.unwrap_or(now)),
-                None => Some(now),
-            }
-        });
-        let kept = self.keep.iter().filter_map(|peer| {
-            let peer = self.peers.get(peer)?;
-            let idle = peer.connection.is_none() && !peer.dialling && peer.address != Address::None;
-            idle.then(|| peer.not_before.unwrap_or(now))
-        });
-        // A moment's pause, so that a full table of dials is no busy loop.
-        sends
-            .chain(kept)
-            .min()
-            .map(|at| at.max(now + Duration::from_millis(20)))
+    fn needs_ping(&self, peer: &str) -> bool {
+        let pinged = self.peers.get(peer).and_then(|peer| peer.pinged);
+        self.keep.contains(peer) && pinged.is_none_or(|at| at + PING_INTERVAL <= Instant::now())
+    }
+
+    /// When all peers are looked at next.
+    pub(super) fn next_scan(&self) -> Instant {
+        self.next_scan
+    }
+
+    /// When something can be sent to the peer, or it can be dialled.
+    fn next_attempt(&self, peer: &str, outbox: &Outbox) -> Option<Instant> {
+        match self.peers.get(peer)? {
+            Peer {
+                connection: Some(_),
+                ..
+            } => outbox.next_due(peer, now().0),
+            // A dial under way ends by itself; a peer that cannot be dialled comes by itself.
+            Peer { dialling: true, .. }
+            | Peer {
+                address: Address::None,
+                ..
+            } => None,
+            Peer { not_before, .. } => Some(not_before.unwrap_or_else(Instant::now)),
+        }
     }
 }
 
 impl<A: Agent> Driver<A> {
-    /// Sends what is due, and dials those who cannot be reached otherwise.
+    /// Sends what is due, and dials those who cannot be reached otherwise: the peers for which something is new, and now
+    /// and then all of them.
     pub(super) fn connect_and_send(&mut self) {
-        self.routes.keep = self
-            .agent
-            .keep_connected(&self.machine)
-            .iter()
-            .map(|peer| peer.as_str().to_owned())
-            .collect();
-        let peers: HashSet<String> = self
-            .outbox
-            .peers()
-            .cloned()
-            .chain(self.routes.keep.iter().cloned())
-            .collect();
+        let scan = self.routes.next_scan <= Instant::now();
+        let mut peers = self.outbox.take_fresh();
+        if scan {
+            let keep = self.agent.keep_connected(&self.machine);
+            self.routes.keep = keep.iter().map(|peer| peer.as_str().to_owned()).collect();
+            peers.extend(self.outbox.peers().cloned());
+            peers.extend(self.routes.keep.iter().cloned());
+            self.routes.next_scan = Instant::now() + IDLE;
+        }
         for peer in peers {
             match self.routes.connection(&peer) {
-                Some(connection) => self.flush(&peer, connection),
+                Some(connection) => {
+                    if self.routes.needs_ping(&peer) {
+                        self.ping(&peer, connection);
+                    }
+                    self.flush(&peer, connection);
+                }
                 None => self.dial(&peer),
+            }
+            if let Some(at) = self.routes.next_attempt(&peer, &self.outbox) {
+                let at = at.max(Instant::now() + SHORTEST_SCAN);
+                self.routes.next_scan = self.routes.next_scan.min(at);
             }
         }
     }
 
     fn flush(&mut self, peer: &str, connection: ConnectionId) {
-        for frame in self.outbox.due(peer) {
+        for frame in self.outbox.due(peer, now().0) {
             if let Err(error) = self.transport.send(connection, frame) {
                 if error == SendError::Full {
                     tracing::warn!(peer = %excerpt(peer), "peer reads too slowly; its connection is closed");
@@ -213,6 +228,17 @@ impl<A: Agent> Driver<A> {
         });
     }
 
+    /// Shows the other side, by a fresh message, to whom this socket leads.
+    fn ping(&mut self, peer: &str, connection: ConnectionId) {
+        if let Some(entry) = self.routes.peers.get_mut(peer) {
+            entry.pinged = Some(Instant::now());
+        }
+        let ping = protocols::ping(Uuid::new_v4(), now().0);
+        if let Ok((_, frame)) = self.pack_for(None, peer, ping) {
+            let _ = self.transport.send(connection, frame);
+        }
+    }
+
     /// Where the peer, or its mediator, is dialled.
     fn address(&mut self, peer: &str) -> Option<Url> {
         let did: Did = peer.parse().ok()?;
@@ -242,11 +268,7 @@ impl<A: Agent> Driver<A> {
                 self.routes.bind(&peer, connection);
                 self.outbox.connected(&peer);
                 tracing::info!(peer = %excerpt(&peer), %connection, "connected");
-                // Shows the other side, by a fresh message, to whom this socket leads.
-                let ping = protocols::ping(Uuid::new_v4(), now().0);
-                if let Ok((_, frame)) = self.pack_for(&peer, ping) {
-                    let _ = self.transport.send(connection, frame);
-                }
+                self.ping(&peer, connection);
             }
             Err(error) => {
                 let Some(entry) = self.routes.peers.get_mut(&peer) else {
