@@ -93,6 +93,7 @@ impl Membership {
             leaves: BTreeMap::new(),
             session: None,
             candidates: Vec::new(),
+            committed: None,
             ended: VecDeque::new(),
         }
     }
@@ -210,6 +211,9 @@ impl Membership {
             }
             event => {
                 if let Some(session) = &mut self.session {
+                    if matches!(event, Event::NonceCommitted { .. }) {
+                        self.committed = Some(session.proposal.0.round);
+                    }
                     session.apply(event);
                 }
                 self.apply_chain(event);

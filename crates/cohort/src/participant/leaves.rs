@@ -55,7 +55,7 @@ impl Participant {
         {
             return Self::late(cohort, session, now);
         }
-        if cohort.terms.flow != Flow::Push {
+        if cohort.terms.flow != Flow::Push || cohort.leaves_are_fixed() {
             return Step::nothing();
         }
         let fresh = |index: &_| !cohort.leaves.contains_key(index);
@@ -109,6 +109,9 @@ impl Participant {
             // Within a round a leaf never changes.
             if let Some(leaf) = given.filter(|_| body.round == cohort.round) {
                 leaves.push(leaf.clone());
+                continue;
+            }
+            if body.round == cohort.round && cohort.leaves_are_fixed() {
                 continue;
             }
             let leaf = OwnLeaf {

@@ -90,6 +90,8 @@ pub struct Membership {
     pub queued: BTreeMap<Index, UpdateId>,
     /// Our leaves of this round.
     pub leaves: BTreeMap<Index, OwnLeaf>,
+    /// The last round in which public nonces of ours may have left.
+    pub committed: Option<u64>,
     /// The session that is under way.
     pub session: Option<Session>,
     /// Everything that we ever signed, oldest first: any of them may be the one that is mined.
@@ -225,6 +227,13 @@ impl Membership {
                 .collect(),
             view,
         })
+    }
+
+    /// Whether an index without a leaf in this round stays without one. The root may be fixed with its empty leaf, and
+    /// a leaf chosen now would neither be in the tree nor let us complete, or check, the empty leaf's proof.
+    pub fn leaves_are_fixed(&self) -> bool {
+        self.terms.empty_leaf_allowed
+            && (self.session.is_some() || self.committed == Some(self.round))
     }
 
     /// Candidates that may still be mined, or leave the chain again.
