@@ -381,6 +381,13 @@ mod tests {
             let dir = DataDir::open_with(&path, runtime.path()).unwrap();
             dir.control_socket().parent().unwrap().to_owned()
         };
+        let root = path.canonicalize().unwrap();
+        let stranger = fs::metadata(&folder).unwrap().uid() + 1;
+        let error = place_socket(&root, runtime.path(), stranger).unwrap_err();
+        assert!(
+            matches!(error, DataDirError::ForeignSocketDir { .. }),
+            "{error}"
+        );
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         let error = DataDir::open_with(&path, runtime.path()).unwrap_err();
         assert!(
