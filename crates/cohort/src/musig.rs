@@ -47,19 +47,16 @@ impl BeaconKey {
         }
         let points: Vec<_> = keys.iter().map(CohortKey::point).collect();
         let mut cache = musig::KeyAggCache::new(&points);
-        let internal = to_bitcoin(&cache.agg_pk());
-        let tweak = TapTweakHash::from_key_and_tweak(internal, None).to_byte_array();
-        let tweak = Scalar::from_be_bytes(tweak).map_err(|_| KeySetError::Tweak)?;
+        let tweak = key_path_tweak(&cache.agg_pk()).ok_or(KeySetError::Tweak)?;
         let output = cache
             .pubkey_xonly_tweak_add(&tweak)
             .map_err(|_| KeySetError::Tweak)?;
         let (output_key, _) = output.x_only_public_key();
-        let tweaked = TweakedPublicKey::dangerous_assume_tweaked(to_bitcoin(&output_key));
         Ok(Self {
             keys,
             cache,
             output_key,
-            script: ScriptBuf::new_p2tr_tweaked(tweaked),
+            script: ScriptBuf::new_p2tr_tweaked(tweaked(&output_key)),
         })
     }
 
@@ -75,8 +72,7 @@ impl BeaconKey {
 
     /// The beacon address.
     pub fn address(&self, network: bitcoin::Network) -> String {
-        let tweaked = TweakedPublicKey::dangerous_assume_tweaked(to_bitcoin(&self.output_key));
-        Address::p2tr_tweaked(tweaked, network).to_string()
+        address(&self.output_key, network)
     }
 
     pub(crate) fn cache(&self) -> &musig::KeyAggCache {
@@ -154,6 +150,20 @@ pub fn sighashes(tx: &Transaction, spent: &[TxOut]) -> Option<Vec<[u8; 32]>> {
         .collect()
 }
 
+/// The BIP341 tweak of an output without script tree.
+fn key_path_tweak(internal: &XOnlyPublicKey) -> Option<Scalar> {
+    let tweak = TapTweakHash::from_key_and_tweak(to_bitcoin(internal), None);
+    Scalar::from_be_bytes(tweak.to_byte_array()).ok()
+}
+
+fn tweaked(output_key: &XOnlyPublicKey) -> TweakedPublicKey {
+    TweakedPublicKey::dangerous_assume_tweaked(to_bitcoin(output_key))
+}
+
+fn address(output_key: &XOnlyPublicKey, network: bitcoin::Network) -> String {
+    Address::p2tr_tweaked(tweaked(output_key), network).to_string()
+}
+
 #[expect(
     clippy::expect_used,
     reason = "the bytes are those of a point that libsecp256k1 holds"
@@ -196,5 +206,94 @@ mod tests {
             hex::encode(internal.to_byte_array()),
             file["internalKeyXonly"].as_str().unwrap()
         );
+    }
+
+    fn bip341() -> serde_json::Value {
+        serde_json::from_str(include_str!("../vectors/bip341/wallet-test-vectors.json")).unwrap()
+    }
+
+    /// `vectors/bip341/`, outputs: the beacon has no script tree, and so has one case of seven.
+    #[test]
+    fn output_keys_and_addresses_follow_bip341() {
+        let vectors = bip341();
+        let cases = vectors["scriptPubKey"].as_array().unwrap();
+        let (mut run, mut excluded) = (0, 0);
+        for case in cases {
+            if !case["given"]["scriptTree"].is_null() {
+                excluded += 1; // A script tree: no beacon has one.
+                continue;
+            }
+            let text = |part: &str, name: &str| case[part][name].as_str().unwrap().to_owned();
+            let internal = key(&text("given", "internalPubkey"));
+            let tweak = key_path_tweak(&internal).unwrap();
+            assert_eq!(
+                hex::encode(tweak.to_be_bytes()),
+                text("intermediary", "tweak")
+            );
+            let (output, _) = internal.add_tweak(&tweak).unwrap();
+            assert_eq!(output, key(&text("intermediary", "tweakedPubkey")));
+            let script = ScriptBuf::new_p2tr_tweaked(tweaked(&output));
+            assert_eq!(script.to_hex_string(), text("expected", "scriptPubKey"));
+            assert_eq!(
+                address(&output, bitcoin::Network::Bitcoin),
+                text("expected", "bip350Address")
+            );
+            run += 1;
+        }
+        assert_eq!((run, excluded, cases.len()), (1, 6, 7));
+    }
+
+    /// `vectors/bip341/`, spending: signals are signed with SIGHASH_DEFAULT, and so is one case of seven.
+    #[test]
+    fn sighashes_follow_bip341() {
+        let vectors = bip341();
+        let spending = &vectors["keyPathSpending"][0];
+        assert_eq!(vectors["keyPathSpending"].as_array().unwrap().len(), 1);
+        let tx: Transaction = bitcoin::consensus::encode::deserialize_hex(
+            spending["given"]["rawUnsignedTx"].as_str().unwrap(),
+        )
+        .unwrap();
+        let spent = spending["given"]["utxosSpent"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|spent| TxOut {
+                script_pubkey: ScriptBuf::from_hex(spent["scriptPubKey"].as_str().unwrap())
+                    .unwrap(),
+                value: bitcoin::Amount::from_sat(spent["amountSats"].as_u64().unwrap()),
+            });
+        let spent: Vec<_> = spent.collect();
+        let sighashes = sighashes(&tx, &spent).unwrap();
+        assert_eq!(sighashes.len(), tx.input.len());
+        let cases = spending["inputSpending"].as_array().unwrap();
+        let (mut run, mut excluded) = (0, 0);
+        for case in cases {
+            if case["given"]["hashType"] != 0 {
+                excluded += 1; // Another sighash type: none is ever signed.
+                continue;
+            }
+            let input = usize::try_from(case["given"]["txinIndex"].as_u64().unwrap()).unwrap();
+            assert_eq!(
+                hex::encode(sighashes[input]),
+                case["intermediary"]["sigHash"].as_str().unwrap()
+            );
+            let signature = hex::decode(case["expected"]["witness"][0].as_str().unwrap()).unwrap();
+            let signature = schnorr::Signature::from_byte_array(signature.try_into().unwrap());
+            let output = key(&hex::encode(&spent[input].script_pubkey.as_bytes()[2..]));
+            schnorr::verify(&signature, &sighashes[input], &output).unwrap();
+            run += 1;
+        }
+        assert_eq!((run, excluded, cases.len()), (1, 6, 7));
+        assert_eq!(
+            super::sighashes(&tx, &spent[1..]),
+            None,
+            "one spent output for each input"
+        );
+    }
+
+    fn key(text: &str) -> XOnlyPublicKey {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).unwrap();
+        XOnlyPublicKey::from_byte_array(bytes).unwrap()
     }
 }

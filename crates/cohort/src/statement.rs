@@ -153,4 +153,53 @@ mod tests {
             assert_eq!(hex::encode(digest), expected);
         }
     }
+
+    /// `vectors/bip340/test-vectors.csv`: all cases verified, all with a secret key signed.
+    #[test]
+    fn signatures_follow_bip340() {
+        let file = include_str!("../vectors/bip340/test-vectors.csv");
+        let (mut verified, mut signed) = (0, 0);
+        for line in file.lines().skip(1) {
+            let [index, secret, key, aux, message, signature, result, ..] =
+                line.split(',').collect::<Vec<_>>()[..]
+            else {
+                panic!("got a case without all its columns: {line}");
+            };
+            let message = hex::decode(message).unwrap();
+            let signature: StatementSignature = signature.parse().unwrap();
+            // A key that is no point is refused when it is read.
+            let valid = format!("02{key}").parse().is_ok_and(|key: CohortKey| {
+                let by_library =
+                    schnorr::verify(&signature.0, &message, &key.point().x_only_public_key().0)
+                        .is_ok();
+                if let Ok(message) = message.clone().try_into() {
+                    assert_eq!(
+                        Statement(message).is_signed_by(&key, &signature),
+                        by_library,
+                        "case {index}"
+                    );
+                }
+                by_library
+            });
+            assert_eq!(valid, result == "TRUE", "case {index}");
+            verified += 1;
+            if !secret.is_empty() {
+                let (mut bytes, mut random) = ([0; 32], [0; 32]);
+                hex::decode_to_slice(secret, &mut bytes).unwrap();
+                hex::decode_to_slice(aux, &mut random).unwrap();
+                let pair = secp256k1::Keypair::from_secret_bytes(bytes).unwrap();
+                assert_eq!(
+                    schnorr::sign_with_aux_rand(&message, &pair, &random),
+                    signature.0,
+                    "case {index}"
+                );
+                signed += 1;
+            }
+        }
+        assert_eq!(
+            (verified, signed),
+            (19, 8),
+            "every case of the file, and every secret key in it"
+        );
+    }
 }

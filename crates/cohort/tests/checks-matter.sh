@@ -29,7 +29,11 @@ for file in cohort signal; do
         checks+=("$file $variant $code")
     done
 done
-[ ${#checks[@]} -gt 0 ] || { echo "no table of checks found in $review" >&2; exit 2; }
+tables=$(cat "$review/cohort.rs" "$review/signal.rs" | grep -c '^ *check(')
+if [ "$tables" -eq 0 ] || [ ${#checks[@]} -ne "$tables" ]; then
+    echo "the tables have $tables checks, ${#checks[@]} of them on one line with a known code" >&2
+    exit 2
+fi
 
 # The names of the tests that fail, one to a line. Fails itself if the copy does not build.
 failing_tests() {

@@ -4,6 +4,13 @@
 //! `tests/checks-matter.sh` removes each line of the tables in turn and sees that exactly its test fails. So no test here
 //! may break two rules, and a test is named after its code.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops where something is not as it should be"
+)]
+
 use beacon_cohort::DeclineCode;
 use beacon_cohort::ids::{CohortId, SessionId, Timestamp};
 use beacon_cohort::machine::OutputView;
@@ -357,11 +364,11 @@ fn declines_unsupported_kind() {
         Kind::Other("sweep".to_owned()),
     ] {
         declines(DeclineCode::UnsupportedKind, |case| {
-            case.request.kind = kind
+            case.request.kind = kind;
         });
     }
     declines(DeclineCode::UnsupportedKind, |case| {
-        case.request.replaces = Some(txid(1))
+        case.request.replaces = Some(txid(1));
     });
 }
 
@@ -416,7 +423,7 @@ fn declines_foreign_input() {
 #[test]
 fn declines_version() {
     declines(DeclineCode::Version, |case| {
-        case.tx().version = Version::ONE
+        case.tx().version = Version::ONE;
     });
 }
 
@@ -607,7 +614,7 @@ fn declines_chain_spent() {
 #[test]
 fn declines_chain_unseen() {
     waits(DeclineCode::ChainUnseen, |case| {
-        case.view = OutputView::Unseen
+        case.view = OutputView::Unseen;
     });
 }
 

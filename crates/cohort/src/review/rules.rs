@@ -222,10 +222,7 @@ pub(super) fn proofs_carry_own_leaves(
     Ok(())
 }
 
-pub(super) fn respects_live_transactions(
-    proposal: &Proposal,
-    context: &Context<'_>,
-) -> Result<(), String> {
+pub(super) fn respects_live(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
     ignored_live(&proposal.0.pending_tx.input, &context.live).map_or(Ok(()), |txid| {
         Err(format!(
             "transaction {txid} was signed and may still be mined, and this one neither builds on it nor conflicts with it"

@@ -79,10 +79,7 @@ fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
         check(DeclineCode::ProofMissing, rules::one_proof_for_each_index),
         check(DeclineCode::LeafMissing, rules::a_leaf_for_each_index),
         check(DeclineCode::ProofInvalid, rules::proofs_carry_own_leaves),
-        check(
-            DeclineCode::LiveTransaction,
-            rules::respects_live_transactions,
-        ),
+        check(DeclineCode::LiveTransaction, rules::respects_live),
         check(DeclineCode::OtherRoot, rules::one_root_for_each_round),
         check(DeclineCode::ChainScript, rules::chain_knows_the_script),
         check(DeclineCode::ChainAmount, rules::chain_knows_the_amount),
