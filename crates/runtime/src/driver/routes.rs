@@ -139,6 +139,11 @@ impl Routes {
         self.next_scan
     }
 
+    /// Looks at all peers at this time, if it would not be done before.
+    fn scan_at(&mut self, at: Instant) {
+        self.next_scan = self.next_scan.min(at);
+    }
+
     /// When something can be sent to the peer, or it can be dialled.
     fn next_attempt(&self, peer: &str, outbox: &Outbox) -> Option<Instant> {
         match self.peers.get(peer)? {
@@ -181,8 +186,7 @@ impl<A: Agent> Driver<A> {
                 None => self.dial(&peer),
             }
             if let Some(at) = self.routes.next_attempt(&peer, &self.outbox) {
-                let at = at.max(Instant::now() + SHORTEST_SCAN);
-                self.routes.next_scan = self.routes.next_scan.min(at);
+                self.routes.scan_at(at.max(Instant::now() + SHORTEST_SCAN));
             }
         }
     }
@@ -258,6 +262,10 @@ impl<A: Agent> Driver<A> {
     }
 
     pub(super) fn dialled(&mut self, dialled: Dialled) {
+        if self.routes.dials >= MAX_DIALS {
+            // Others had to wait for this one's place.
+            self.routes.scan_at(Instant::now() + SHORTEST_SCAN);
+        }
         self.routes.dials = self.routes.dials.saturating_sub(1);
         let Dialled { peer, result } = dialled;
         match result {
@@ -280,12 +288,15 @@ impl<A: Agent> Driver<A> {
                     .saturating_mul(1 << (entry.failures - 1).min(10))
                     .min(LONGEST_BACK_OFF);
                 let jitter = UnwrapErr(OsRng).random_range(0.75..1.25);
-                entry.not_before = Some(Instant::now() + wait.mul_f64(jitter));
+                let again = Instant::now() + wait.mul_f64(jitter);
+                entry.not_before = Some(again);
                 if entry.failures == 1 {
                     tracing::warn!(peer = %excerpt(&peer), %error, "cannot connect; retrying with back-off");
                 } else {
                     tracing::debug!(peer = %excerpt(&peer), %error, failures = entry.failures, "cannot connect");
                 }
+                // The last look was made while this dial was under way, so it planned none for the peer.
+                self.routes.scan_at(again);
             }
         }
     }
