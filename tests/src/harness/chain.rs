@@ -1,0 +1,86 @@
+//! `beacon-regtest`, and what is on its chain.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+
+use beacon_chain::{Chain as _, EsploraChain, TransactionStatus};
+use bitcoin::{Transaction, Txid};
+use serde_json::Value;
+
+use super::process::Process;
+use super::{Binary, DEADLINE};
+
+/// A private chain.
+#[derive(Debug)]
+pub struct Regtest {
+    url: String,
+    chain: EsploraChain,
+    _process: Process,
+}
+
+impl Regtest {
+    /// A new chain on a free port.
+    pub async fn start(folder: &Path) -> Self {
+        let mut process =
+            Process::start("regtest", folder, Binary::Regtest, &["--json".to_owned()]);
+        let line = process.line().await.unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        let url = ready["url"].as_str().unwrap().to_owned();
+        Self {
+            chain: EsploraChain::new(&url, DEADLINE, 0).unwrap(),
+            url,
+            _process: process,
+        }
+    }
+
+    /// Its base URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Mines one block.
+    pub fn mine(&self) {
+        self.control("mine?blocks=1");
+    }
+
+    /// Pays to an address, and mines a block with it.
+    pub fn fund(&self, address: &str, sats: u64) {
+        self.control(&format!("fund?address={address}&sats={sats}"));
+        self.mine();
+    }
+
+    /// Replaces the last block by two empty ones. Its transactions wait again.
+    pub fn reorganise(&self) {
+        self.control("reorg?depth=1");
+    }
+
+    /// A transaction as the chain has it.
+    pub fn transaction(&self, txid: Txid) -> Transaction {
+        self.chain.raw_transaction(txid).unwrap().unwrap()
+    }
+
+    /// The height of a transaction's block.
+    pub fn height(&self, txid: Txid) -> Option<u32> {
+        match self.chain.transaction(txid).unwrap() {
+            TransactionStatus::Confirmed { height, .. } => Some(height),
+            TransactionStatus::Mempool | TransactionStatus::Unknown => None,
+        }
+    }
+
+    fn control(&self, what: &str) -> Value {
+        let host = self.url.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(host).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        write!(
+            stream,
+            "POST /regtest/{what} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{what}: {answer}");
+        serde_json::from_str(body).unwrap()
+    }
+}

@@ -1,0 +1,157 @@
+//! Whole lives of cohorts: real processes, real sockets, real consensus.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+
+use beacon_tests::harness::Member::Signs;
+use beacon_tests::harness::{Cohort, Net, Signal};
+use bitcoin::{OutPoint, ScriptBuf};
+use serde_json::{Value, json};
+
+/// The checks that hold for every signal, against the chain alone.
+fn well_formed(cohort: &Cohort, signal: &Signal) {
+    let address: bitcoin::Address<_> = cohort.address.parse().unwrap();
+    let beacon: ScriptBuf = address.assume_checked().script_pubkey();
+    let tx = &signal.transaction;
+    assert_eq!(tx.input.len(), 1);
+    // One Schnorr signature with the default sighash, by the key path.
+    assert_eq!(tx.input[0].witness.len(), 1);
+    assert_eq!(tx.input[0].witness[0].len(), 64);
+    let [change, signal_output] = tx.output.as_slice() else {
+        panic!("expected change and signal, got {:?}", tx.output);
+    };
+    assert_eq!(change.script_pubkey, beacon);
+    assert!(signal_output.script_pubkey.is_op_return());
+    assert_eq!(signal_output.value.to_sat(), 0);
+}
+
+async fn one_signal(members: usize, terms: Value) -> (Net, Cohort) {
+    let mut net = Net::start(&vec![Signs; members]).await;
+    let everybody: Vec<usize> = (0..members).collect();
+    let mut cohort = net.form(&everybody, terms).await;
+    net.fund(&cohort).await;
+    net.request_update(&cohort, 0).await;
+    let signal = net.confirmed(&mut cohort).await;
+    well_formed(&cohort, &signal);
+    net.verify(&cohort, &signal).await;
+    (net, cohort)
+}
+
+#[tokio::test]
+async fn two_members_push() {
+    let (net, _) = one_signal(2, json!({ "flow": "push" })).await;
+    // Nothing that honest agents say to each other is refused.
+    for agent in net.members.iter().chain([&net.coordinator]) {
+        let status = agent.call("status", Value::Null).await;
+        assert_eq!(status["refused"], json!({}), "{}", agent.name());
+        assert_eq!(status["chain"]["available"], true, "{}", agent.name());
+    }
+}
+
+#[tokio::test]
+async fn two_members_pull() {
+    let mut net = Net::start(&[Signs, Signs]).await;
+    let mut cohort = net.form(&[0, 1], json!({ "flow": "pull" })).await;
+    net.fund(&cohort).await;
+    // Waits with the member until it is asked.
+    net.request_update(&cohort, 1).await;
+    net.coordinator
+        .call("session.start", json!({ "cohort_id": cohort.id }))
+        .await;
+    for member in [0, 1] {
+        let did = net.members[member].did();
+        let given = net
+            .coordinator
+            .wait("leaves_given", |event| event["peer"] == did)
+            .await;
+        assert_eq!(given.value["update"], member == 1, "{}", given.value);
+    }
+    let signal = net.confirmed(&mut cohort).await;
+    well_formed(&cohort, &signal);
+    net.verify(&cohort, &signal).await;
+}
+
+#[tokio::test]
+async fn five_members() {
+    let (mut net, cohort) = one_signal(5, json!({})).await;
+    let set = net
+        .coordinator
+        .wait("cohort_set", |event| cohort.has(event))
+        .await;
+    for member in &mut net.members {
+        let agreed = member
+            .wait("cohort_agreed", |event| cohort.has(event))
+            .await;
+        let keys: BTreeSet<_> = agreed.value["keys"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|key| key.as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(keys.len(), 5, "{}", agreed.value);
+        assert_eq!(agreed.value["address"], cohort.address);
+    }
+    // Membership is frozen before anybody acknowledges.
+    let acknowledged = net.coordinator.wait("acknowledged", |_| true).await;
+    assert!(set.seq < acknowledged.seq);
+}
+
+#[tokio::test]
+async fn a_second_signal_spends_the_first_ones_change() {
+    let (mut net, mut cohort) = one_signal(2, json!({ "confirmations": 2 })).await;
+    net.request_update(&cohort, 1).await;
+    let second = net.confirmed(&mut cohort).await;
+    well_formed(&cohort, &second);
+    let first = &cohort.signals[0];
+    assert_eq!(
+        second.transaction.input[0].previous_output,
+        OutPoint::new(first.txid, 0),
+        "the chain says which output the second signal spends"
+    );
+    assert_ne!(
+        first.root, second.root,
+        "each round has its own leaf nonces"
+    );
+    // The first signal's proofs are kept.
+    net.verify(&cohort, first).await;
+    net.verify(&cohort, &second).await;
+    for agent in net.members.iter_mut().chain([&mut net.coordinator]) {
+        let fits = |event: &Value| event["txid"] == first.txid.to_string();
+        agent.wait("signal_buried", fits).await;
+    }
+}
+
+#[tokio::test]
+async fn two_cohorts_at_once_share_members() {
+    let mut net = Net::start(&[Signs, Signs, Signs]).await;
+    let one = net.advertise(2, json!({})).await;
+    let two = net.advertise(2, json!({})).await;
+    for (cohort, member) in [(&one, 0), (&two, 1), (&two, 2), (&one, 1)] {
+        net.join(cohort, member).await;
+    }
+    let mut one = net.acknowledged(one, &[0, 1]).await;
+    let mut two = net.acknowledged(two, &[1, 2]).await;
+    assert_ne!(one.address, two.address);
+    let shared = net.members[1].call("cohorts", Value::Null).await;
+    let keys: BTreeSet<_> = shared
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|cohort| cohort["key"].to_string())
+        .collect();
+    assert_eq!(keys.len(), 2, "a fresh key for each cohort: {shared}");
+    net.fund(&one).await;
+    net.fund(&two).await;
+    // Both rounds are under way before either signal is mined.
+    net.request_update(&one, 1).await;
+    net.request_update(&two, 1).await;
+    net.broadcast(&one).await;
+    net.broadcast(&two).await;
+    let first = net.confirmed(&mut one).await;
+    let second = net.confirmed(&mut two).await;
+    assert_eq!(first.height, second.height, "one block has both");
+    well_formed(&one, &first);
+    well_formed(&two, &second);
+    net.verify(&one, &first).await;
+    net.verify(&two, &second).await;
+}
