@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Tests of the scripts: each one runs, verifies what it shows, fails where it must, and leaves nothing behind.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit
+if [[ -z ${BEACON_BIN_DIR:-} ]]; then
+  BEACON_BIN_DIR=$(../scripts/build) || exit
+  export BEACON_BIN_DIR
+fi
+# All temporary directories are made in here.
+TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/beacon-check.XXXXXX")
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
+
+# result EXPRESSION: Python, where d is the demo's last line.
+result() { tail -n 1 "$TMPDIR/out" | /usr/bin/env python3 -c "import json, sys; d = json.load(sys.stdin); print($1)"; }
+
+expect() { # WHAT GOT EXPECTED
+  [[ $2 == "$3" ]] || { printf '%s: got %s, expected %s\n' "$1" "$2" "$3" && false; }
+}
+
+# Nothing may be left of a script: neither its directory nor a process that works in it.
+nothing_left() {
+  local left
+  left=$(find "$TMPDIR" -mindepth 1 -maxdepth 1 -type d; pgrep -af -- "$TMPDIR")
+  expect "left behind" "$left" ""
+}
+
+demo() { timeout 300 ./demo.sh "$@" >"$TMPDIR/out" 2>"$TMPDIR/err"; }
+
+two_members_and_two_signals() {
+  demo --json --signals 2 || return
+  expect "last line" "$(result 'd["verified"], d["members"], len(d["signals"])')" "True 2 2" &&
+    expect "address" "$(result 'd["beacon_address"][:6]')" "bcrt1p" &&
+    expect "bytes" "$(result '[len(s["signal_bytes"]) for s in d["signals"]]')" "[64, 64]" &&
+    nothing_left
+}
+
+pull_flow_with_three_members() {
+  demo --json --flow pull --members 3 && expect "last line" "$(result 'd["verified"], d["members"]')" "True 3"
+}
+
+two_demos_at_once() {
+  local first
+  timeout 300 ./demo.sh >/dev/null 2>"$TMPDIR/err.first" &
+  first=$!
+  demo && wait "$first" && nothing_left
+}
+
+an_altered_proof_fails_the_demo() {
+  BEACON_DEMO_TAMPER=1 demo --json
+  expect "exit code" "$?" 1 && expect "standard output" "$(<"$TMPDIR/out")" "" || return
+  grep -q 'FAILED in step 9, Signal 1 of 1: verify every proof: member 2: .*invalid proof' "$TMPDIR/err" || return
+  nothing_left
+}
+
+wrong_arguments_are_refused() {
+  local arguments
+  for arguments in "--members 1" "--members 51" "--members x" "--members" "--flow sideways" "--signals 0" "--what"; do
+    # shellcheck disable=SC2086 # words are wanted
+    demo $arguments
+    expect "exit code of $arguments" "$?" 2 && expect "lines" "$(wc -l <"$TMPDIR/err")" 1 || return
+  done
+}
+
+# stop_under_way SIGNAL: sends a signal to a demo that has just begun with its first signal; sets `code`.
+stop_under_way() {
+  local line script story
+  mkfifo "$TMPDIR/story"
+  # Job control: otherwise a background job ignores SIGINT for ever.
+  set -m
+  ./demo.sh --signals 50 >"$TMPDIR/out" 2>"$TMPDIR/story" &
+  script=$!
+  set +m
+  exec {story}<"$TMPDIR/story"
+  while read -r -t 120 -u "$story" line && [[ $line != 7.* ]]; do :; done
+  kill "-$1" "$script"
+  cat <&"$story" >"$TMPDIR/err"
+  exec {story}<&-
+  wait "$script"
+  code=$?
+  rm "$TMPDIR/story"
+}
+
+ctrl_c_stops_everything() { stop_under_way INT && expect "exit code" "$code" 130 && nothing_left; }
+
+sigterm_stops_everything() { stop_under_way TERM && expect "exit code" "$code" 143 && nothing_left; }
+
+no_process_survives_kill_9() {
+  local pid
+  stop_under_way KILL
+  # The agents have been told to stop; tail waits until they have.
+  for pid in $(pgrep -f -- "$TMPDIR"); do timeout 30 tail --pid="$pid" -f /dev/null; done
+  # Nobody was there any more to remove the directory.
+  rm -rf "$TMPDIR"/beacon-demo.*
+  nothing_left
+}
+
+three_terminals() {
+  local fred lucia coordinator commands
+  mkfifo "$TMPDIR/commands"
+  set -m
+  ./coordinator.sh >"$TMPDIR/commands" 2>"$TMPDIR/err" &
+  coordinator=$!
+  set +m
+  exec {commands}<"$TMPDIR/commands"
+  read -r -t 120 -u "$commands" fred && read -r -t 120 -u "$commands" lucia || return
+  timeout 120 bash -c "$fred" >"$TMPDIR/out.fred" 2>"$TMPDIR/err.fred" &
+  timeout 120 bash -c "$lucia" >"$TMPDIR/out.lucia" 2>"$TMPDIR/err.lucia" || return
+  wait $! || return
+  kill -INT "$coordinator"
+  wait "$coordinator"
+  expect "exit code" "$?" 130 && exec {commands}<&- && rm "$TMPDIR/commands" &&
+    grep -q '^valid: root .* announces update ' "$TMPDIR/out.fred" &&
+    grep -q '^valid: root .* announces no update ' "$TMPDIR/out.lucia" && nothing_left
+}
+
+didcomm_by_hand() {
+  timeout 120 ./didcomm.sh >"$TMPDIR/out" 2>"$TMPDIR/err" &&
+    expect "result" "$(<"$TMPDIR/out")" "packed, sent, answered and unpacked; 3 of 3 forgeries refused" && nothing_left
+}
+
+passed=0 failed=0
+for check in two_members_and_two_signals pull_flow_with_three_members two_demos_at_once an_altered_proof_fails_the_demo \
+  wrong_arguments_are_refused ctrl_c_stops_everything sigterm_stops_everything no_process_survives_kill_9 \
+  three_terminals didcomm_by_hand; do
+  if "$check" >"$TMPDIR/why" 2>&1; then
+    printf 'script check %s ... ok\n' "$check"
+    passed=$((passed + 1))
+  else
+    printf 'script check %s ... FAILED\n' "$check"
+    tail -n 25 "$TMPDIR/why" "$TMPDIR"/err* | sed 's/^/  | /'
+    failed=$((failed + 1))
+  fi
+done
+# In the words of Rust's test runner, whose results are summed up with these.
+printf '\ntest result: %s. %d passed; %d failed; 0 ignored\n' "$( ((failed)) && echo FAILED || echo ok)" "$passed" "$failed"
+((failed == 0))
