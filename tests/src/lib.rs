@@ -1,3 +1,4 @@
 //! Test support.
 
 pub mod harness;
+pub mod simulator;

@@ -1,0 +1,306 @@
+//! A chain without proof of work: it knows every output, verifies every key-path signature, mines on command and
+//! can be reorganised.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use beacon_cohort::machine::{
+    BroadcastOutcome, ChainFact, Fund, OutputView, TransactionView, Watches,
+};
+use bitcoin::absolute::LockTime;
+use bitcoin::hashes::{Hash as _, sha256d};
+use bitcoin::secp256k1::{Message, Secp256k1, VerifyOnly, XOnlyPublicKey, schnorr};
+use bitcoin::sighash::{Prevouts, SighashCache};
+use bitcoin::transaction::Version;
+use bitcoin::{
+    Amount, BlockHash, OutPoint, Script, ScriptBuf, Sequence, TapSighashType, Transaction, TxIn,
+    TxOut, Txid, Witness,
+};
+
+struct Block {
+    hash: BlockHash,
+    txids: Vec<Txid>,
+}
+
+struct Known {
+    tx: Transaction,
+    height: Option<u32>,
+    deposit: bool,
+}
+
+pub(super) struct Chain {
+    secp: Secp256k1<VerifyOnly>,
+    blocks: Vec<Block>,
+    known: BTreeMap<Txid, Known>,
+    /// In order of arrival, so that parents come before children.
+    mempool: Vec<Txid>,
+    /// Spent outputs, by transactions of blocks and mempool.
+    spent: BTreeMap<OutPoint, Txid>,
+    blocks_made: u64,
+    deposits_made: u64,
+}
+
+impl Chain {
+    pub(super) fn new() -> Self {
+        let mut chain = Self {
+            secp: Secp256k1::verification_only(),
+            blocks: Vec::new(),
+            known: BTreeMap::new(),
+            mempool: Vec::new(),
+            spent: BTreeMap::new(),
+            blocks_made: 0,
+            deposits_made: 0,
+        };
+        chain.mine();
+        chain
+    }
+
+    /// Height of the last block.
+    pub(super) fn tip(&self) -> u32 {
+        u32::try_from(self.blocks.len().saturating_sub(1)).unwrap_or(u32::MAX)
+    }
+
+    /// Pays an amount to a script out of nothing.
+    pub(super) fn deposit(&mut self, script: &Script, sats: u64) {
+        self.deposits_made += 1;
+        let tx = Transaction {
+            version: Version::TWO,
+            lock_time: LockTime::ZERO,
+            input: vec![TxIn {
+                previous_output: OutPoint::null(),
+                // Makes the id unique.
+                script_sig: ScriptBuf::from(self.deposits_made.to_le_bytes().to_vec()),
+                sequence: Sequence::MAX,
+                witness: Witness::new(),
+            }],
+            output: vec![TxOut {
+                value: Amount::from_sat(sats),
+                script_pubkey: script.to_owned(),
+            }],
+        };
+        self.admit(tx, true);
+    }
+
+    /// What a node does with a transaction that it is given.
+    pub(super) fn submit(&mut self, tx: Transaction) -> BroadcastOutcome {
+        if self.known.contains_key(&tx.compute_txid()) {
+            return BroadcastOutcome::Accepted;
+        }
+        match self.check(&tx) {
+            Ok(()) => {
+                self.admit(tx, false);
+                BroadcastOutcome::Accepted
+            }
+            Err(reason) => BroadcastOutcome::Refused(reason),
+        }
+    }
+
+    /// Puts what waits into a block.
+    pub(super) fn mine(&mut self) {
+        let waiting = std::mem::take(&mut self.mempool);
+        self.block(waiting);
+    }
+
+    /// Replaces the last `depth` blocks by one more than these, all of them empty: what was in them waits again.
+    pub(super) fn reorganise(&mut self, depth: u32) {
+        let kept = self.blocks.len().saturating_sub(depth as usize).max(1);
+        let removed = self.blocks.split_off(kept);
+        let mut back: Vec<Txid> = removed
+            .iter()
+            .flat_map(|block| block.txids.clone())
+            .collect();
+        for txid in &back {
+            if let Some(known) = self.known.get_mut(txid) {
+                known.height = None;
+            }
+        }
+        back.append(&mut self.mempool);
+        self.mempool = back;
+        for _ in 0..=removed.len() {
+            self.block(Vec::new());
+        }
+    }
+
+    /// Lets the mempool forget what is no deposit, as a full one does.
+    pub(super) fn evict(&mut self) {
+        let waiting = std::mem::take(&mut self.mempool);
+        let (kept, evicted): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|txid| self.known.get(txid).is_some_and(|known| known.deposit));
+        self.mempool = kept;
+        for txid in &evicted {
+            self.known.remove(txid);
+        }
+        self.spent.retain(|_, spender| !evicted.contains(spender));
+    }
+
+    /// What the source says about everything that is watched.
+    pub(super) fn facts(&self, watches: &Watches) -> Vec<ChainFact> {
+        let scripts = watches.scripts.iter().map(|script| ChainFact::Funds {
+            script: script.clone(),
+            funds: self.funds(script),
+        });
+        let outputs = watches.outpoints.iter().map(|outpoint| ChainFact::Output {
+            outpoint: *outpoint,
+            view: self.output(*outpoint),
+        });
+        let transactions = watches
+            .transactions
+            .iter()
+            .map(|txid| ChainFact::Transaction {
+                txid: *txid,
+                view: self.transaction(*txid),
+                tip: self.tip(),
+            });
+        scripts.chain(outputs).chain(transactions).collect()
+    }
+
+    /// Every transaction of the chain that is no deposit, in order.
+    pub(super) fn mined(&self) -> impl Iterator<Item = &Transaction> {
+        let txids = self.blocks.iter().flat_map(|block| &block.txids);
+        txids
+            .filter_map(|txid| self.known.get(txid))
+            .filter(|known| !known.deposit)
+            .map(|known| &known.tx)
+    }
+
+    fn block(&mut self, txids: Vec<Txid>) {
+        let height = u32::try_from(self.blocks.len()).unwrap_or(u32::MAX);
+        self.blocks_made += 1;
+        let hash = BlockHash::from_raw_hash(sha256d::Hash::hash(&self.blocks_made.to_le_bytes()));
+        for txid in &txids {
+            if let Some(known) = self.known.get_mut(txid) {
+                known.height = Some(height);
+            }
+        }
+        self.blocks.push(Block { hash, txids });
+    }
+
+    fn admit(&mut self, tx: Transaction, deposit: bool) {
+        let txid = tx.compute_txid();
+        if !deposit {
+            let spends = tx.input.iter().map(|input| (input.previous_output, txid));
+            self.spent.extend(spends);
+        }
+        let height = None;
+        self.known.insert(
+            txid,
+            Known {
+                tx,
+                height,
+                deposit,
+            },
+        );
+        self.mempool.push(txid);
+    }
+
+    fn output_of(&self, outpoint: OutPoint) -> Option<(&TxOut, Option<u32>)> {
+        let known = self.known.get(&outpoint.txid)?;
+        let output = known.tx.output.get(outpoint.vout as usize)?;
+        Some((output, known.height))
+    }
+
+    fn funds(&self, script: &Script) -> Vec<Fund> {
+        let outputs = self.known.iter().flat_map(|(txid, known)| {
+            (0u32..)
+                .zip(&known.tx.output)
+                .map(|(vout, output)| (OutPoint::new(*txid, vout), output, known.height))
+        });
+        outputs
+            .filter(|(outpoint, output, _)| {
+                *output.script_pubkey == *script && !self.spent.contains_key(outpoint)
+            })
+            .map(|(outpoint, output, height)| Fund {
+                outpoint,
+                value: output.value.to_sat(),
+                height,
+            })
+            .collect()
+    }
+
+    fn output(&self, outpoint: OutPoint) -> OutputView {
+        match self.output_of(outpoint) {
+            None => OutputView::Unseen,
+            Some((output, height)) => OutputView::Seen {
+                output: output.clone(),
+                confirmations: height.map_or(0, |height| self.tip().saturating_sub(height) + 1),
+                spent_by: self.spent.get(&outpoint).copied(),
+            },
+        }
+    }
+
+    fn transaction(&self, txid: Txid) -> TransactionView {
+        match self.known.get(&txid).map(|known| known.height) {
+            None => TransactionView::Unknown,
+            Some(None) => TransactionView::Mempool,
+            Some(Some(height)) => {
+                self.blocks
+                    .get(height as usize)
+                    .map_or(TransactionView::Unknown, |block| {
+                        TransactionView::Confirmed {
+                            height,
+                            block_hash: block.hash,
+                        }
+                    })
+            }
+        }
+    }
+
+    /// Inputs exist and are unspent, nothing is made of nothing, and every key-path signature verifies.
+    fn check(&self, tx: &Transaction) -> Result<(), String> {
+        let mut prevouts = Vec::new();
+        let mut taken = BTreeSet::new();
+        for input in &tx.input {
+            let outpoint = input.previous_output;
+            let Some((output, _)) = self.output_of(outpoint) else {
+                return Err(format!("input {outpoint} does not exist"));
+            };
+            if let Some(other) = self.spent.get(&outpoint) {
+                return Err(format!("input {outpoint} is spent by {other}"));
+            }
+            if !taken.insert(outpoint) {
+                return Err(format!("input {outpoint} is there twice"));
+            }
+            prevouts.push(output.clone());
+        }
+        let total = |outputs: &[TxOut]| outputs.iter().map(|output| output.value).sum::<Amount>();
+        if prevouts.is_empty() || total(&tx.output) > total(&prevouts) {
+            return Err("outputs are worth more than the inputs".to_owned());
+        }
+        let mut cache = SighashCache::new(tx);
+        for (number, (input, prevout)) in tx.input.iter().zip(&prevouts).enumerate() {
+            let sighash = cache
+                .taproot_key_spend_signature_hash(
+                    number,
+                    &Prevouts::All(&prevouts),
+                    TapSighashType::Default,
+                )
+                .map_err(|error| error.to_string())?;
+            let message = Message::from_digest(sighash.to_byte_array());
+            let valid = output_key(&prevout.script_pubkey)
+                .zip(signature(&input.witness))
+                .is_some_and(|(key, signature)| {
+                    self.secp.verify_schnorr(&signature, &message, &key).is_ok()
+                });
+            if !valid {
+                return Err(format!("input {number} has no valid key-path signature"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn output_key(script: &Script) -> Option<XOnlyPublicKey> {
+    let program = script
+        .is_p2tr()
+        .then(|| script.as_bytes().get(2..))
+        .flatten()?;
+    XOnlyPublicKey::from_slice(program).ok()
+}
+
+/// The one element of a key-path witness with SIGHASH_DEFAULT: 64 bytes.
+fn signature(witness: &Witness) -> Option<schnorr::Signature> {
+    match witness.to_vec().as_slice() {
+        [only] if only.len() == 64 => schnorr::Signature::from_slice(only).ok(),
+        _ => None,
+    }
+}

@@ -1,0 +1,269 @@
+//! One process: a machine, its store and its signer, with a beginning, an end, and another beginning.
+
+mod drive;
+mod envelope;
+mod outbox;
+
+use std::fmt;
+
+use beacon_cohort::coordinator::Coordinator;
+use beacon_cohort::ids::Timestamp;
+use beacon_cohort::machine::{Input, Machine, Rejection, Watches};
+use beacon_cohort::participant::Participant;
+use beacon_cohort::signer::{KeyPath, LocalSigner};
+use beacon_runtime::store::{MemoryStore, Store as _};
+use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
+use rand_chacha::ChaCha20Rng;
+use zeroize::Zeroizing;
+
+use super::dice::generator;
+use super::world::{Happening, Name, NodeId, World};
+use outbox::Outbox;
+
+/// Why a node stopped.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Its process ended, as chance or the settings wanted.
+    Crashed,
+    /// Something happened that must not.
+    Broken(String),
+}
+
+/// A machine whose whole state can be compared.
+pub(super) trait Comparable: Machine {
+    /// What differs, if anything does.
+    fn difference(&self, other: &Self) -> Option<String>;
+}
+
+impl Comparable for Coordinator {
+    fn difference(&self, other: &Self) -> Option<String> {
+        (self.state() != other.state())
+            .then(|| format!("{:?}\nis not\n{:?}", self.state(), other.state()))
+    }
+}
+
+impl Comparable for Participant {
+    fn difference(&self, other: &Self) -> Option<String> {
+        (self.state() != other.state())
+            .then(|| format!("{:?}\nis not\n{:?}", self.state(), other.state()))
+    }
+}
+
+type Signer = LocalSigner<Box<dyn Fn(KeyPath) -> Zeroizing<[u8; 32]>>, ChaCha20Rng>;
+
+pub(super) struct Node<M> {
+    id: NodeId,
+    seed: u64,
+    build: Box<dyn Fn() -> M>,
+    machine: M,
+    store: MemoryStore,
+    signer: Signer,
+    rng: ChaCha20Rng,
+    outbox: Outbox,
+    watches: Watches,
+    /// When the chain is asked next, in milliseconds.
+    poll_at: Option<u64>,
+    /// Whether a look into the outbox is scheduled.
+    resending: bool,
+    deadline: Option<Timestamp>,
+    up: bool,
+    /// Whether memory lags behind the store, as it does between a commit and what follows.
+    committing: bool,
+    run: u32,
+    boundary: u32,
+    crash_at: Vec<u32>,
+}
+
+impl<M: Comparable> Node<M> {
+    /// A process that has never run. It ends at the boundaries `crash_at`, besides chance.
+    pub(super) fn new(
+        id: NodeId,
+        seed: u64,
+        crash_at: Vec<u32>,
+        build: impl Fn() -> M + 'static,
+    ) -> Self {
+        Self {
+            id,
+            seed,
+            machine: build(),
+            build: Box::new(build),
+            store: MemoryStore::default(),
+            signer: signer(seed, id, 0),
+            rng: generator(seed, id as u64, 0),
+            outbox: Outbox::default(),
+            watches: Watches::default(),
+            poll_at: None,
+            resending: false,
+            deadline: None,
+            up: false,
+            committing: false,
+            run: 0,
+            boundary: 0,
+            crash_at,
+        }
+    }
+
+    pub(super) fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// Boundaries passed so far.
+    pub(super) fn boundaries(&self) -> u32 {
+        self.boundary
+    }
+
+    /// The whole log.
+    pub(super) fn log(&self) -> Result<Vec<M::Event>, String> {
+        let events = self.store.events(1).map_err(|error| error.to_string())?;
+        let parse = |(number, bytes): (u64, Vec<u8>)| {
+            serde_json::from_slice(&bytes).map_err(|error| {
+                format!(
+                    "event {number} of {} cannot be read back: {error}: {}",
+                    Name(self.id),
+                    String::from_utf8_lossy(&bytes)
+                )
+            })
+        };
+        events.into_iter().map(parse).collect()
+    }
+
+    /// A machine that knows the log and nothing else.
+    fn replayed(&self) -> Result<M, String> {
+        let mut machine = (self.build)();
+        for event in self.log()? {
+            machine.apply(&event);
+        }
+        Ok(machine)
+    }
+
+    /// Replay equals memory.
+    pub(super) fn check_replay(&self) -> Result<(), String> {
+        match self.replayed()?.difference(&self.machine) {
+            None => Ok(()),
+            Some(difference) => Err(format!(
+                "{}: replay differs from memory: {difference}",
+                Name(self.id)
+            )),
+        }
+    }
+
+    /// Something happens to this node. What was scheduled in an earlier run of its process is gone.
+    pub(super) fn happen(&mut self, happening: Happening, world: &mut World) -> Result<(), String> {
+        let stale = happening.run().is_some_and(|run| run != self.run);
+        let starts = matches!(happening, Happening::Start { .. });
+        if stale || self.up == starts {
+            return Ok(());
+        }
+        let outcome = match happening {
+            Happening::Arrival { frame, .. } => self.receive(&frame.packed, world),
+            Happening::Signer { request, .. } => self.sign(request, world),
+            Happening::Deadline { .. } => self.wake(world),
+            Happening::Resend { .. } => self.look_into_outbox(world),
+            Happening::Poll { .. } => self.poll(world),
+            Happening::Broadcast { tx, .. } => self.broadcast(tx, world),
+            Happening::Start { .. } => self.start(world),
+            Happening::Block | Happening::Users => Ok(()),
+        };
+        self.survive(outcome, world).map(|_| ())
+    }
+
+    /// A user's command, or what the user is told instead. `None` when the process is not there, or ended.
+    pub(super) fn command(
+        &mut self,
+        command: M::Command,
+        world: &mut World,
+    ) -> Result<Option<Result<(), Rejection>>, String> {
+        if !self.up {
+            return Ok(None);
+        }
+        world.note(format_args!("{} is told {command:?}", Name(self.id)));
+        let outcome = self.tell(Input::Command(command), world);
+        self.survive(outcome, world)
+    }
+
+    /// Ends the process where it is to end.
+    fn survive<T>(
+        &mut self,
+        outcome: Result<T, Stop>,
+        world: &mut World,
+    ) -> Result<Option<T>, String> {
+        match outcome {
+            Ok(value) => Ok(Some(value)),
+            Err(Stop::Broken(reason)) => Err(format!("{}: {reason}", Name(self.id))),
+            Err(Stop::Crashed) => {
+                if !self.committing {
+                    self.check_replay()?;
+                }
+                self.crash(world);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Starts the process from what is in its store.
+    fn start(&mut self, world: &mut World) -> Result<(), Stop> {
+        self.machine = self.replayed().map_err(Stop::Broken)?;
+        self.signer = signer(self.seed, self.id, self.run);
+        self.rng = generator(self.seed, self.id as u64, u64::from(self.run));
+        self.up = true;
+        world.note(format_args!("{} starts", Name(self.id)));
+        self.outbox = Outbox::default();
+        for row in self.store.outbox().map_err(broken)? {
+            self.outbox.add(row, world.clock);
+        }
+        self.send_due(world)?;
+        self.inform(Input::Restarted, world)
+    }
+
+    /// The process ends: what was in memory only is gone.
+    fn crash(&mut self, world: &mut World) {
+        self.up = false;
+        self.run += 1;
+        self.committing = false;
+        self.poll_at = None;
+        self.resending = false;
+        self.deadline = None;
+        self.watches = Watches::default();
+        world.tally.restarts += 1;
+        world.note(format_args!(
+            "{} ends at boundary {}",
+            Name(self.id),
+            self.boundary.saturating_sub(1)
+        ));
+        let delay = world.dice.between(100, 20_000);
+        world.schedule(delay, Happening::Start { node: self.id });
+    }
+
+    /// Perhaps ends the process here.
+    fn pass_boundary(&mut self, world: &mut World) -> Result<(), Stop> {
+        let boundary = self.boundary;
+        self.boundary += 1;
+        if self.crash_at.contains(&boundary) || world.dice.hits(world.faults.crash) {
+            Err(Stop::Crashed)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A signer whose keys outlive the process and whose randomness does not.
+fn signer(seed: u64, node: NodeId, run: u32) -> Signer {
+    let keys = move |path: KeyPath| {
+        let mut engine = sha256::Hash::engine();
+        engine.input(b"simulated cohort key");
+        engine.input(&seed.to_le_bytes());
+        engine.input(&node.to_le_bytes());
+        engine.input(&path.index.to_le_bytes());
+        Zeroizing::new(sha256::Hash::from_engine(engine).to_byte_array())
+    };
+    let randomness = generator(seed, 1_000_000 + node as u64, u64::from(run));
+    LocalSigner::new(Box::new(keys), randomness)
+}
+
+fn broken(error: impl fmt::Display) -> Stop {
+    Stop::Broken(error.to_string())
+}

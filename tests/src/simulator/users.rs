@@ -1,0 +1,335 @@
+//! The people: an operator who opens cohorts, pays deposits and restarts what stopped, and members who want updates
+//! announced. They look at what there is and do what is missing, so a command that a crash swallowed is given again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use beacon_cohort::coordinator::{self, Phase, Stage};
+use beacon_cohort::ids::CohortId;
+use beacon_cohort::message::Subscribe;
+use beacon_cohort::participant::{self, Membership, Progress, Standing};
+use beacon_cohort::terms::{AgreedTerms, BtcNetwork, Flow, Terms};
+use beacon_signal::{Index, UpdateId};
+use uuid::Builder;
+
+use super::Simulation;
+use super::world::{COORDINATOR, NodeId, peer};
+
+/// Milliseconds between two looks.
+pub(super) const LOOK_MS: u64 = 500;
+/// What the operator pays into each beacon, sat.
+const DEPOSIT_SAT: u64 = 90_000;
+/// Milliseconds after which the operator asks again for a round that stopped.
+const PATIENCE_MS: u64 = 3_000;
+/// Rounds that may stop before the operator gives up.
+const MAX_STOPPED: u32 = 100;
+/// Confirmations that bury a signal. Reorganisations stay below.
+pub(super) const CONFIRMATIONS: u64 = 3;
+
+/// An update that a member wants announced.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) member: NodeId,
+    pub(super) cohort: CohortId,
+    pub(super) did: String,
+    pub(super) update: UpdateId,
+    /// When the member says so, in milliseconds.
+    at: u64,
+    /// Whether the agent has taken it: from then on it must not get lost.
+    taken: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    pub(super) cohorts: Vec<CohortId>,
+    pub(super) wanted: Vec<Wanted>,
+    pub(super) stopped: u32,
+    funded: BTreeSet<CohortId>,
+    declines_left: u32,
+    stopped_since: BTreeMap<CohortId, u64>,
+}
+
+/// The DIDs of a member.
+pub(super) fn dids(member: NodeId, count: usize) -> Vec<String> {
+    (0..count)
+        .map(|number| format!("did:example:controller-{member}-{number}"))
+        .collect()
+}
+
+impl Users {
+    pub(super) fn new(declines: u32) -> Self {
+        Self {
+            declines_left: declines,
+            ..Self::default()
+        }
+    }
+}
+
+impl Wanted {
+    /// Whether the member's agent still knows of it.
+    fn is_known(&self, cohort: &Membership) -> bool {
+        let index = Index::of_did(&self.did);
+        let update = Some(self.update);
+        let leaf = cohort.leaves.get(&index);
+        cohort.queued.get(&index).copied() == update
+            || leaf.is_some_and(|leaf| leaf.update == update)
+            || cohort.candidates.iter().any(|candidate| {
+                let proof = candidate.proofs.get(&index);
+                proof.is_some_and(|proof| proof.update_id == update)
+            })
+    }
+
+    /// Whether the member has seen it announced in a block.
+    pub(super) fn is_announced(&self, cohort: &Membership) -> bool {
+        let index = Index::of_did(&self.did);
+        cohort.candidates.iter().any(|candidate| {
+            let standing = candidate.standing;
+            matches!(
+                standing,
+                Standing::Confirmed { .. } | Standing::Buried { .. }
+            ) && candidate
+                .proofs
+                .get(&index)
+                .is_some_and(|proof| proof.update_id == Some(self.update))
+        })
+    }
+}
+
+impl Simulation {
+    /// Everybody looks at what there is to do.
+    pub(super) fn look(&mut self) -> Result<(), String> {
+        self.look_at_cohorts()?;
+        for member in 1..=self.members.len() {
+            self.look_at_coordinator(member)?;
+            self.look_at_sessions(member)?;
+        }
+        self.look_at_updates()
+    }
+
+    /// A new wave of updates: some DIDs of each cohort, at least one.
+    pub(super) fn want_updates(&mut self) {
+        for cohort in self.users.cohorts.clone() {
+            let count = self.settings.dids_per_member;
+            let all: Vec<(NodeId, String)> = (1..=self.members.len())
+                .flat_map(|member| {
+                    dids(member, count)
+                        .into_iter()
+                        .map(move |did| (member, did))
+                })
+                .collect();
+            let sure = self.world.dice.below(all.len() as u64);
+            for (number, (member, did)) in (0..).zip(all) {
+                if number == sure || self.world.dice.hits(500) {
+                    let wanted = Wanted {
+                        member,
+                        cohort,
+                        did,
+                        update: UpdateId(self.world.dice.bytes()),
+                        at: self.world.clock + self.world.dice.below(4_000),
+                        taken: false,
+                    };
+                    self.users.wanted.push(wanted);
+                }
+            }
+        }
+    }
+
+    /// The cohort as a member sees it.
+    pub(super) fn membership(&self, member: NodeId, cohort: CohortId) -> Option<&Membership> {
+        let node = self.members.get(member.checked_sub(1)?)?;
+        node.machine().state().cohorts.get(&cohort)
+    }
+
+    fn look_at_cohorts(&mut self) -> Result<(), String> {
+        while self.users.cohorts.len() < self.settings.cohorts {
+            let id = Builder::from_random_bytes(self.world.dice.bytes()).into_uuid();
+            self.users.cohorts.push(CohortId(id));
+        }
+        for id in self.users.cohorts.clone() {
+            if !self.coordinator.is_up() {
+                return Ok(());
+            }
+            let Some(cohort) = self.coordinator.machine().state().cohorts.get(&id) else {
+                let command = coordinator::Command::Advertise {
+                    cohort: id,
+                    terms: self.terms()?,
+                    invited: BTreeSet::new(),
+                };
+                self.tell_coordinator(command)?;
+                continue;
+            };
+            if let Phase::Failed(reason) = &cohort.phase {
+                return Err(format!("cohort {id} failed: {reason}"));
+            }
+            if let (Phase::Acknowledged, Some(beacon)) = (&cohort.phase, &cohort.beacon)
+                && self.users.funded.insert(id)
+            {
+                self.world.chain.deposit(beacon.script(), DEPOSIT_SAT);
+            }
+            if let Stage::Stopped { reason } = &cohort.round.stage {
+                let reason = reason.clone();
+                self.ask_again(id, &reason)?;
+            } else {
+                self.users.stopped_since.remove(&id);
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_again(&mut self, cohort: CohortId, reason: &str) -> Result<(), String> {
+        let now = self.world.clock;
+        let since = *self.users.stopped_since.entry(cohort).or_insert(now);
+        if now < since + PATIENCE_MS {
+            return Ok(());
+        }
+        self.users.stopped_since.remove(&cohort);
+        self.users.stopped += 1;
+        if self.users.stopped > MAX_STOPPED {
+            return Err(format!(
+                "the operator gives up after {MAX_STOPPED} stopped rounds, the last with: {reason}"
+            ));
+        }
+        self.tell_coordinator(coordinator::Command::StartRound { cohort })
+    }
+
+    fn look_at_coordinator(&mut self, member: NodeId) -> Result<(), String> {
+        let Some(node) = self.members.get_mut(member - 1) else {
+            return Ok(());
+        };
+        let coordinator = peer(COORDINATOR);
+        if !node.is_up()
+            || node
+                .machine()
+                .state()
+                .coordinators
+                .contains_key(&coordinator)
+        {
+            return Ok(());
+        }
+        let command = participant::Command::Subscribe {
+            coordinator,
+            own: peer(member),
+            identity: 0,
+            filter: Subscribe::default(),
+        };
+        must(node.command(command, &mut self.world)?)
+    }
+
+    /// The first member's user says no as often as the settings want, and then yes.
+    fn look_at_sessions(&mut self, member: NodeId) -> Result<(), String> {
+        let Some(node) = self.members.get_mut(member - 1) else {
+            return Ok(());
+        };
+        let sessions = node.machine().state().cohorts.values();
+        let asked = sessions
+            .filter_map(|cohort| cohort.session.as_ref())
+            .find(|open| !open.approved && open.progress == Progress::Requested)
+            .map(|open| open.id);
+        let Some(session) = asked else {
+            return Ok(());
+        };
+        let command = if self.users.declines_left == 0 {
+            participant::Command::Approve { session }
+        } else {
+            participant::Command::Decline {
+                session,
+                comment: "not today".to_owned(),
+            }
+        };
+        let declines = matches!(command, participant::Command::Decline { .. });
+        if let Some(answer) = node.command(command, &mut self.world)? {
+            must(Some(answer))?;
+            self.users.declines_left -= u32::from(declines);
+        }
+        Ok(())
+    }
+
+    fn look_at_updates(&mut self) -> Result<(), String> {
+        let mut waiting = BTreeSet::new();
+        for position in 0..self.users.wanted.len() {
+            self.look_at_update(position)?;
+            let Some(wanted) = self.users.wanted.get(position) else {
+                continue;
+            };
+            let queued = self
+                .membership(wanted.member, wanted.cohort)
+                .is_some_and(|cohort| {
+                    cohort.queued.get(&Index::of_did(&wanted.did)) == Some(&wanted.update)
+                });
+            if queued {
+                waiting.insert(wanted.cohort);
+            }
+        }
+        if self.settings.flow == Flow::Pull {
+            self.pull(&waiting)?;
+        }
+        Ok(())
+    }
+
+    fn look_at_update(&mut self, position: usize) -> Result<(), String> {
+        let Some(wanted) = self.users.wanted.get_mut(position) else {
+            return Ok(());
+        };
+        let Some(node) = self.members.get_mut(wanted.member - 1) else {
+            return Ok(());
+        };
+        if self.world.clock < wanted.at || !node.is_up() {
+            return Ok(());
+        }
+        let cohort = node.machine().state().cohorts.get(&wanted.cohort);
+        let known = cohort.is_some_and(|cohort| wanted.is_known(cohort));
+        if !known && wanted.taken {
+            return Err(format!("an update was taken and then lost: {wanted:?}"));
+        }
+        wanted.taken = known;
+        if known {
+            return Ok(());
+        }
+        let command = participant::Command::RequestUpdate {
+            cohort: wanted.cohort,
+            did: wanted.did.clone(),
+            update: wanted.update,
+        };
+        must(node.command(command, &mut self.world)?)
+    }
+
+    /// In the pull flow the operator starts a round once updates wait for one.
+    fn pull(&mut self, waiting: &BTreeSet<CohortId>) -> Result<(), String> {
+        for id in waiting {
+            let ready = self.users.wanted.iter().all(|wanted| wanted.taken);
+            let cohort = self.coordinator.machine().state().cohorts.get(id);
+            let idle = cohort.is_some_and(|cohort| {
+                cohort.round.stage == Stage::Waiting && !cohort.round.requested
+            });
+            if ready && idle && self.coordinator.is_up() {
+                self.tell_coordinator(coordinator::Command::StartRound { cohort: *id })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_coordinator(&mut self, command: coordinator::Command) -> Result<(), String> {
+        must(self.coordinator.command(command, &mut self.world)?)
+    }
+
+    fn terms(&self) -> Result<AgreedTerms, String> {
+        let members = self.members.len() as u64;
+        let expires = self.world.now().after(86_400);
+        let terms = Terms {
+            flow: self.settings.flow,
+            empty_leaf_allowed: self.settings.empty_leaf_allowed,
+            response_deadline_s: self.settings.response_deadline_s,
+            confirmations: CONFIRMATIONS,
+            ..Terms::new(BtcNetwork::Regtest, members, expires)
+        };
+        let value = terms.to_value().map_err(|error| error.to_string())?;
+        AgreedTerms::parse(value).map_err(|error| error.to_string())
+    }
+}
+
+/// The people ask for nothing that an agent may refuse.
+fn must(answer: Option<Result<(), beacon_cohort::machine::Rejection>>) -> Result<(), String> {
+    match answer {
+        Some(Err(rejection)) => Err(format!("a user's command was refused: {rejection}")),
+        Some(Ok(())) | None => Ok(()),
+    }
+}

@@ -1,0 +1,300 @@
+//! What all nodes share: time, the network between them, the chain, and a record of what happened.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+
+use beacon_cohort::ids::{PeerId, Timestamp};
+use beacon_cohort::machine::{BroadcastOutcome, ChainFact, Watches};
+use beacon_cohort::signer::SignerRequest;
+use bitcoin::Transaction;
+
+use super::chain::Chain;
+use super::dice::Dice;
+use super::settings::Faults;
+use super::witness::Witness;
+
+/// Position of a node: 0 is the coordinator, members follow.
+pub(super) type NodeId = usize;
+
+/// The coordinator's position.
+pub(super) const COORDINATOR: NodeId = 0;
+
+/// Unix seconds at which virtual time begins; any will do.
+const EPOCH_S: u64 = 1_900_000_000;
+
+/// The DID of a node.
+pub(super) fn peer(node: NodeId) -> PeerId {
+    PeerId::new(format!("did:example:{node}"))
+}
+
+/// The node of a DID.
+pub(super) fn node_of(peer: &PeerId) -> Option<NodeId> {
+    peer.as_str().strip_prefix("did:example:")?.parse().ok()
+}
+
+/// A node's name in the transcript.
+pub(super) struct Name(pub(super) NodeId);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            COORDINATOR => f.write_str("C"),
+            member => write!(f, "P{member}"),
+        }
+    }
+}
+
+/// What crosses the network. Its sender is known, as an authenticated envelope makes it.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    /// For the transcript.
+    pub(super) kind: String,
+    pub(super) packed: Rc<[u8]>,
+}
+
+/// What happens at a moment. Where a node is named with its run, what it concerned ended with that run of its
+/// process.
+pub(super) enum Happening {
+    /// A frame reaches a node.
+    Arrival { to: NodeId, frame: Frame },
+    /// A signer carries a request out.
+    Signer {
+        node: NodeId,
+        run: u32,
+        request: SignerRequest,
+    },
+    /// A machine's deadline.
+    Deadline { node: NodeId, run: u32 },
+    /// A look into the outbox.
+    Resend { node: NodeId, run: u32 },
+    /// A node asks its chain source.
+    Poll { node: NodeId, run: u32 },
+    /// A node gives a transaction to the network.
+    Broadcast {
+        node: NodeId,
+        run: u32,
+        tx: Transaction,
+    },
+    /// A process starts.
+    Start { node: NodeId },
+    /// A block is found.
+    Block,
+    /// Users look at what there is to do.
+    Users,
+}
+
+impl Happening {
+    /// The node that it concerns.
+    pub(super) fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Arrival { to: node, .. }
+            | Self::Signer { node, .. }
+            | Self::Deadline { node, .. }
+            | Self::Resend { node, .. }
+            | Self::Poll { node, .. }
+            | Self::Broadcast { node, .. }
+            | Self::Start { node } => Some(*node),
+            Self::Block | Self::Users => None,
+        }
+    }
+
+    /// The run of the process to which it belongs.
+    pub(super) fn run(&self) -> Option<u32> {
+        match self {
+            Self::Signer { run, .. }
+            | Self::Deadline { run, .. }
+            | Self::Resend { run, .. }
+            | Self::Poll { run, .. }
+            | Self::Broadcast { run, .. } => Some(*run),
+            Self::Arrival { .. } | Self::Start { .. } | Self::Block | Self::Users => None,
+        }
+    }
+}
+
+/// What was counted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) lost: u64,
+    pub(super) corrupted: u64,
+    pub(super) restarts: u64,
+    pub(super) reorganisations: u64,
+}
+
+pub(super) struct World {
+    /// Milliseconds since the beginning.
+    pub(super) clock: u64,
+    pub(super) chain: Chain,
+    pub(super) dice: Dice,
+    pub(super) faults: Faults,
+    pub(super) witness: Witness,
+    pub(super) tally: Tally,
+    pub(super) transcript: VecDeque<String>,
+    queue: BTreeMap<(u64, u64), Happening>,
+    scheduled: u64,
+    /// Participants without a connection, and until when.
+    cut: BTreeMap<NodeId, u64>,
+}
+
+/// Lines of the transcript that are kept.
+const TRANSCRIPT_LINES: usize = 5_000;
+
+impl World {
+    pub(super) fn new(seed: u64, faults: Faults) -> Self {
+        Self {
+            clock: 0,
+            chain: Chain::new(),
+            dice: Dice::new(seed),
+            faults,
+            witness: Witness::default(),
+            tally: Tally::default(),
+            transcript: VecDeque::new(),
+            queue: BTreeMap::new(),
+            scheduled: 0,
+            cut: BTreeMap::new(),
+        }
+    }
+
+    /// What a node's clock shows.
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp(EPOCH_S + self.clock / 1_000)
+    }
+
+    /// Lets something happen, `delay` milliseconds from now.
+    pub(super) fn schedule(&mut self, delay: u64, happening: Happening) {
+        self.scheduled += 1;
+        self.queue
+            .insert((self.clock + delay, self.scheduled), happening);
+    }
+
+    /// Lets a machine's deadline happen.
+    pub(super) fn schedule_at(&mut self, moment: Timestamp, happening: Happening) {
+        let at = moment.0.saturating_sub(EPOCH_S).saturating_mul(1_000);
+        self.schedule(at.saturating_sub(self.clock), happening);
+    }
+
+    /// Moves on to whatever is next.
+    pub(super) fn next(&mut self) -> Option<Happening> {
+        let ((at, _), happening) = self.queue.pop_first()?;
+        self.clock = at;
+        Some(happening)
+    }
+
+    /// Adds a line to the transcript.
+    pub(super) fn note(&mut self, line: fmt::Arguments<'_>) {
+        if self.transcript.len() == TRANSCRIPT_LINES {
+            self.transcript.pop_front();
+        }
+        let (seconds, rest) = (self.clock / 1_000, self.clock % 1_000);
+        self.transcript
+            .push_back(format!("{seconds:>6}.{rest:03} {line}"));
+    }
+
+    /// Puts a frame on its way, with whatever befalls it.
+    pub(super) fn transmit(&mut self, from: NodeId, to: NodeId, frame: &Frame) {
+        self.tally.messages += 1;
+        self.tally.bytes += frame.packed.len() as u64;
+        let member = from.max(to);
+        let fate = if self.cut.get(&member).is_some_and(|end| *end > self.clock) {
+            Some("cut off")
+        } else if self.dice.hits(self.faults.drop) {
+            Some("lost")
+        } else if self.dice.hits(self.faults.corrupt) {
+            self.tally.corrupted += 1;
+            Some("corrupted")
+        } else {
+            None
+        };
+        self.note(format_args!(
+            "{} -> {} {} ({} bytes) {}",
+            Name(from),
+            Name(to),
+            frame.kind,
+            frame.packed.len(),
+            fate.unwrap_or_default()
+        ));
+        if fate.is_some() {
+            self.tally.lost += 1;
+            return;
+        }
+        let copies = 1 + u64::from(self.dice.hits(self.faults.duplicate));
+        for _ in 0..copies {
+            let delay = self.latency(member);
+            let frame = frame.clone();
+            self.schedule(delay, Happening::Arrival { to, frame });
+        }
+    }
+
+    /// One latency for each link keeps the order of a connection; with faults there is no such order.
+    fn latency(&mut self, member: NodeId) -> u64 {
+        let base = 5 + member as u64 % 40;
+        if !self.faults.any() {
+            return base;
+        }
+        let jitter = self.dice.below(200);
+        if self.dice.hits(self.faults.delay) {
+            base + jitter + self.dice.below(20_000)
+        } else {
+            base + jitter
+        }
+    }
+
+    /// Perhaps cuts one of the members off. To be asked once a second.
+    pub(super) fn weather(&mut self, members: usize) {
+        if self.dice.hits(self.faults.partition) {
+            let member = 1 + usize::try_from(self.dice.below(members as u64)).unwrap_or(0);
+            let end = self.clock + self.dice.between(1_000, 40_000);
+            self.note(format_args!("{} is cut off until {} ms", Name(member), end));
+            self.cut.insert(member, end);
+        }
+    }
+
+    /// Milliseconds until the next block.
+    pub(super) fn block_interval(&mut self) -> u64 {
+        if self.faults.any() {
+            self.dice.between(5_000, 40_000)
+        } else {
+            15_000
+        }
+    }
+
+    /// Finds a block, or has the last ones replaced.
+    pub(super) fn block(&mut self, max_depth: u32) {
+        if self.dice.hits(self.faults.reorganisation) {
+            let depth = u32::try_from(self.dice.between(1, u64::from(max_depth))).unwrap_or(1);
+            self.chain.reorganise(depth);
+            self.tally.reorganisations += 1;
+            let evicted = self.dice.hits(500);
+            if evicted {
+                self.chain.evict();
+            }
+            let tip = self.chain.tip();
+            self.note(format_args!(
+                "reorganisation, {depth} deep, mempool evicted: {evicted}, height {tip}"
+            ));
+        } else {
+            self.chain.mine();
+            let tip = self.chain.tip();
+            self.note(format_args!("block at height {tip}"));
+        }
+    }
+
+    /// Gives a transaction to the chain, unless the source does not answer.
+    pub(super) fn broadcast(&mut self, tx: Transaction) -> BroadcastOutcome {
+        let txid = tx.compute_txid();
+        let outcome = if self.dice.hits(self.faults.outage) {
+            BroadcastOutcome::Unavailable
+        } else {
+            self.chain.submit(tx)
+        };
+        self.note(format_args!("broadcast of {txid}: {outcome:?}"));
+        outcome
+    }
+
+    /// What a node's chain source says, unless it does not answer.
+    pub(super) fn ask_chain(&mut self, watches: &Watches) -> Option<Vec<ChainFact>> {
+        (!self.dice.hits(self.faults.outage)).then(|| self.chain.facts(watches))
+    }
+}
