@@ -29,6 +29,7 @@ pub struct Agent {
     folder: PathBuf,
     options: Vec<String>,
     did: String,
+    listening: Option<String>,
     process: Option<Process>,
     events: Vec<Event>,
     stream: Option<Follow>,
@@ -43,6 +44,7 @@ impl Agent {
             folder: folder.to_owned(),
             options,
             did: String::new(),
+            listening: None,
             process: None,
             events: Vec::new(),
             stream: None,
@@ -69,6 +71,7 @@ impl Agent {
             self.did
         );
         did.clone_into(&mut self.did);
+        self.listening = ready["listening"].as_str().map(str::to_owned);
         self.process = Some(process);
     }
 
@@ -80,6 +83,15 @@ impl Agent {
     /// Its first DID; a participant's first coordinator knows it by this one.
     pub fn did(&self) -> &str {
         &self.did
+    }
+
+    /// Where it can be dialled.
+    pub fn url(&self) -> String {
+        let address = self.listening.as_ref();
+        format!(
+            "ws://{}",
+            address.unwrap_or_else(|| panic!("{} does not listen", self.name))
+        )
     }
 
     /// Its home.

@@ -27,7 +27,7 @@ pub use binaries::Binary;
 pub use chain::Regtest;
 pub use net::{Cohort, Member, Net, Signal, coordinator, free_port};
 pub use process::{Output, Scratch, run};
-pub use wire::{Stranger, anoncrypted, forged, now};
+pub use wire::{Stranger, anoncrypted, message, now};
 
 /// How long anything may take. Far beyond what it takes on a loaded machine: it ends a test that hangs.
 pub const DEADLINE: Duration = Duration::from_mins(1);

@@ -4,16 +4,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use affinidi_crypto::jose::key_agreement::{PrivateKeyAgreement, PublicKeyAgreement};
 use affinidi_messaging_didcomm::jwe::encrypt::{anoncrypt, authcrypt};
+use beacon_cohort::message::TYPE_PREFIX;
 use beacon_didcomm::{
     Did, Endpoint, Identity, Plaintext, Resolver, ReturnRoute, UnpackLimits, pack, protocols,
     resolve, unpack,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, accept_async};
 use uuid::Uuid;
 
 use super::DEADLINE;
@@ -30,6 +31,11 @@ pub struct Stranger {
 impl Stranger {
     /// Opens a socket, under a fresh identity that cannot be dialled.
     pub async fn connect(url: &str) -> Self {
+        Self::connect_from(url, Endpoint::Queue).await
+    }
+
+    /// Opens a socket, under a fresh identity that says where it can be dialled.
+    pub async fn connect_from(url: &str, endpoint: Endpoint) -> Self {
         let random = || {
             let mut secret = [0; 32];
             let (left, right) = secret.split_at_mut(16);
@@ -37,7 +43,7 @@ impl Stranger {
             right.copy_from_slice(Uuid::new_v4().as_bytes());
             secret
         };
-        Self::connect_as(url, &random(), &random(), Endpoint::Queue).await
+        Self::connect_as(url, &random(), &random(), endpoint).await
     }
 
     /// Opens a socket, under the identity of these secrets (Ed25519, X25519) and this endpoint.
@@ -47,13 +53,26 @@ impl Stranger {
         x25519: &[u8; 32],
         endpoint: Endpoint,
     ) -> Self {
-        let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
         Self {
             identity: Identity::new(ed25519, x25519, endpoint).unwrap(),
             secret: *x25519,
             resolver: Resolver::default(),
-            socket,
+            socket: dial(url).await,
         }
+    }
+
+    /// The same peer on a new socket in place of the one it had.
+    pub async fn reconnect(&mut self, url: &str) {
+        self.socket = dial(url).await;
+    }
+
+    /// The same peer on the socket that somebody opens to it here, in place of the one it had.
+    pub async fn accept(&mut self, listener: &TcpListener) {
+        let (stream, _) = timeout(DEADLINE, listener.accept())
+            .await
+            .unwrap_or_else(|_| panic!("nobody dialled"))
+            .unwrap();
+        self.socket = accept_async(MaybeTlsStream::Plain(stream)).await.unwrap();
     }
 
     /// Its DID.
@@ -74,9 +93,20 @@ impl Stranger {
         packed.frame().to_vec()
     }
 
-    /// An authenticated envelope around any content.
+    /// An envelope around any content, authenticated as ours.
     pub fn forge(&self, to: &str, content: &Value) -> Vec<u8> {
-        forged(to, &self.secret, self.identity.agreement_kid(), content)
+        let (recipient, key) = recipient(to);
+        let sender = PrivateKeyAgreement::X25519(self.secret);
+        let content = content.to_string();
+        let recipients = [(recipient.as_str(), &key)];
+        authcrypt(
+            content.as_bytes(),
+            self.identity.agreement_kid(),
+            &sender,
+            &recipients,
+        )
+        .unwrap()
+        .into_bytes()
     }
 
     /// Sends a binary frame.
@@ -129,14 +159,13 @@ impl Stranger {
     }
 }
 
-/// An envelope around any content, authenticated by the key `kid`, whose secret this is.
-pub fn forged(to: &str, secret: &[u8; 32], kid: &str, content: &Value) -> Vec<u8> {
-    let (recipient, key) = recipient(to);
-    let sender = PrivateKeyAgreement::X25519(*secret);
-    let recipients = [(recipient.as_str(), &key)];
-    authcrypt(content.to_string().as_bytes(), kid, &sender, &recipients)
-        .unwrap()
-        .into_bytes()
+async fn dial(url: &str) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
+    tokio_tungstenite::connect_async(url).await.unwrap().0
+}
+
+/// A message of our protocol, such as `keygen/subscribe`.
+pub fn message(kind: &str, body: Value) -> Plaintext {
+    Plaintext::new(Uuid::new_v4(), format!("{TYPE_PREFIX}{kind}"), now()).with_body(body)
 }
 
 /// An envelope that tells nothing of its sender.
