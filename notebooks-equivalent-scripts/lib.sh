@@ -13,7 +13,7 @@ bin=
 # A private directory for keys, states and logs; removed at the end unless `keep` is true.
 work=
 keep=false
-step="start"
+step="build"
 steps=0
 # Process ids and output descriptors of what runs in the background, by name.
 declare -A pid_of=() out_of=()
