@@ -1,9 +1,10 @@
 //! `docs/protocol.md` and the code say the same: every code, kind and term is on the page and nothing else, and the page's
-//! examples are a real run whose hashes, signatures and proofs verify.
+//! examples are a real run whose hashes, signatures and proofs verify. The threat model names tests that exist.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test program")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use beacon_cohort::DeclineCode;
 use beacon_cohort::ids::{PeerId, SessionId, Timestamp};
@@ -21,8 +22,13 @@ use secp256k1::{Keypair, PublicKey, musig};
 use serde_json::Value;
 
 fn page() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/protocol.md");
-    std::fs::read_to_string(path).unwrap()
+    read("docs/protocol.md")
+}
+
+/// A file, by its path from the top of the repository.
+fn read(path: &str) -> String {
+    let top = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    std::fs::read_to_string(format!("{top}/{path}")).unwrap()
 }
 
 /// What stands between a heading and the next of the same or a higher level.
@@ -420,4 +426,38 @@ fn the_example_session_is_signed_by_everybody() {
     for (name, said) in said {
         assert_eq!(hex::encode(said.digest()), run.known(name), "{name}");
     }
+}
+
+/// All Rust sources below a folder.
+fn sources(folder: &Path, into: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_threat_model_names_tests_that_exist() {
+    let mut code = String::new();
+    for folder in ["crates", "agents", "tests"] {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../").to_owned() + folder;
+        sources(Path::new(&folder), &mut code);
+    }
+    let mut named = 0;
+    for line in read("docs/threat-model.md")
+        .lines()
+        .filter(|line| line.starts_with('|'))
+    {
+        let tests = line.trim_matches('|').rsplit('|').next().unwrap();
+        let quoted = tests.split('`').skip(1).step_by(2);
+        for test in quoted.filter(|test| !test.contains(['.', '/'])) {
+            assert!(code.contains(&format!("fn {test}(")), "{test}");
+            named += 1;
+        }
+    }
+    assert!(named > 100, "{named} tests are named");
 }
