@@ -139,13 +139,9 @@ impl Participant {
                 leaves: chosen,
             });
         }
-        Ok(send_leaves(
-            step,
-            cohort,
-            body.round,
-            &leaves,
-            body.deadline.min(now.after(FORMATION_EXPIRY_S)),
-        ))
+        // Whether the answer is late is for the coordinator to say: a round that stopped without it still takes it.
+        let expires = now.after(FORMATION_EXPIRY_S);
+        Ok(send_leaves(step, cohort, body.round, &leaves, expires))
     }
 }
 

@@ -91,7 +91,8 @@ impl Chain {
         }
     }
 
-    /// The last `depth` blocks are replaced by empty ones; what was in them waits again, or is forgotten.
+    /// The last `depth` blocks are replaced by empty ones; what was in them waits again; what is not a
+    /// deposit may be forgotten.
     pub fn reorganise(&mut self, depth: u32, forget: bool) {
         let fork = self.tip - depth;
         self.branch += 1;
@@ -102,7 +103,9 @@ impl Chain {
             .map(|(id, _)| *id)
             .collect();
         for txid in gone {
-            if forget {
+            let deposit =
+                |tx: &Transaction| tx.input.iter().any(|input| input.previous_output.is_null());
+            if forget && !self.txs.get(&txid).is_some_and(|(tx, _)| deposit(tx)) {
                 self.txs.remove(&txid);
                 self.outputs.retain(|outpoint, _| outpoint.txid != txid);
             } else if let Some((_, height)) = self.txs.get_mut(&txid) {

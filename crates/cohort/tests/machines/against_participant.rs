@@ -1,0 +1,798 @@
+//! Attackers on a participant: a lying coordinator, another coordinator, a stranger. What no honest coordinator does is
+//! refused with its own code and changes nothing, or ends the session without a second signature.
+
+use beacon_cohort::ids::{CohortId, PeerId, SessionId};
+use beacon_cohort::machine::{Code, Effect, Input, Machine};
+use beacon_cohort::message::{
+    AggregatedNonces, AuthorizationRequest, CohortAdvert, CohortSet, Message, NextStep, OptIn,
+    SessionAborted, SignalPublished, SignalStatus, Subscribe, UpdateOpportunity,
+};
+use beacon_cohort::participant::{Command, Event, Participant, Policy, Progress, Stage, Standing};
+use beacon_cohort::signer::{SignerAnswer, SignerRequest};
+use beacon_cohort::terms::{AgreedTerms, BtcNetwork, Terms};
+use beacon_cohort::values::{CohortKey, TermsHash};
+use beacon_signal::{Root, transaction};
+use bitcoin::Amount;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use uuid::Uuid;
+
+use crate::common::{Mail, START, World, coordinator_id};
+
+fn other_coordinator() -> PeerId {
+    PeerId::new("did:example:other-coordinator")
+}
+
+/// What is about to be delivered to member 0, of one kind.
+fn to_first(world: &mut World, kind: &str) -> Message {
+    loop {
+        for mail in world.settle_until(|message| message.kind() == kind) {
+            match mail {
+                Mail::Message { to, message, .. } if world.number_of(&to) == Some(0) => {
+                    return message;
+                }
+                mail => world.deliver(mail),
+            }
+        }
+    }
+}
+
+fn request(world: &mut World) -> AuthorizationRequest {
+    match to_first(world, "sign/authorization_request") {
+        Message::AuthorizationRequest(body) => body,
+        other => panic!("got {other:?}"),
+    }
+}
+
+fn aggregated(world: &mut World) -> AggregatedNonces {
+    match to_first(world, "sign/aggregated_nonce") {
+        Message::AggregatedNonces(body) => body,
+        other => panic!("got {other:?}"),
+    }
+}
+
+fn signing(seed: u64) -> (World, CohortId) {
+    let (mut world, cohort) = World::formed(2, seed);
+    world.request_update(0, cohort, 1);
+    (world, cohort)
+}
+
+/// How often member 0 released partial signatures.
+fn released(world: &World) -> usize {
+    let log = world.peers[0].node.log.iter();
+    log.filter(|line| line.contains(r#""event":"partial_released""#))
+        .count()
+}
+
+fn sent_to_coordinator(world: &World, kind: &str) -> Vec<Message> {
+    let sent = world.mail.iter().filter_map(|mail| match mail {
+        Mail::Message { to, message, .. } if *to == coordinator_id() && message.kind() == kind => {
+            Some(message.clone())
+        }
+        _ => None,
+    });
+    sent.collect()
+}
+
+fn advert(change: impl FnOnce(&mut CohortAdvert)) -> CohortAdvert {
+    let terms = Terms::new(BtcNetwork::Regtest, 2, START.after(60))
+        .to_value()
+        .unwrap();
+    let mut advert = CohortAdvert {
+        cohort_id: CohortId(Uuid::from_u128(77)),
+        btc_network: BtcNetwork::Regtest,
+        cohort_size: 2,
+        beacon_type: beacon_cohort::terms::BeaconType::Smt,
+        terms_hash: AgreedTerms::parse(terms.clone()).unwrap().hash(),
+        terms,
+    };
+    change(&mut advert);
+    advert
+}
+
+// --- Who speaks -------------------------------------------------------------------------------------------------------
+
+/// A stranger, and our own coordinator writing to an identity that only another coordinator should know.
+#[test]
+fn a_stranger_speaks_or_an_identity_is_guessed() {
+    let (mut world, cohort_id) = World::formed(2, 1);
+    let opportunity = UpdateOpportunity {
+        cohort_id,
+        round: 1,
+        deadline: START,
+    };
+    world.refuses(Code::NotSubscribed, |world| {
+        world.tell(0, &other_coordinator(), opportunity.clone())
+    });
+    world.refuses(Code::NotSubscribed, |world| {
+        let (from, to) = (
+            coordinator_id(),
+            PeerId::new("did:example:our-identity-for-another"),
+        );
+        let message = opportunity.into();
+        world.at_peer(0, Input::Message { from, to, message })
+    });
+}
+
+/// A coordinator that we subscribed to as well, speaking in the cohort of the first.
+#[test]
+fn another_coordinator_speaks_in_a_cohort() {
+    let (mut world, cohort_id) = signing(2);
+    let aggregated = aggregated(&mut world);
+    let own = world.peers[0].id.clone();
+    let subscribe = Command::Subscribe {
+        coordinator: other_coordinator(),
+        own,
+        identity: 1,
+        filter: Subscribe::default(),
+    };
+    world.user(0, subscribe).unwrap();
+    world.mail.clear();
+    let session_id = aggregated.session_id;
+    let messages: Vec<Message> = vec![
+        aggregated.into(),
+        UpdateOpportunity {
+            cohort_id,
+            round: 2,
+            deadline: START.after(60),
+        }
+        .into(),
+        SessionAborted {
+            session_id,
+            cohort_id,
+            code: "x".to_owned(),
+            next: NextStep::Wait,
+        }
+        .into(),
+    ];
+    for message in messages {
+        world.refuses(Code::UnknownCohort, |world| {
+            world.tell(0, &other_coordinator(), message)
+        });
+    }
+}
+
+/// Messages that only participants send.
+#[test]
+fn a_coordinator_plays_the_participant() {
+    let (mut world, _) = World::formed(2, 3);
+    world.refuses(Code::WrongRole, |world| {
+        world.tell(0, &coordinator_id(), Subscribe::default())
+    });
+}
+
+// --- Formation --------------------------------------------------------------------------------------------------------
+
+/// Adverts whose hash or summary is not that of their terms, with terms that nobody can agree to, that ended, or of a
+/// cohort that was advertised with other terms.
+#[test]
+fn adverts_that_contradict_themselves() {
+    let (mut world, known) = World::formed(2, 4);
+    let mut refuses = |code, change: fn(&mut CohortAdvert)| {
+        world.refuses(code, |world| {
+            world.tell(0, &coordinator_id(), advert(change))
+        });
+    };
+    refuses(Code::TermsHash, |advert| {
+        advert.terms_hash = TermsHash([1; 32])
+    });
+    refuses(Code::Terms, |advert| advert.cohort_size = 3);
+    refuses(Code::Terms, |advert| {
+        advert.btc_network = BtcNetwork::Mainnet
+    });
+    refuses(Code::Terms, |advert| {
+        advert.terms["script_tree"] = "00".into()
+    });
+    refuses(Code::Terms, |advert| {
+        advert.terms["x".repeat(100_000)] = 1.into()
+    });
+    world.refuses(Code::Conflict, |world| {
+        world.tell(
+            0,
+            &coordinator_id(),
+            advert(|advert| advert.cohort_id = known),
+        )
+    });
+    world.now = START.after(60);
+    world.refuses(Code::AdvertClosed, |world| {
+        world.tell(0, &coordinator_id(), advert(|_| {}))
+    });
+    let quoted = world.peers[0].node.machine.state().cohorts.len();
+    assert_eq!(quoted, 1, "nothing of it was remembered");
+}
+
+/// A coordinator that advertises without end: only so many are remembered, and those that ended make room.
+#[test]
+fn adverts_without_end() {
+    let policy = Policy {
+        max_cohorts: 3,
+        ..Policy::asking(BtcNetwork::Regtest)
+    };
+    let mut participant = Participant::new(policy);
+    let mut rng = ChaCha20Rng::seed_from_u64(5);
+    let own = PeerId::new("did:example:own");
+    let subscribe = Command::Subscribe {
+        coordinator: coordinator_id(),
+        own: own.clone(),
+        identity: 0,
+        filter: Subscribe::default(),
+    };
+    let mut drive = |input, now| {
+        let step = participant.step(input, now, &mut rng)?;
+        step.events
+            .iter()
+            .for_each(|event| participant.apply(event));
+        Ok::<_, beacon_cohort::machine::Rejection>(
+            participant
+                .state()
+                .cohorts
+                .keys()
+                .map(|id| id.0.as_u128())
+                .collect::<Vec<_>>(),
+        )
+    };
+    drive(Input::Command(subscribe), START).unwrap();
+    let message = |number| Input::Message {
+        from: coordinator_id(),
+        to: own.clone(),
+        message: advert(|advert| advert.cohort_id = CohortId(Uuid::from_u128(number))).into(),
+    };
+    for number in 1..=3 {
+        drive(message(number), START).unwrap();
+    }
+    assert_eq!(drive(message(4), START).unwrap_err().code, Code::Limit);
+    let later = |number| {
+        let terms = Terms::new(BtcNetwork::Regtest, 2, START.after(600))
+            .to_value()
+            .unwrap();
+        let message = advert(|advert| {
+            advert.cohort_id = CohortId(Uuid::from_u128(number));
+            advert.terms_hash = AgreedTerms::parse(terms.clone()).unwrap().hash();
+            advert.terms = terms;
+        });
+        Input::Message {
+            from: coordinator_id(),
+            to: own.clone(),
+            message: message.into(),
+        }
+    };
+    assert_eq!(
+        drive(later(5), START.after(60)).unwrap(),
+        [2, 3, 5],
+        "the oldest that ended made room"
+    );
+}
+
+/// A coordinator swaps a member's key for its own: the member computes another address, says so and is out.
+#[test]
+fn a_set_with_a_substituted_key() {
+    let mut world = World::new(2, 6);
+    let cohort = world.advertise(|_| {});
+    world.subscribe(0);
+    world.subscribe(1);
+    let Message::CohortSet(set) = to_first(&mut world, "keygen/cohort_set") else {
+        unreachable!()
+    };
+    world.mail.clear();
+    let mut forged = set.clone();
+    let own = world.membership(0, cohort).key.unwrap();
+    let stolen = forged
+        .cohort_keys
+        .iter()
+        .position(|key| *key != own)
+        .unwrap();
+    forged.cohort_keys[stolen] = attackers_key();
+    forged.cohort_keys.sort_unstable();
+    world.tell(0, &coordinator_id(), forged).unwrap();
+    assert!(
+        matches!(&world.membership(0, cohort).stage, Stage::Out(code, _) if code == "address-mismatch")
+    );
+    assert!(
+        sent_to_coordinator(&world, "keygen/cohort_ack").is_empty(),
+        "nothing was acknowledged"
+    );
+    assert!(
+        matches!(&world.mail[0], Mail::Problem { rejection, .. } if rejection.code == Code::CohortMismatch)
+    );
+    world.mail.clear();
+    world.refuses(Code::CohortMismatch, |world| {
+        world.tell(0, &coordinator_id(), set)
+    });
+}
+
+fn attackers_key() -> CohortKey {
+    let secret = secp256k1::SecretKey::from_secret_bytes([99; 32]).unwrap();
+    secp256k1::PublicKey::from_secret_key(&secret).into()
+}
+
+/// Membership is frozen: a second set, though it is valid in itself, is refused; the same again is acknowledged again.
+#[test]
+fn a_second_set_with_other_members() {
+    let (mut world, cohort_id) = World::formed(2, 7);
+    let membership = world.membership(0, cohort_id);
+    let agreed = membership.beacon.clone().unwrap();
+    let other =
+        beacon_cohort::musig::BeaconKey::aggregate([membership.key.unwrap(), attackers_key()])
+            .unwrap();
+    let set = |beacon: &beacon_cohort::musig::BeaconKey| CohortSet {
+        cohort_id,
+        beacon_address: beacon.address(bitcoin::Network::Regtest),
+        cohort_keys: beacon.keys().to_vec(),
+        terms_hash: membership.terms.hash(),
+    };
+    let (same, other) = (set(&agreed), set(&other));
+    world.refuses(Code::Conflict, |world| {
+        world.tell(0, &coordinator_id(), other)
+    });
+    world.tell(0, &coordinator_id(), same).unwrap();
+    assert_eq!(sent_to_coordinator(&world, "keygen/cohort_ack").len(), 1);
+}
+
+/// A key of one cohort is never used for another, and an opt-in shows the fresh one.
+#[test]
+fn every_cohort_has_a_fresh_key() {
+    let mut world = World::new(1, 8);
+    world.subscribe(0);
+    world.settle();
+    world.advertise(|_| {});
+    world.advertise(|_| {});
+    world
+        .mail
+        .retain(|mail| matches!(mail, Mail::Message { .. }));
+    for mail in std::mem::take(&mut world.mail) {
+        world.deliver(mail);
+    }
+    let keys = sent_to_coordinator(&world, "keygen/opt_in")
+        .into_iter()
+        .map(|message| match message {
+            Message::OptIn(OptIn { participant_pk, .. }) => participant_pk,
+            other => panic!("got {other:?}"),
+        });
+    let keys: Vec<_> = keys.collect();
+    assert_eq!(keys.len(), 2);
+    assert_ne!(keys[0], keys[1]);
+}
+
+// --- Sessions ---------------------------------------------------------------------------------------------------------
+
+/// A request that breaks a rule is declined with the rule's code, and no nonce is made.
+#[test]
+fn a_request_that_pays_too_much() {
+    let (mut world, cohort) = signing(10);
+    let mut request = request(&mut world);
+    request.pending_tx.output[0].value -= Amount::from_sat(20_000);
+    let session = request.session_id;
+    world.tell(0, &coordinator_id(), request).unwrap();
+    let [Message::Decline(decline)] = &sent_to_coordinator(&world, "sign/decline")[..] else {
+        panic!("declined")
+    };
+    assert_eq!(
+        (decline.session_id, decline.code.as_str()),
+        (session, "fee-too-high")
+    );
+    world.look_at_chain();
+    assert!(sent_to_coordinator(&world, "sign/nonce_contribution").is_empty());
+    assert!(world.membership(0, cohort).session.is_none());
+}
+
+/// One session id, two transactions: the session ends, and the nonces made for the first are destroyed.
+#[test]
+fn two_requests_under_one_session_id() {
+    let (mut world, cohort) = signing(11);
+    let request = request(&mut world);
+    world.tell(0, &coordinator_id(), request.clone()).unwrap();
+    world.look_at_chain_from(0);
+    let nonces = sent_to_coordinator(&world, "sign/nonce_contribution");
+    assert_eq!(nonces.len(), 1);
+    world.tell(0, &coordinator_id(), request.clone()).unwrap();
+    assert_eq!(
+        sent_to_coordinator(&world, "sign/nonce_contribution"),
+        [nonces[0].clone(), nonces[0].clone()],
+        "stored, not made again"
+    );
+
+    let mut other = request.clone();
+    other.pending_tx.output[0].value -= Amount::from_sat(1);
+    world.tell(0, &coordinator_id(), other).unwrap();
+    let [Message::Decline(decline)] = &sent_to_coordinator(&world, "sign/decline")[..] else {
+        panic!("declined")
+    };
+    assert_eq!(decline.code, "conflict");
+    assert_has_no_nonces(&mut world, cohort, request.session_id);
+    world.refuses(Code::UnknownSession, |world| {
+        world.tell(0, &coordinator_id(), request)
+    });
+}
+
+/// The signer itself says that it has nothing to sign with.
+fn assert_has_no_nonces(world: &mut World, cohort: CohortId, session: SessionId) {
+    let request = SignerRequest::SignPartials {
+        cohort,
+        session,
+        nonces: Vec::new(),
+    };
+    let answer = world.peers[0].signer.handle(request);
+    assert!(
+        matches!(&answer, Some(SignerAnswer::Refused { reason, .. }) if reason.contains("no nonces")),
+        "{answer:?}"
+    );
+}
+
+/// A second session of the cohort destroys the first one's unused nonces; what comes for the first is too late.
+#[test]
+fn a_superseded_session() {
+    let (mut world, cohort) = signing(12);
+    let first = request(&mut world);
+    world.tell(0, &coordinator_id(), first.clone()).unwrap();
+    world.look_at_chain_from(0);
+    let second = AuthorizationRequest {
+        session_id: SessionId(Uuid::from_u128(2)),
+        ..first.clone()
+    };
+    world.tell(0, &coordinator_id(), second).unwrap();
+    assert_has_no_nonces(&mut world, cohort, first.session_id);
+    world.look_at_chain_from(0);
+    let nonces = sent_to_coordinator(&world, "sign/nonce_contribution");
+    let [
+        Message::NonceContribution(one),
+        Message::NonceContribution(two),
+    ] = &nonces[..]
+    else {
+        panic!("two sessions")
+    };
+    assert_ne!(one.nonce_contribution, two.nonce_contribution);
+    let aggregated = aggregate_of(one.session_id, cohort, one.nonce_contribution);
+    world.mail.clear();
+    world.refuses(Code::UnknownSession, |world| {
+        world.tell(0, &coordinator_id(), aggregated)
+    });
+}
+
+fn aggregate_of(
+    session_id: SessionId,
+    cohort_id: CohortId,
+    nonce: beacon_cohort::values::PublicNonce,
+) -> AggregatedNonces {
+    let aggregated_nonce = beacon_cohort::musig::aggregate_nonces(&[nonce]).unwrap();
+    AggregatedNonces {
+        session_id,
+        cohort_id,
+        aggregated_nonce,
+        aggregated_nonces: vec![aggregated_nonce],
+    }
+}
+
+/// The classic: a second aggregated nonce for one session would, with a second partial signature, reveal the key. The
+/// same one again gets the stored answer; another ends the session.
+#[test]
+fn a_second_aggregated_nonce() {
+    let (mut world, cohort) = signing(13);
+    let aggregated = aggregated(&mut world);
+    world
+        .tell(0, &coordinator_id(), aggregated.clone())
+        .unwrap();
+    world
+        .tell(0, &coordinator_id(), aggregated.clone())
+        .unwrap();
+    let partials = sent_to_coordinator(&world, "sign/signature_authorization");
+    assert_eq!(
+        partials
+            .iter()
+            .filter(|partial| **partial == partials[0])
+            .count(),
+        2,
+        "stored, not made again"
+    );
+    let Progress::PartialReleased { .. } = world
+        .membership(0, cohort)
+        .session
+        .as_ref()
+        .unwrap()
+        .progress
+    else {
+        panic!("the partial signatures were released");
+    };
+
+    let nonce = attackers_nonce();
+    let other = aggregate_of(aggregated.session_id, cohort, nonce);
+    world.mail.clear();
+    world.tell(0, &coordinator_id(), other).unwrap();
+    assert!(
+        matches!(&world.mail[..], [Mail::Problem { rejection, .. }] if rejection.code == Code::NonceConflict)
+    );
+    assert!(world.membership(0, cohort).session.is_none());
+    assert_eq!(released(&world), 1);
+    world.mail.clear();
+    world.refuses(Code::UnknownSession, |world| {
+        world.tell(0, &coordinator_id(), aggregated)
+    });
+}
+
+fn attackers_nonce() -> beacon_cohort::values::PublicNonce {
+    let point = attackers_key().to_string();
+    format!("{point}{point}").parse().unwrap()
+}
+
+/// Aggregated nonces before the member made its own, and with a number that is not that of the inputs.
+#[test]
+fn aggregated_nonces_out_of_phase_or_number() {
+    let (mut world, cohort) = signing(14);
+    let request = request(&mut world);
+    let mut aggregated = aggregate_of(request.session_id, cohort, attackers_nonce());
+    world.tell(0, &coordinator_id(), request).unwrap();
+    world.refuses(Code::Phase, |world| {
+        world.tell(0, &coordinator_id(), aggregated.clone())
+    });
+    world.look_at_chain_from(0);
+    aggregated.aggregated_nonces.clear();
+    world.refuses(Code::ContributionCount, |world| {
+        world.tell(0, &coordinator_id(), aggregated)
+    });
+    assert_eq!(released(&world), 0);
+}
+
+/// The coordinator opens another round between nonces and partial signatures. The leaves of the old round are gone with
+/// it: a signature now would be one that the member could never prove.
+#[test]
+fn another_round_is_opened_before_the_partial_signatures() {
+    let (mut world, cohort_id) = signing(15);
+    let aggregated = aggregated(&mut world);
+    let session = aggregated.session_id;
+    let opportunity = UpdateOpportunity {
+        cohort_id,
+        round: 2,
+        deadline: world.now.after(60),
+    };
+    world.tell(0, &coordinator_id(), opportunity).unwrap();
+    assert_has_no_nonces(&mut world, cohort_id, session);
+    world.mail.clear();
+    world.refuses(Code::UnknownSession, |world| {
+        world.tell(0, &coordinator_id(), aggregated)
+    });
+    assert_eq!(released(&world), 0);
+    let membership = world.membership(0, cohort_id);
+    let updates = membership
+        .leaves
+        .values()
+        .filter(|leaf| leaf.update.is_some())
+        .count();
+    assert_eq!(
+        updates, 1,
+        "the update was not signed, so it is announced in the new round"
+    );
+}
+
+/// An abort that overtakes its request is remembered: the request that comes after it opens nothing.
+#[test]
+fn a_session_is_aborted_before_it_is_heard_of() {
+    let (mut world, cohort_id) = signing(16);
+    let request = request(&mut world);
+    let session_id = request.session_id;
+    let aborted = SessionAborted {
+        session_id,
+        cohort_id,
+        code: "timeout".to_owned(),
+        next: NextStep::NewSession,
+    };
+    world.tell(0, &coordinator_id(), aborted).unwrap();
+    world.refuses(Code::UnknownSession, |world| {
+        world.tell(0, &coordinator_id(), request)
+    });
+}
+
+/// Another coordinator uses the session id of the first, in a cohort of its own: neither session touches the other's
+/// nonces.
+#[test]
+fn two_coordinators_use_one_session_id() {
+    let (mut world, cohort) = signing(17);
+    let request = request(&mut world);
+    world.tell(0, &coordinator_id(), request.clone()).unwrap();
+    world.look_at_chain_from(0);
+    let session = request.session_id;
+    let foreign = CohortId(Uuid::from_u128(666));
+    let signer = &mut world.peers[0].signer;
+    assert!(
+        signer
+            .handle(SignerRequest::Forget {
+                cohort: foreign,
+                session
+            })
+            .is_none()
+    );
+    let steal = SignerRequest::SignPartials {
+        cohort: foreign,
+        session,
+        nonces: Vec::new(),
+    };
+    assert!(matches!(
+        signer.handle(steal),
+        Some(SignerAnswer::Refused { .. })
+    ));
+    world.peers[0].node.machine.apply(&Event::SessionEnded {
+        cohort: foreign,
+        session,
+        code: "superseded".to_owned(),
+        comment: String::new(),
+    });
+    assert!(world.membership(0, cohort).session.is_some());
+    world.mail = vec![];
+    let aggregated = aggregate_of(session, cohort, attackers_nonce());
+    world.tell(0, &coordinator_id(), aggregated).unwrap();
+    assert_eq!(
+        sent_to_coordinator(&world, "sign/signature_authorization").len(),
+        1
+    );
+}
+
+/// A coordinator has one transaction after the other signed and none mined. Proofs of each must be kept for ever, so
+/// there is an end to it.
+#[test]
+fn signed_transactions_without_end() {
+    let (mut world, cohort) = signing(18);
+    let first = request(&mut world);
+    for number in 1..=64 {
+        let mut request = first.clone();
+        request.session_id = SessionId(Uuid::from_u128(number.into()));
+        request.pending_tx.output[0].value -= Amount::from_sat(number);
+        world.tell(0, &coordinator_id(), request.clone()).unwrap();
+        world.look_at_chain_from(0);
+        let aggregated = aggregate_of(request.session_id, cohort, attackers_nonce());
+        world.tell(0, &coordinator_id(), aggregated).unwrap();
+    }
+    assert_eq!(world.membership(0, cohort).candidates.len(), 64);
+    world.refuses(Code::Limit, |world| {
+        world.tell(0, &coordinator_id(), first.clone())
+    });
+    let mut again = first;
+    again.session_id = SessionId(Uuid::from_u128(65));
+    again.pending_tx.output[0].value -= Amount::from_sat(64);
+    world.tell(0, &coordinator_id(), again).unwrap();
+    assert!(
+        world
+            .membership(0, cohort)
+            .session
+            .as_ref()
+            .is_some_and(|open| open.id.0.as_u128() == 65),
+        "one of them again"
+    );
+}
+
+/// News of a transaction that we never signed, and news whose id is not the transaction's.
+#[test]
+fn news_of_a_foreign_transaction() {
+    let (mut world, cohort_id) = World::formed(2, 19);
+    world.request_update(0, cohort_id, 1);
+    world.settle();
+    let signal = world.cohort(cohort_id).signals[0].clone();
+    let news = |tx: &bitcoin::Transaction, txid| SignalPublished {
+        session_id: signal.session,
+        cohort_id,
+        round: 1,
+        txid,
+        transaction: tx.clone(),
+        status: SignalStatus::Broadcast,
+    };
+    let mut foreign = signal.tx.clone();
+    foreign.output[0].value -= Amount::from_sat(1);
+    for (tx, txid) in [(&foreign, foreign.compute_txid()), (&foreign, signal.txid)] {
+        world.refuses(Code::ForeignTransaction, |world| {
+            world.tell(0, &coordinator_id(), news(tx, txid))
+        });
+    }
+}
+
+/// A coordinator has a round signed, withholds it, and has the next one confirmed instead. What only the first announced
+/// is not lost: it waits for another round.
+#[test]
+fn a_withheld_signal_gives_its_update_back() {
+    let (mut world, cohort) = signing(20);
+    let first = request(&mut world);
+    world.tell(0, &coordinator_id(), first.clone()).unwrap();
+    world.look_at_chain_from(0);
+    world
+        .tell(
+            0,
+            &coordinator_id(),
+            aggregate_of(first.session_id, cohort, attackers_nonce()),
+        )
+        .unwrap();
+    let withheld = first.pending_tx.compute_txid();
+    let index = *world.membership(0, cohort).dids.keys().next().unwrap();
+    let update = world.membership(0, cohort).candidates[0]
+        .updates()
+        .next()
+        .unwrap();
+
+    // Round 2 spends the same output without the update, and is buried.
+    let mut later = first.pending_tx.clone();
+    later.output[0].value -= Amount::from_sat(1);
+    let txid = later.compute_txid();
+    let root = Root(transaction::signal_bytes(&later).unwrap());
+    let mut proofs = world.membership(0, cohort).candidates[0].proofs.clone();
+    proofs.get_mut(&index).unwrap().update_id = None;
+    let session = SessionId(Uuid::from_u128(2));
+    let round = 2;
+    let request = AuthorizationRequest {
+        session_id: session,
+        pending_tx: later,
+        round,
+        ..first
+    };
+    let block_hash = bitcoin::BlockHash::from_raw_hash(bitcoin::hashes::Hash::all_zeros());
+    let events = [
+        Event::LeavesChosen {
+            cohort,
+            round,
+            leaves: Vec::new(),
+        },
+        Event::SignalProposed {
+            cohort,
+            session,
+            proposal: Box::new(beacon_cohort::review::ProposedSignal(request)),
+            approved: true,
+            deadline: START,
+        },
+        Event::PartialAuthorized {
+            cohort,
+            session,
+            nonces: Vec::new(),
+            txid,
+            root,
+            proofs,
+        },
+        Event::SignalConfirmed {
+            cohort,
+            txid,
+            height: 1,
+            block_hash,
+        },
+        Event::SignalBuried { cohort, txid },
+    ];
+    events
+        .iter()
+        .for_each(|event| world.peers[0].node.machine.apply(event));
+    let membership = world.membership(0, cohort);
+    let standing = membership
+        .candidates
+        .iter()
+        .find(|candidate| candidate.txid == withheld)
+        .unwrap()
+        .standing;
+    assert_eq!(standing, Standing::Superseded);
+    assert_eq!(membership.queued.get(&index), Some(&update.1));
+}
+
+/// A participant that asks its user does not make a nonce before the user agreed, whatever the chain says.
+#[test]
+fn nothing_is_signed_without_approval() {
+    let (mut world, cohort) = signing(21);
+    let request = request(&mut world);
+    let session = request.session_id;
+    let mut asking = Participant::new(Policy::asking(BtcNetwork::Regtest));
+    for line in &world.peers[0].node.log {
+        asking.apply(&serde_json::from_str(line).unwrap());
+    }
+    let mut rng = ChaCha20Rng::seed_from_u64(1);
+    let message = Input::Message {
+        from: coordinator_id(),
+        to: world.peers[0].id.clone(),
+        message: request.into(),
+    };
+    let step = asking.step(message, world.now, &mut rng).unwrap();
+    step.events.iter().for_each(|event| asking.apply(event));
+    let mut review = |asking: &Participant| {
+        let facts = world.chain.answer(&asking.watches());
+        let steps = facts.into_iter().map(|fact| {
+            asking
+                .step(Input::Chain(fact), world.now, &mut rng)
+                .unwrap()
+        });
+        steps.flat_map(|step| step.effects).collect::<Vec<_>>()
+    };
+    assert!(review(&asking).is_empty());
+    asking.apply(&Event::SignalApproved { cohort, session });
+    assert!(matches!(
+        &review(&asking)[..],
+        [Effect::Sign(SignerRequest::MakeNonces(_))]
+    ));
+}

@@ -1,0 +1,18 @@
+//! Both machines, driven as the runtime drives them: a cohort's life, attackers on either role, random interleavings, and
+//! the golden logs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops where something is not as it should be"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod against_coordinator;
+mod against_participant;
+mod golden;
+mod interleavings;
+mod life;
