@@ -3,6 +3,8 @@
 //! `BEACON_SIM_SEEDS` raises the number of seeds, `BEACON_SIM_SEED` says where they begin; a failure prints what to set to
 //! see it again.
 
+#![expect(clippy::panic, reason = "a failed simulation is a failed test")]
+
 use beacon_cohort::terms::Flow;
 use beacon_tests::simulator::{CrashPoint, Faults, Report, Settings, Simulation};
 
@@ -189,11 +191,11 @@ fn a_crash_at_every_boundary() {
         for (node, boundaries) in clean.boundaries.iter().enumerate() {
             assert!(*boundaries > 60, "a node that commits little: {clean:?}");
             for boundary in 0..*boundaries {
-                let crashed = Settings {
+                let settings = Settings {
                     crashes: vec![CrashPoint { node, boundary }],
                     ..settings.clone()
                 };
-                let report = run(SEED, &crashed);
+                let report = run(SEED, &settings);
                 assert_eq!(report.restarts, 1, "{node} at {boundary}: {report:?}");
                 crashes += 1;
             }

@@ -163,6 +163,13 @@ impl Chain {
             .map(|known| &known.tx)
     }
 
+    /// Mines a transaction unseen, as no honest node would.
+    #[cfg(test)]
+    pub(super) fn force(&mut self, tx: Transaction) {
+        self.admit(tx, false);
+        self.mine();
+    }
+
     fn block(&mut self, txids: Vec<Txid>) {
         let height = u32::try_from(self.blocks.len()).unwrap_or(u32::MAX);
         self.blocks_made += 1;
@@ -302,5 +309,124 @@ fn signature(witness: &Witness) -> Option<schnorr::Signature> {
     match witness.to_vec().as_slice() {
         [only] if only.len() == 64 => schnorr::Signature::from_slice(only).ok(),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bitcoin::key::{Keypair, TweakedPublicKey};
+    use bitcoin::secp256k1::SecretKey;
+
+    use super::*;
+
+    fn pair() -> Keypair {
+        Keypair::from_secret_key(&Secp256k1::new(), &SecretKey::from_slice(&[1; 32]).unwrap())
+    }
+
+    fn script() -> ScriptBuf {
+        let key = TweakedPublicKey::dangerous_assume_tweaked(pair().x_only_public_key().0);
+        ScriptBuf::new_p2tr_tweaked(key)
+    }
+
+    /// Spends the only output at the script, leaving a fee.
+    fn spend(chain: &Chain, fee: u64) -> Transaction {
+        let fund = chain.funds(&script())[0].clone();
+        let prevout = chain.output_of(fund.outpoint).unwrap().0.clone();
+        let mut tx = Transaction {
+            version: Version::TWO,
+            lock_time: LockTime::ZERO,
+            input: vec![TxIn {
+                previous_output: fund.outpoint,
+                ..TxIn::default()
+            }],
+            output: vec![TxOut {
+                value: Amount::from_sat(fund.value - fee),
+                script_pubkey: script(),
+            }],
+        };
+        let sighash = SighashCache::new(&tx)
+            .taproot_key_spend_signature_hash(
+                0,
+                &Prevouts::All(&[prevout]),
+                TapSighashType::Default,
+            )
+            .unwrap();
+        let message = Message::from_digest(sighash.to_byte_array());
+        let signature = Secp256k1::new().sign_schnorr_no_aux_rand(&message, &pair());
+        tx.input[0].witness = Witness::from_slice(&[signature.serialize()]);
+        tx
+    }
+
+    fn funded() -> Chain {
+        let mut chain = Chain::new();
+        chain.deposit(&script(), 10_000);
+        chain.mine();
+        chain
+    }
+
+    fn refusal(chain: &mut Chain, tx: Transaction) -> String {
+        match chain.submit(tx) {
+            BroadcastOutcome::Refused(reason) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn takes_a_signed_spend_once_and_again() {
+        let mut chain = funded();
+        let tx = spend(&chain, 100);
+        for _ in 0..2 {
+            assert_eq!(chain.submit(tx.clone()), BroadcastOutcome::Accepted);
+        }
+        chain.mine();
+        assert_eq!(chain.mined().collect::<Vec<_>>(), [&tx]);
+        assert_eq!(chain.funds(&script())[0].value, 9_900, "its change");
+    }
+
+    #[test]
+    fn refuses_a_wrong_signature_a_second_spend_and_what_is_made_of_nothing() {
+        let mut chain = funded();
+        let good = spend(&chain, 100);
+        let second = spend(&chain, 200);
+        let mut bad = good.clone();
+        bad.output[0].value -= Amount::ONE_SAT;
+        assert!(refusal(&mut chain, bad).contains("no valid key-path signature"));
+        let mut unsigned = good.clone();
+        unsigned.input[0].witness = Witness::new();
+        assert!(refusal(&mut chain, unsigned).contains("no valid key-path signature"));
+        let mut greedy = good.clone();
+        greedy.output[0].value = Amount::from_sat(10_001);
+        assert!(refusal(&mut chain, greedy).contains("worth more"));
+        let mut foreign = good.clone();
+        foreign.input[0].previous_output.vout = 5;
+        assert!(refusal(&mut chain, foreign).contains("does not exist"));
+        assert_eq!(chain.submit(good), BroadcastOutcome::Accepted);
+        assert!(refusal(&mut chain, second).contains("is spent by"));
+    }
+
+    #[test]
+    fn a_reorganisation_sends_back_to_the_mempool_and_eviction_out_of_it() {
+        let mut chain = funded();
+        let tx = spend(&chain, 100);
+        let txid = tx.compute_txid();
+        chain.submit(tx.clone());
+        chain.mine();
+        let tip = chain.tip();
+        chain.reorganise(1);
+        assert_eq!(chain.tip(), tip + 1);
+        assert_eq!(chain.transaction(txid), TransactionView::Mempool);
+        chain.mine();
+        let confirmed = chain.transaction(txid);
+        assert!(
+            matches!(confirmed, TransactionView::Confirmed { height, .. } if height == tip + 2)
+        );
+        chain.reorganise(2);
+        chain.evict();
+        assert_eq!(chain.transaction(txid), TransactionView::Unknown);
+        assert_eq!(
+            chain.submit(tx),
+            BroadcastOutcome::Accepted,
+            "its input is free again"
+        );
     }
 }

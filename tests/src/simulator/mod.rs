@@ -139,7 +139,7 @@ impl Simulation {
                 }
             }
             (None, Happening::Block) => {
-                self.world.block(CONFIRMATIONS as u32 - 1);
+                self.world.block(CONFIRMATIONS - 1);
                 let interval = self.world.block_interval();
                 self.world.schedule(interval, Happening::Block);
             }

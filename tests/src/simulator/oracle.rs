@@ -190,3 +190,131 @@ impl Simulation {
         Ok(())
     }
 }
+
+/// An oracle that cannot fail shows nothing: each is given what it must not accept.
+#[cfg(test)]
+mod tests {
+    use beacon_cohort::machine::Machine as _;
+    use beacon_cohort::{coordinator, participant};
+    use bitcoin::{OutPoint, ScriptBuf, Transaction, TxIn};
+
+    use super::super::{Goal, Settings};
+    use super::*;
+
+    /// A life in which everything held.
+    fn settled() -> Simulation {
+        let mut simulation = Simulation::new(3, Settings::default());
+        simulation.form().unwrap();
+        simulation.round().unwrap();
+        simulation.advance(Goal::Settled).unwrap();
+        simulation.examine().unwrap();
+        simulation
+    }
+
+    fn refused(simulation: &Simulation, wording: &str) {
+        let reason = simulation.examine().unwrap_err();
+        assert!(reason.contains(wording), "{reason}");
+    }
+
+    /// Where the test's life happened.
+    fn cohort(simulation: &Simulation) -> CohortId {
+        simulation.users.cohorts[0]
+    }
+
+    #[test]
+    fn memory_that_runs_ahead_of_the_disk() {
+        let mut simulation = settled();
+        let event = coordinator::Event::RoundRequested {
+            cohort: cohort(&simulation),
+        };
+        simulation.coordinator.machine_mut().apply(&event);
+        refused(&simulation, "C: replay differs from memory");
+
+        let mut simulation = settled();
+        let event = participant::Event::OptedOut {
+            cohort: cohort(&simulation),
+        };
+        simulation.members[1].machine_mut().apply(&event);
+        refused(&simulation, "P2: replay differs from memory");
+    }
+
+    #[test]
+    fn a_transaction_of_no_session() {
+        let mut simulation = settled();
+        simulation.world.chain.force(Transaction {
+            version: bitcoin::transaction::Version::TWO,
+            lock_time: bitcoin::absolute::LockTime::ZERO,
+            input: vec![TxIn {
+                previous_output: OutPoint::null(),
+                ..TxIn::default()
+            }],
+            output: vec![bitcoin::TxOut {
+                value: bitcoin::Amount::ZERO,
+                script_pubkey: ScriptBuf::new_op_return([7; 32]),
+            }],
+        });
+        refused(&simulation, "is in the chain and of no session");
+    }
+
+    /// The same round in the chain twice, and a root that no member can prove.
+    #[test]
+    fn a_round_that_is_mined_twice() {
+        let simulation = settled();
+        let mut sessions = Sessions::read(&simulation.coordinator.log().unwrap());
+        let mut twice = simulation.world.chain.mined().next().unwrap().clone();
+        twice.output[0].value -= bitcoin::Amount::ONE_SAT;
+        let facts = *sessions.transactions.values().next().unwrap();
+        sessions.transactions.insert(twice.compute_txid(), facts);
+        let mut simulation = simulation;
+        simulation.world.chain.force(twice);
+        let reason = simulation.check(&sessions).unwrap_err();
+        assert!(reason.contains("is in the chain twice"), "{reason}");
+    }
+
+    #[test]
+    fn a_signal_that_a_member_cannot_prove() {
+        let simulation = settled();
+        let tx = simulation.world.chain.mined().next().unwrap();
+        let id = cohort(&simulation);
+        let root = Root(transaction::signal_bytes(tx).unwrap());
+        let txid = tx.compute_txid();
+        simulation.check_proofs(1, id, txid, root).unwrap();
+        let reason = simulation
+            .check_proofs(1, id, txid, Root([7; 32]))
+            .unwrap_err();
+        assert!(reason.contains("member 1 cannot prove"), "{reason}");
+    }
+
+    #[test]
+    fn an_update_that_was_never_announced() {
+        let mut simulation = settled();
+        simulation.want_updates();
+        refused(&simulation, "an update was announced 0 times");
+    }
+
+    #[test]
+    fn sessions_without_an_end_or_with_two_and_rounds_with_two_roots() {
+        let simulation = settled();
+        let read = || Sessions::read(&simulation.coordinator.log().unwrap());
+        let session = *read().started.keys().next().unwrap();
+
+        let mut sessions = read();
+        sessions.signed.clear();
+        assert!(sessions.check_ends().is_err(), "no end");
+        sessions.abandoned.insert(session, String::new());
+        assert!(sessions.check_ends().is_err(), "no reason");
+        sessions.abandoned.insert(session, "timeout".to_owned());
+        sessions.check_ends().unwrap();
+        sessions.signed.insert(session);
+        assert!(sessions.check_ends().is_err(), "two ends");
+
+        let mut sessions = read();
+        let (cohort, round, _) = sessions.started[&session];
+        let retry = SessionId(uuid::Uuid::nil());
+        let other = Root([7; 32]);
+        sessions.started.insert(retry, (cohort, round, other));
+        sessions.check_roots().unwrap();
+        sessions.aggregated.insert(retry);
+        assert!(sessions.check_roots().is_err(), "two roots");
+    }
+}

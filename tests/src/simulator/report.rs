@@ -52,7 +52,7 @@ const SHOWN_LINES: usize = 200;
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hidden = self.transcript.len().saturating_sub(SHOWN_LINES);
-        writeln!(f, "{} earlier lines are not shown", hidden)?;
+        writeln!(f, "{hidden} earlier lines are not shown")?;
         for line in self.transcript.iter().skip(hidden) {
             writeln!(f, "{line}")?;
         }

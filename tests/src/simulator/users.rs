@@ -23,7 +23,7 @@ const PATIENCE_MS: u64 = 3_000;
 /// Rounds that may stop before the operator gives up.
 const MAX_STOPPED: u32 = 100;
 /// Confirmations that bury a signal. Reorganisations stay below.
-pub(super) const CONFIRMATIONS: u64 = 3;
+pub(super) const CONFIRMATIONS: u32 = 3;
 
 /// An update that a member wants announced.
 #[derive(Debug)]
@@ -318,7 +318,7 @@ impl Simulation {
             flow: self.settings.flow,
             empty_leaf_allowed: self.settings.empty_leaf_allowed,
             response_deadline_s: self.settings.response_deadline_s,
-            confirmations: CONFIRMATIONS,
+            confirmations: CONFIRMATIONS.into(),
             ..Terms::new(BtcNetwork::Regtest, members, expires)
         };
         let value = terms.to_value().map_err(|error| error.to_string())?;

@@ -127,3 +127,82 @@ fn same(what: &str, node: NodeId, session: SessionId, holds: bool) -> Result<(),
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use beacon_cohort::ids::CohortId;
+    use beacon_cohort::message::{NonceContribution, SignatureAuthorization};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const G: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
+    const G2: &str = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5";
+
+    fn nonces(session: u8, first: &str) -> Message {
+        let nonce: PublicNonce = format!("{first}{G}").parse().unwrap();
+        Message::NonceContribution(NonceContribution {
+            session_id: SessionId(Uuid::from_bytes([session; 16])),
+            cohort_id: CohortId(Uuid::nil()),
+            nonce_contribution: nonce,
+            nonce_contributions: vec![nonce],
+            signature: "01".repeat(64).parse().unwrap(),
+        })
+    }
+
+    fn partials(session: u8, scalar: &str) -> Message {
+        let partial: PartialSignature = scalar.repeat(32).parse().unwrap();
+        Message::SignatureAuthorization(SignatureAuthorization {
+            session_id: SessionId(Uuid::from_bytes([session; 16])),
+            cohort_id: CohortId(Uuid::nil()),
+            partial_signature: partial,
+            partial_signatures: vec![partial],
+            signature: "01".repeat(64).parse().unwrap(),
+        })
+    }
+
+    #[test]
+    fn one_nonce_and_one_partial_signature_repeated_at_will_and_no_other() {
+        let mut witness = Witness::default();
+        for _ in 0..2 {
+            witness.committed(1, 0, &nonces(1, G)).unwrap();
+            witness.committed(1, 0, &partials(1, "02")).unwrap();
+        }
+        assert!(
+            witness.committed(1, 0, &nonces(1, G2)).is_err(),
+            "another nonce"
+        );
+        assert!(
+            witness.committed(1, 0, &partials(1, "03")).is_err(),
+            "another partial"
+        );
+        assert!(
+            witness.committed(1, 0, &nonces(2, G)).is_err(),
+            "an old nonce"
+        );
+        assert!(
+            witness.committed(2, 0, &nonces(1, G)).is_err(),
+            "a member's nonce"
+        );
+        assert!(
+            witness.committed(3, 0, &partials(1, "04")).is_err(),
+            "no nonce before"
+        );
+    }
+
+    #[test]
+    fn secret_nonces_are_used_once() {
+        let (mut witness, session) = (Witness::default(), SessionId(Uuid::nil()));
+        witness.signed(1, session).unwrap();
+        witness.signed(2, session).unwrap();
+        assert!(witness.signed(1, session).is_err());
+    }
+
+    #[test]
+    fn a_contribution_to_a_session_that_its_member_was_not_shown() {
+        let mut witness = Witness::default();
+        witness.committed(1, 0, &nonces(1, G)).unwrap();
+        let reason = witness.check(|_, _| G.parse().ok()).unwrap_err();
+        assert!(reason.contains("P1 was never asked"), "{reason}");
+    }
+}

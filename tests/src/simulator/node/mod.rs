@@ -107,6 +107,12 @@ impl<M: Comparable> Node<M> {
         &self.machine
     }
 
+    /// To tamper with.
+    #[cfg(test)]
+    pub(super) fn machine_mut(&mut self) -> &mut M {
+        &mut self.machine
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.up
     }
