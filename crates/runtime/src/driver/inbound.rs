@@ -353,3 +353,47 @@ fn misthreaded(message: &Message, plaintext: &Plaintext) -> Option<String> {
     let fits = thread.is_empty() || named == thread;
     (!fits).then(|| format!("got thid {named:?}, expected {thread:?} as in the body"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_counted_each_time_and_said_once_for_a_while() {
+        let mut refusals = Refusals::default();
+        refusals.forget(Timestamp(10_000));
+        assert!(refusals.is_first("expired", "a"));
+        assert!(!refusals.is_first("expired", "a"));
+        assert!(refusals.is_first("expired", "b"), "another peer");
+        assert!(refusals.is_first("malformed", "a"), "another kind");
+        assert_eq!(refusals.counts()["expired"], 3);
+        refusals.forget(Timestamp(10_000 + REMEMBERED_S - 1));
+        assert!(!refusals.is_first("expired", "a"));
+        refusals.forget(Timestamp(10_000 + REMEMBERED_S));
+        assert!(refusals.is_first("expired", "a"));
+    }
+
+    #[test]
+    fn strangers_without_number_fill_neither_the_log_nor_the_memory() {
+        let mut refusals = Refusals::default();
+        let said =
+            (0..2 * MAX_REMEMBERED).filter(|peer| refusals.is_first("expired", &peer.to_string()));
+        assert_eq!(said.count(), MAX_REMEMBERED);
+        assert_eq!(refusals.logged.len(), MAX_REMEMBERED);
+        assert_eq!(refusals.counts()["expired"], 2 * MAX_REMEMBERED as u64);
+    }
+
+    #[test]
+    fn recent_ids_are_per_sender_and_the_oldest_is_forgotten_first() {
+        let mut recent = RecentIds::default();
+        assert!(recent.insert("a", "1"));
+        assert!(!recent.insert("a", "1"));
+        assert!(recent.insert("b", "1"));
+        for id in 0..MAX_RECENT {
+            recent.insert("c", &id.to_string());
+        }
+        assert_eq!(recent.ids.len(), MAX_RECENT);
+        assert!(!recent.insert("c", "5"), "still there");
+        assert!(recent.insert("a", "1"), "long gone");
+    }
+}

@@ -165,3 +165,92 @@ impl Outbox {
         .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_000;
+
+    fn row(id: usize, to: &str, expires: u64) -> OutboxRow {
+        OutboxRow {
+            id: id.to_string(),
+            from: "did:example:us".to_owned(),
+            to: to.to_owned(),
+            kind: "keygen/opt_in".to_owned(),
+            thid: "thread".to_owned(),
+            expires,
+            packed: id.to_string().into_bytes(),
+        }
+    }
+
+    fn ids(frames: Vec<Vec<u8>>) -> Vec<String> {
+        frames
+            .into_iter()
+            .map(|frame| String::from_utf8(frame).unwrap())
+            .collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_is_sent_again_until_it_is_retired_ever_less_often() {
+        let mut outbox = Outbox::new(vec![row(1, "a", NOW + 1)]);
+        assert_eq!(ids(outbox.due("a", NOW)), ["1"]);
+        assert_eq!(outbox.due("a", NOW).len(), 0, "not twice at once");
+        for wait in [5, 10, 20] {
+            tokio::time::advance(Duration::from_secs(wait) - Duration::from_millis(1)).await;
+            assert_eq!(outbox.due("a", NOW).len(), 0);
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!(outbox.due("a", NOW).len(), 1, "after {wait} s");
+        }
+        outbox.connected("a");
+        assert_eq!(outbox.due("a", NOW).len(), 1, "at once on a new connection");
+        outbox.take(vec!["1".to_owned()], Vec::new());
+        outbox.connected("a");
+        assert_eq!(outbox.due("a", NOW).len(), 0);
+        assert_eq!(outbox.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_window_lets_the_oldest_through_and_expired_ones_do_not_fill_it() {
+        let expired = (0..WINDOW).map(|id| row(id, "a", NOW));
+        let waiting = (100..100 + 2 * WINDOW).map(|id| row(id, "a", NOW + 1));
+        let mut outbox = Outbox::new(expired.chain(waiting).collect());
+        let sent = ids(outbox.due("a", NOW));
+        assert_eq!(sent.len(), WINDOW);
+        assert_eq!(
+            (sent[0].as_str(), sent[WINDOW - 1].as_str()),
+            ("100", "115")
+        );
+        outbox.take(vec!["100".to_owned()], Vec::new());
+        assert_eq!(
+            ids(outbox.due("a", NOW)),
+            ["116"],
+            "one leaves the window, one enters"
+        );
+    }
+
+    #[test]
+    fn a_peer_that_never_answers_fills_its_own_queue_only() {
+        let mut outbox = Outbox::new(
+            (0..MAX_PER_PEER)
+                .map(|id| row(id, "dead", NOW + 1))
+                .collect(),
+        );
+        assert!(outbox.is_full("dead"));
+        assert!(!outbox.is_full("alive"));
+        outbox.take(vec!["7".to_owned()], Vec::new());
+        assert!(!outbox.is_full("dead"));
+    }
+
+    #[test]
+    fn peers_for_which_something_is_new_are_named_once() {
+        let mut outbox = Outbox::new(vec![
+            row(1, "a", NOW + 1),
+            row(2, "a", NOW + 1),
+            row(3, "b", NOW + 1),
+        ]);
+        let fresh = outbox.take_fresh();
+        assert_eq!(fresh, HashSet::from(["a".to_owned(), "b".to_owned()]));
+        assert!(outbox.take_fresh().is_empty());
+    }
+}

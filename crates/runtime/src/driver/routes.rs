@@ -301,3 +301,56 @@ impl<A: Agent> Driver<A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::{Transport, TransportConfig};
+
+    /// Two real connections: their ids cannot be made up.
+    async fn connections() -> (Transport, [ConnectionId; 2]) {
+        let (inbound, _frames) = mpsc::channel(8);
+        let config = TransportConfig {
+            listen: Some(([127, 0, 0, 1], 0).into()),
+            ..TransportConfig::default()
+        };
+        let transport = Transport::start(config, inbound).await.unwrap();
+        let url: Url = format!("ws://{}", transport.local_addr().unwrap())
+            .parse()
+            .unwrap();
+        let first = transport.dial(&url, true).await.unwrap();
+        let second = transport.dial(&url, true).await.unwrap();
+        (transport, [first, second])
+    }
+
+    #[tokio::test]
+    async fn the_newest_connection_is_used_and_a_closed_one_is_not() {
+        let (_transport, [first, second]) = connections().await;
+        let mut routes = Routes::new(mpsc::channel(1).0);
+        assert!(routes.bind("a", first));
+        assert!(!routes.bind("a", first), "no news");
+        assert!(routes.bind("a", second));
+        assert!(routes.bind("b", first));
+        routes.closed(first);
+        assert_eq!(
+            routes.connection("a"),
+            Some(second),
+            "an old connection's end does not matter"
+        );
+        assert_eq!(routes.connection("b"), None);
+        routes.closed(second);
+        assert_eq!((routes.connection("a"), routes.connected()), (None, 0));
+    }
+
+    #[tokio::test]
+    async fn one_connection_leads_to_so_many_peers_and_no_more() {
+        let (_transport, [first, second]) = connections().await;
+        let mut routes = Routes::new(mpsc::channel(1).0);
+        for peer in 0..MAX_PEERS_PER_CONNECTION {
+            assert!(routes.bind(&peer.to_string(), first));
+        }
+        assert!(!routes.bind("one more", first));
+        assert_eq!(routes.connection("one more"), None);
+        assert!(routes.bind("one more", second));
+    }
+}
