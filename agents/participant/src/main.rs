@@ -31,7 +31,7 @@ impl Args {
             Command::Run { options, log_json } => {
                 cli::init_logging(log_json);
                 let path = global.data_dir(AGENT)?;
-                let config = global.config(options, &path)?;
+                let config = global.config(options, &path)?.to_run()?;
                 let home = app::open(
                     global.open_data_dir(&path)?,
                     Choice::Configured(&config.endpoint),

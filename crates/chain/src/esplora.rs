@@ -32,7 +32,8 @@ pub struct EsploraChain {
 /// A base URL that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 #[error(
-    "got {got:?} as esplora url, expected http:// or https:// followed by a host, such as http://127.0.0.1:3002"
+    "got {:?} as esplora url, expected http:// or https:// followed by a host, such as http://127.0.0.1:3002",
+    got.as_str()
 )]
 pub struct InvalidBaseUrl {
     got: Reason,

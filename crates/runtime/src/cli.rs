@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::control::{self, CallError};
 use crate::data_dir::{DataDir, control_socket_of};
-use crate::settings::{Config, Options};
+use crate::settings::{Config, Options, SettingsError};
 
 /// Exit code: done.
 pub const DONE: u8 = 0;
@@ -58,6 +58,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         let error = error.into();
         let code = match error.downcast_ref::<CallError>() {
             Some(CallError::NotRunning { .. }) => NOT_RUNNING,
+            _ if error.is::<SettingsError>() => USAGE,
             _ => FAILED,
         };
         Self { code, error }

@@ -7,10 +7,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use beacon_chain::EsploraChain;
 use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::Endpoint;
 use clap::Args;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::transport::TransportConfig;
 
@@ -20,7 +22,10 @@ use crate::transport::TransportConfig;
 pub struct Options {
     /// Address to listen on for WebSockets, such as 127.0.0.1:8765. Without it the agent only dials
     #[arg(long, value_name = "IP:PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "socket_address"
+    )]
     pub listen: Option<SocketAddr>,
     /// URL under which peers reach this agent; part of its DID [default: ws:// and the listen address]
     #[arg(long, value_name = "URL")]
@@ -128,12 +133,29 @@ pub struct Config {
     pub auto_sign: bool,
 }
 
+impl Config {
+    /// The same, if it is enough to run: nothing of the agent's home is touched before that is known.
+    pub fn to_run(self) -> Result<Self, SettingsError> {
+        if self.chain_url.is_some() {
+            return Ok(self);
+        }
+        Err(SettingsError::Range {
+            name: "chain_url",
+            got: "none".to_owned(),
+            expected: "an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one)",
+        })
+    }
+}
+
 impl Options {
     /// These options over those of the file, which may be missing unless it was named.
     pub fn over_file(self, path: &Path, named: bool) -> Result<Self, SettingsError> {
         let fault = |fault: config::ConfigError| SettingsError::File {
             path: path.to_owned(),
-            fault: format!("{fault}: see --help of run for the names and values"),
+            fault: format!(
+                "{}: see --help of run for the names and values",
+                one_line(&fault)
+            ),
         };
         config::Config::builder()
             .add_source(
@@ -198,6 +220,15 @@ impl Options {
             50..=3_600_000,
             "50 to 3600000 milliseconds",
         )?;
+        if let Some(url) = &self.chain_url
+            && EsploraChain::new(url, Duration::from_secs(1), 0).is_err()
+        {
+            return Err(SettingsError::Range {
+                name: "chain_url",
+                got: format!("{url:?}"),
+                expected: "http:// or https:// followed by a host, such as http://127.0.0.1:3002",
+            });
+        }
         let label = self.label;
         if let Some(label) = label.as_ref().filter(|label| label.len() > 256) {
             return Err(SettingsError::Range {
@@ -234,6 +265,33 @@ impl Options {
             auto_sign: self.auto_sign.unwrap_or(false),
         })
     }
+}
+
+/// The configuration library's words on one line. Of a syntax error the drawing of its place is left out: line and
+/// column are named.
+fn one_line(fault: &config::ConfigError) -> String {
+    let text = match fault {
+        config::ConfigError::FileParse { cause, .. } => cause.to_string(),
+        other => other.to_string(),
+    };
+    let drawn = |line: &&str| {
+        line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ')
+            .starts_with('|')
+    };
+    let said: Vec<_> = text.lines().filter(|line| !drawn(line)).collect();
+    said.join(": ")
+}
+
+/// As the standard library's, which does not name what it got.
+fn socket_address<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(|_| {
+        D::Error::custom(format_args!(
+            "got {text:?}, expected an address with a port, such as 127.0.0.1:8765,"
+        ))
+    })
 }
 
 /// What a DID announces: the public URL, else the listen address if others can use it, else nothing to dial.
@@ -326,8 +384,11 @@ mod tests {
             ("fee_rat = 7", "fee_rat"),
             ("fee_rate = \"much\"", "fee_rate"),
             ("network = \"moon\"", "moon"),
-            ("listen = \"nowhere\"", "listen"),
-            ("fee_rate = ", "config.toml"),
+            (
+                "listen = \"nowhere\"",
+                "got \"nowhere\", expected an address",
+            ),
+            ("fee_rate = ", "config.toml: TOML parse error at line 1"),
         ] {
             let (_dir, path) = file(text);
             let error = Options::default()
@@ -335,7 +396,20 @@ mod tests {
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(wording), "{text}: {error}");
+            assert_eq!(error.lines().count(), 1, "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn without_a_chain_an_agent_can_say_who_it_is_but_not_run() {
+        let config = Options::default().resolve().unwrap();
+        let error = config.to_run().unwrap_err().to_string();
+        assert!(error.starts_with("chain_url: got none"), "{error}");
+        let named = Options {
+            chain_url: Some("http://127.0.0.1:3002".to_owned()),
+            ..Options::default()
+        };
+        assert!(named.resolve().unwrap().to_run().is_ok());
     }
 
     #[test]
@@ -361,6 +435,13 @@ mod tests {
                     ..Options::default()
                 },
                 "network: got mainnet",
+            ),
+            (
+                Options {
+                    chain_url: Some("ftp://example.org".to_owned()),
+                    ..Options::default()
+                },
+                "chain_url: got \"ftp://example.org\", expected http://",
             ),
             (
                 Options {
