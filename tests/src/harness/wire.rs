@@ -61,6 +61,13 @@ impl Stranger {
         }
     }
 
+    /// Closes its socket, and waits until the other side has done so too.
+    pub async fn close(&mut self) {
+        self.socket.close(None).await.unwrap();
+        // The other side answers, and hangs up.
+        while let Some(Ok(_)) = timeout(DEADLINE, self.socket.next()).await.unwrap() {}
+    }
+
     /// The same peer on a new socket in place of the one it had.
     pub async fn reconnect(&mut self, url: &str) {
         self.socket = dial(url).await;
@@ -122,17 +129,13 @@ impl Stranger {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
-    /// The next frame, as it came and opened. None when the socket was closed, whose code is the error.
-    pub async fn receive(&mut self) -> Result<(Vec<u8>, Plaintext), u16> {
+    /// The next frame, as it came. The error is the code with which the socket was closed.
+    pub async fn receive_frame(&mut self) -> Result<Vec<u8>, u16> {
         loop {
             let next = timeout(DEADLINE, self.socket.next()).await;
             let message = next.unwrap_or_else(|_| panic!("nothing more came on the socket"));
             match message {
-                Some(Ok(Message::Binary(bytes))) => {
-                    let limits = UnpackLimits::default();
-                    let opened = unpack(&bytes, &self.identity, &self.resolver, now(), &limits);
-                    return Ok((bytes.to_vec(), opened.unwrap().into_message()));
-                }
+                Some(Ok(Message::Binary(bytes))) => return Ok(bytes.to_vec()),
                 Some(Ok(Message::Close(frame))) => {
                     return Err(frame.map_or(1005, |frame| frame.code.into()));
                 }
@@ -140,6 +143,14 @@ impl Stranger {
                 other => panic!("got {other:?}, expected a binary frame or the end"),
             }
         }
+    }
+
+    /// The next frame, as it came and opened.
+    pub async fn receive(&mut self) -> Result<(Vec<u8>, Plaintext), u16> {
+        let frame = self.receive_frame().await?;
+        let limits = UnpackLimits::default();
+        let opened = unpack(&frame, &self.identity, &self.resolver, now(), &limits);
+        Ok((frame, opened.unwrap().into_message()))
     }
 
     /// Pings the agent with this DID and returns what came in before its answer: what is not there then was not sent, since
