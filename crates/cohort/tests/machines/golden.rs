@@ -1,1 +1,244 @@
+//! The golden logs: what each role of this version writes in one deterministic run, kept in `tests/golden/`.
+//!
+//! The compatibility rule: a log is kept for the life of its cohorts, so every log that a released version wrote must
+//! replay for ever, to the state that it meant. New events and new optional members may be added; nothing may be renamed,
+//! removed or given another meaning. A file of a released version is therefore never edited: a new version adds its own
+//! (`VERSION` below), and `every_golden_log_replays` reads them all. `GOLDEN=write` writes the file of this version, which
+//! is right only before it is released.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use beacon_cohort::coordinator::{self, Coordinator, Phase};
+use beacon_cohort::ids::PeerId;
+use beacon_cohort::machine::{BroadcastOutcome, ChainFact, Code, Input, Machine};
+use beacon_cohort::message::{CohortSet, Subscribe, Unsubscribe};
+use beacon_cohort::musig::BeaconKey;
+use beacon_cohort::participant::{self, Participant, Stage};
+use beacon_cohort::values::CohortKey;
+
+use crate::common::{World, coordinator_id, policy};
+
+const VERSION: &str = "0.1";
+
+/// A life with as much in it as one run can have: cohorts that fail, are left and are refused; one that forms, registers
+/// a further index, stops, loses a session to a restart, and signs twice, once through a reorganisation.
+fn run() -> World {
+    let mut world = World::new(2, 2_026);
+    world.subscribe(0);
+    world.settle();
+    let [failing, left, refused] = [(); 3].map(|()| world.advertise(|_| {}));
+    world.settle();
+    world
+        .user(0, participant::Command::Leave { cohort: left })
+        .unwrap();
+    let without_us = BeaconKey::aggregate([a_key(1), a_key(2)]).unwrap();
+    let set = CohortSet {
+        cohort_id: refused,
+        beacon_address: without_us.address(bitcoin::Network::Regtest),
+        cohort_keys: without_us.keys().to_vec(),
+        terms_hash: world.cohort(refused).terms.hash(),
+    };
+    world.tell(0, &coordinator_id(), set).unwrap();
+    world.settle();
+    world.pass(3_600);
+    assert!(matches!(world.cohort(failing).phase, Phase::Failed(_)));
+    let (code, comment) = (
+        Code::CohortFailed.as_str().to_owned(),
+        "too few members".to_owned(),
+    );
+    let report = Input::Problem {
+        from: coordinator_id(),
+        cohort: Some(failing),
+        code,
+        comment,
+    };
+    world.at_peer(0, report).unwrap();
+    world.mail.clear();
+
+    let passer_by = PeerId::new("did:example:passer-by");
+    world
+        .tell_coordinator(&passer_by, Subscribe::default())
+        .unwrap();
+    world.tell_coordinator(&passer_by, Unsubscribe {}).unwrap();
+    world.mail.clear();
+    let cohort = world.advertise(|_| {});
+    world.subscribe(1);
+    world.settle();
+    let dids = vec!["did:example:another".to_owned()];
+    world
+        .user(0, participant::Command::Join { cohort, dids })
+        .unwrap();
+    world.settle();
+    world.fund(cohort, 50_000);
+    world
+        .operator(coordinator::Command::StartRound { cohort })
+        .unwrap();
+    world.mail.clear(); // Nobody is asked, so nobody answers.
+    world.pass(60);
+    world
+        .operator(coordinator::Command::StartRound { cohort })
+        .unwrap();
+    world.request_update(0, cohort, 1);
+    world.mail = world.settle_until(|message| message.kind() == "sign/nonce_contribution");
+    world.restart(0);
+    world.settle();
+    world.pass(2);
+    world.settle();
+    let txid = world.cohort(cohort).signals[0].txid;
+    let outcome = BroadcastOutcome::Refused("min relay fee not met".to_owned());
+    world
+        .at_coordinator(Input::Chain(ChainFact::Broadcast { txid, outcome }))
+        .unwrap();
+    world.chain.mine();
+    world.settle();
+    world.chain.reorganise(1, false);
+    world.settle();
+    world.chain.mine();
+    world.settle();
+    world.request_update(1, cohort, 2);
+    world.settle();
+    for _ in 0..7 {
+        world.chain.mine();
+        world.settle();
+    }
+    world
+        .user(
+            0,
+            participant::Command::Unsubscribe {
+                coordinator: coordinator_id(),
+            },
+        )
+        .unwrap();
+    world
+}
+
+fn a_key(number: u8) -> CohortKey {
+    let secret = secp256k1::SecretKey::from_secret_bytes([100 + number; 32]).unwrap();
+    secp256k1::PublicKey::from_secret_key(&secret).into()
+}
+
+fn path(version: &str, role: &str) -> PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+    PathBuf::from(folder).join(format!("{role}-{version}.jsonl"))
+}
+
+fn lines(version: &str, role: &str) -> Vec<String> {
+    let path = path(version, role);
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn todays_code_still_writes_the_golden_logs() {
+    let world = run();
+    let logs = [
+        ("coordinator", &world.coordinator.log),
+        ("participant", &world.peers[0].node.log),
+    ];
+    for (role, log) in logs {
+        if std::env::var("GOLDEN").is_ok_and(|value| value == "write") {
+            std::fs::write(path(VERSION, role), log.join("\n") + "\n").unwrap();
+        }
+        let golden = lines(VERSION, role);
+        for (number, (written, expected)) in log.iter().zip(&golden).enumerate() {
+            assert_eq!(written, expected, "{role}, line {}", number + 1);
+        }
+        assert_eq!(log.len(), golden.len(), "{role}");
+    }
+}
+
+/// Every kind of event is in the logs, but two that such a run cannot bring: their forms are pinned here.
+#[test]
+fn every_kind_of_event_is_pinned() {
+    let rare = [
+        r#"{"event":"signal_approved","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002"}"#,
+        r#"{"event":"cohort_forgotten","cohort":"00000000-0000-0000-0000-000000000001"}"#,
+    ];
+    for line in rare {
+        let event: participant::Event = serde_json::from_str(line).unwrap();
+        assert_eq!(serde_json::to_string(&event).unwrap(), line);
+    }
+    let rare = rare.map(str::to_owned);
+    assert_eq!(
+        kinds(&lines(VERSION, "coordinator")),
+        all_kinds::<coordinator::Event>()
+    );
+    let logged = [lines(VERSION, "participant"), rare.to_vec()].concat();
+    assert_eq!(kinds(&logged), all_kinds::<participant::Event>());
+}
+
+fn kinds(lines: &[String]) -> BTreeSet<String> {
+    let kind = |line: &String| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        event["event"].as_str().unwrap().to_owned()
+    };
+    lines.iter().map(kind).collect()
+}
+
+/// The kinds that can be read, as the reader lists them when it is given another.
+fn all_kinds<E: serde::de::DeserializeOwned + std::fmt::Debug>() -> BTreeSet<String> {
+    let error = serde_json::from_str::<E>(r#"{"event":"?"}"#)
+        .unwrap_err()
+        .to_string();
+    let (_, expected) = error
+        .split_once("expected one of ")
+        .expect("the reader lists what it knows");
+    expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_golden_log_replays() {
+    for version in [VERSION] {
+        let mut coordinator = Coordinator::new(coordinator::Config::default());
+        for line in lines(version, "coordinator") {
+            coordinator.apply(&serde_json::from_str(&line).unwrap());
+        }
+        let mut cohorts = coordinator.state().cohorts.values();
+        let cohort = cohorts
+            .find(|cohort| cohort.phase == Phase::Acknowledged)
+            .unwrap();
+        assert_eq!((cohort.round.number, cohort.abandoned.len()), (3, 1));
+        let standings = cohort.signals.iter().map(|signal| signal.standing);
+        assert!(
+            standings
+                .clone()
+                .all(|standing| matches!(standing, coordinator::Standing::Buried { .. }))
+        );
+        assert_eq!(standings.count(), 2);
+
+        let mut participant = Participant::new(policy(0));
+        for line in lines(version, "participant") {
+            participant.apply(&serde_json::from_str(&line).unwrap());
+        }
+        let mut cohorts = participant.state().cohorts.values();
+        let membership = cohorts
+            .find(|cohort| cohort.stage == Stage::Agreed)
+            .unwrap();
+        assert_eq!((membership.round, membership.dids.len()), (3, 2));
+        let standings = membership
+            .candidates
+            .iter()
+            .map(|candidate| candidate.standing);
+        assert!(
+            standings
+                .clone()
+                .all(|standing| matches!(standing, participant::Standing::Buried { .. }))
+        );
+        assert_eq!(standings.count(), 2);
+        for candidate in &membership.candidates {
+            for (index, proof) in &candidate.proofs {
+                let strictness = beacon_signal::Strictness::Resolver;
+                proof
+                    .verify(index, &proof.leaf_value(), &candidate.root, strictness)
+                    .unwrap();
+            }
+        }
+    }
+}
