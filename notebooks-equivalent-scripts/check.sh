@@ -18,12 +18,17 @@ expect() { # WHAT GOT EXPECTED
   [[ $2 == "$3" ]] || { printf '%s: got %s, expected %s\n' "$1" "$2" "$3" && false; }
 }
 
-# Nothing may be left of a script: neither its directory nor a process that works in it.
-nothing_left() {
-  local left
-  left=$(find "$TMPDIR" -mindepth 1 -maxdepth 1 -type d; pgrep -af -- "$TMPDIR")
-  expect "left behind" "$left" ""
+# processes: ids of those that have our temporary directory in their command line.
+processes() {
+  local file words
+  for file in /proc/[0-9]*/cmdline; do
+    mapfile -d '' words <"$file" || continue
+    [[ ${words[*]} != *"$TMPDIR"* ]] || basename "$(dirname "$file")"
+  done 2>/dev/null
 }
+
+# Nothing may be left of a script: neither its directory nor a process that works in it.
+nothing_left() { expect "left behind" "$(find "$TMPDIR" -mindepth 1 -maxdepth 1 -type d)$(processes)" ""; }
 
 demo() { timeout 300 ./demo.sh "$@" >"$TMPDIR/out" 2>"$TMPDIR/err"; }
 
@@ -88,8 +93,9 @@ sigterm_stops_everything() { stop_under_way TERM && expect "exit code" "$code" 1
 no_process_survives_kill_9() {
   local pid
   stop_under_way KILL
+  expect "exit code" "$code" 137 || return
   # The agents have been told to stop; tail waits until they have.
-  for pid in $(pgrep -f -- "$TMPDIR"); do timeout 30 tail --pid="$pid" -f /dev/null; done
+  for pid in $(processes); do timeout 30 tail --pid="$pid" -f /dev/null; done
   # Nobody was there any more to remove the directory.
   rm -rf "$TMPDIR"/beacon-demo.*
   nothing_left

@@ -85,14 +85,14 @@ on_error() {
 }
 
 stop_everything() {
-  local code=$? name jobs
+  local code=$? name jobs deadline=$((SECONDS + 10))
   trap - ERR EXIT
   trap '' INT TERM HUP
   set +e
   for name in "${!pid_of[@]}"; do kill -TERM "${pid_of[$name]}" 2>/dev/null; done
   for name in "${!pid_of[@]}"; do
     # A process that is gone has closed its standard output.
-    while read -r -t 10 -u "${out_of[$name]}" _; do :; done
+    while ((SECONDS < deadline)) && read -r -t "$((deadline - SECONDS))" -u "${out_of[$name]}" _; do :; done
     kill -KILL "${pid_of[$name]}" 2>/dev/null
   done
   # Waits that were cut short: without their agents they have ended already, or do now.
