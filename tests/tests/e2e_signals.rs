@@ -2,9 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use beacon_tests::harness::Member::Signs;
-use beacon_tests::harness::{Cohort, Net, Signal};
+use beacon_tests::harness::{Agent, Binary, Cohort, Net, Signal};
 use bitcoin::{OutPoint, ScriptBuf};
 use serde_json::{Value, json};
 
@@ -154,4 +156,33 @@ async fn two_cohorts_at_once_share_members() {
     well_formed(&two, &second);
     net.verify(&one, &first).await;
     net.verify(&two, &second).await;
+}
+
+/// No option and no command: all of it from `config.toml` in the home.
+#[tokio::test]
+async fn a_participant_configured_by_its_file_joins_and_signs_by_itself() {
+    let mut net = Net::start(&[Signs]).await;
+    let home = net.scratch.path().join("quiet");
+    fs::create_dir(&home).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+    let url = net.chain.url();
+    let settings = format!(
+        "chain_url = \"{url}\"\nchain_poll_ms = 100\nauto_join = true\nauto_sign = true\ndids = [\"did:btcr2:quiet\"]\n"
+    );
+    fs::write(home.join("config.toml"), settings).unwrap();
+    let folder = net.scratch.path();
+    let mut quiet = Agent::start("quiet", Binary::Participant, folder, Vec::new()).await;
+    quiet
+        .call("subscribe", json!({ "coordinator": net.coordinator.did() }))
+        .await;
+    quiet.wait("subscription_accepted", |_| true).await;
+    net.members.push(quiet);
+    let id = net.advertise(2, json!({})).await;
+    net.join(&id, 0).await;
+    let mut cohort = net.acknowledged(id, &[0, 1]).await;
+    net.fund(&cohort).await;
+    net.request_update(&cohort, 0).await;
+    net.confirmed(&mut cohort).await;
+    let sessions = net.members[1].call("sessions", Value::Null).await;
+    assert_eq!(sessions[0]["proofs"], 1, "{sessions}");
 }

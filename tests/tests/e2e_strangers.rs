@@ -9,9 +9,12 @@ use beacon_didcomm::protocols::{EMPTY, PROBLEM_REPORT, ProblemReport, ping};
 use beacon_didcomm::{Endpoint, Plaintext};
 use beacon_signal::{Index, LeafValue};
 use beacon_tests::harness::Member::{Asks, Listens, Signs};
-use beacon_tests::harness::{Agent, Cohort, Net, Stranger, message, now};
+use beacon_tests::harness::{
+    Agent, Cohort, Net, Regtest, Scratch, Stranger, coordinator, free_port, message, now,
+};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
 /// The generator of secp256k1: a valid key, and half of a valid public nonce.
@@ -262,6 +265,42 @@ async fn a_subscriber_that_listens_is_dialled() {
     };
     assert_eq!(advert.body["cohort_id"], cohort);
     assert_eq!(advert.to, std::slice::from_ref(subscriber.did()));
+}
+
+/// The coordinator's public address leads through a proxy, which goes away: from then on the member can be dialled and
+/// cannot dial.
+#[tokio::test]
+async fn a_participant_that_listens_is_dialled() {
+    let scratch = Scratch::new();
+    let chain = Regtest::start(scratch.path()).await;
+    let proxy = TcpListener::bind(("127.0.0.1", free_port())).await.unwrap();
+    let public = format!("ws://{}", proxy.local_addr().unwrap());
+    let options = ["--public-url", &public];
+    let coordinator = coordinator(scratch.path(), &chain, &options).await;
+    let inside = coordinator.url().replace("ws://", "");
+    let proxy = tokio::spawn(async move {
+        let (mut outer, _) = proxy.accept().await.unwrap();
+        let mut inner = TcpStream::connect(inside).await.unwrap();
+        copy_bidirectional(&mut outer, &mut inner).await
+    });
+    let mut net = Net {
+        members: Vec::new(),
+        coordinator,
+        chain,
+        scratch,
+    };
+    net.add(Listens).await;
+    proxy.abort();
+    assert!(proxy.await.unwrap_err().is_cancelled());
+
+    let terms = json!({ "max_members": 1 });
+    let mut cohort = net.form(&[0], terms).await;
+    net.fund(&cohort).await;
+    net.request_update(&cohort, 0).await;
+    let signal = net.confirmed(&mut cohort).await;
+    net.verify(&cohort, &signal).await;
+    let dialled = |line: &str| line.contains("connected") && !line.contains("cannot");
+    assert!(net.coordinator.log().lines().any(dialled));
 }
 
 #[tokio::test]

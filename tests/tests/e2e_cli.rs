@@ -1,0 +1,535 @@
+//! The command line as users meet it: help, answers, and errors of one line that say what to do.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use beacon_tests::harness::Member::{Asks, Signs};
+use beacon_tests::harness::{Binary, Net, Output, Scratch, run};
+use serde_json::{Value, json};
+
+const DID: &str = "did:peer:2.Vz6MkgExXQ5es6n7Fie6SdyEdhYgYA5VDtzDwCJUGWGspWemo.Ez6LSePN8SKTBYuyMjpYZrYjFqoKARsnrPqYwBuRSByoLX8bP.SeyJ0IjoiZG0iLCJzIjp7InVyaSI6IndzOi8vbG9jYWxob3N0Ojg3NjUiLCJhIjpbImRpZGNvbW0vdjIiXSwiciI6W119fQ";
+
+const AGENTS: [Binary; 2] = [Binary::Coordinator, Binary::Participant];
+
+/// Nothing on standard output, and this one line on standard error.
+fn says(output: &Output, code: i32, error: &str) {
+    let expected = (code, "", format!("error: {error}\n"));
+    let got = (output.code, output.stdout.as_str(), output.stderr.clone());
+    assert_eq!(got, expected);
+}
+
+/// The commands that a help text lists.
+fn commands(help: &str) -> Vec<String> {
+    let list = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    list.take_while(|line| !line.is_empty())
+        // Continued descriptions are indented further.
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test]
+async fn every_command_explains_itself() {
+    let expected = [
+        (
+            Binary::Coordinator,
+            "cohort, cohort advertise, cohort close-admission, cohort list, cohort show, did, events, run, session, \
+             session list, session start, status, subscribers",
+        ),
+        (
+            Binary::Participant,
+            "approve, cohorts, decline, did, didcomm, didcomm pack, didcomm send, didcomm unpack, events, join, leave, \
+             proof, proof export, proof verify, request-update, resolve, run, sessions, status, subscribe, unsubscribe",
+        ),
+        (Binary::Regtest, ""),
+    ];
+    for (binary, all) in expected {
+        let mut found = BTreeSet::new();
+        let mut open: Vec<Vec<String>> = vec![Vec::new()];
+        while let Some(path) = open.pop() {
+            let output = run(binary, path.iter().map(String::as_str).chain(["--help"])).await;
+            assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{path:?}");
+            assert!(
+                output.stdout.contains("Usage: "),
+                "{path:?}: {}",
+                output.stdout
+            );
+            assert!(
+                !output.stdout.starts_with('\n'),
+                "{path:?} has no description"
+            );
+            if path.is_empty() {
+                let example = format!("  {} ", binary.name());
+                assert!(output.stdout.contains("Examples:\n"), "{}", output.stdout);
+                assert!(output.stdout.contains(&example), "{}", output.stdout);
+                let codes = output.stdout.contains("Exit codes:");
+                assert!(codes, "{}", output.stdout);
+            } else {
+                found.insert(path.join(" "));
+            }
+            for command in commands(&output.stdout) {
+                let mut path = path.clone();
+                path.push(command);
+                open.push(path);
+            }
+        }
+        let found: Vec<_> = found.into_iter().collect();
+        assert_eq!(found.join(", "), all, "{}", binary.name());
+        let version = run(binary, ["--version"]).await;
+        assert_eq!(version.code, 0);
+        assert!(
+            version.stdout.starts_with(binary.name()),
+            "{}",
+            version.stdout
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_is_exit_code_2() {
+    let wrong: [(Binary, &[&str], &str); 9] = [
+        (Binary::Coordinator, &[], "Usage: beacon-coordinator"),
+        (
+            Binary::Coordinator,
+            &["dance"],
+            "unrecognized subcommand 'dance'",
+        ),
+        (Binary::Coordinator, &["run", "--lisen", "x"], "'--listen'"),
+        (
+            Binary::Coordinator,
+            &["run", "--listen", "nowhere"],
+            "'nowhere' for '--listen <IP:PORT>'",
+        ),
+        (
+            Binary::Coordinator,
+            &["cohort", "advertise", "--term", "x"],
+            "got \"x\", expected NAME=VALUE",
+        ),
+        (
+            Binary::Participant,
+            &["run", "--network", "moon"],
+            "got network \"moon\", expected mainnet, testnet3",
+        ),
+        (Binary::Participant, &["join", "1"], "--did <DID>"),
+        (
+            Binary::Regtest,
+            &["--listen", "0.0.0.0:80"],
+            "got 0.0.0.0, expected a loopback address with a port",
+        ),
+        (
+            Binary::Regtest,
+            &["--speed", "9"],
+            "unexpected argument '--speed'",
+        ),
+    ];
+    for (binary, arguments, words) in wrong {
+        let output = run(binary, arguments.iter().copied()).await;
+        assert_eq!(
+            (output.code, output.stdout.as_str()),
+            (2, ""),
+            "{arguments:?}: {output:?}"
+        );
+        assert!(
+            output.stderr.contains(words),
+            "{arguments:?}: {}",
+            output.stderr
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_its_agent_a_command_says_how_to_start_it() {
+    let scratch = Scratch::new();
+    let home = scratch.path().join("home").display().to_string();
+    let coordinator: [&[&str]; 4] = [
+        &["status"],
+        &["cohort", "list"],
+        &["session", "start", "x"],
+        &["events"],
+    ];
+    let participant: [&[&str]; 4] = [
+        &["status"],
+        &["subscribe", DID],
+        &["approve", "x"],
+        &["proof", "export", "x"],
+    ];
+    for (binary, commands) in [
+        (Binary::Coordinator, coordinator),
+        (Binary::Participant, participant),
+    ] {
+        for command in commands {
+            let output = run(binary, ["--data-dir", &home].iter().chain(command).copied()).await;
+            let error = format!(
+                "no agent is running at {home}/control.sock: start it with the `run` command and the same --data-dir"
+            );
+            says(&output, 3, &error);
+        }
+    }
+    assert!(!fs::exists(home).unwrap(), "asking makes no home");
+}
+
+#[tokio::test]
+async fn a_value_out_of_range_names_itself_the_expectation_and_the_remedy() {
+    let scratch = Scratch::new();
+    let home = scratch.path().join("home").display().to_string();
+    let file = scratch.path().join("config.toml").display().to_string();
+    let flags: [(&[&str], &str); 6] = [
+        (
+            &[],
+            "chain_url: got none, expected an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one)",
+        ),
+        (
+            &["--chain-url", "ftp://x"],
+            "chain_url: got \"ftp://x\", expected http:// or https:// followed by a host, such as http://127.0.0.1:3002",
+        ),
+        (
+            &["--fee-rate", "0"],
+            "fee_rate: got 0, expected 1 to 100000 sat/vB",
+        ),
+        (
+            &["--chain-poll-ms", "1"],
+            "chain_poll_ms: got 1, expected 50 to 3600000 milliseconds",
+        ),
+        (
+            &["--network", "mainnet"],
+            "network: got mainnet, expected a test network: this version does not touch money",
+        ),
+        (
+            &["--listen", "0.0.0.0:80"],
+            "listen: got 0.0.0.0:80, expected a --public-url beside it: the URL is part of the DID, and nobody can dial this address",
+        ),
+    ];
+    let remedy = "see --help of run for the names and values";
+    let files = [
+        (
+            "heartbeat_s = 0".to_owned(),
+            "heartbeat_s: got 0, expected 1 to 3600 seconds".to_owned(),
+        ),
+        (
+            "max_message_bytes = 1".to_owned(),
+            "max_message_bytes: got 1, expected 4096 to 67108864 bytes".to_owned(),
+        ),
+        (
+            "listen = \"nowhere\"".to_owned(),
+            format!(
+                "configuration {file}: got \"nowhere\", expected an address with a port, such as 127.0.0.1:8765, for key `listen`: {remedy}"
+            ),
+        ),
+    ];
+    for binary in AGENTS {
+        for (arguments, error) in flags {
+            let start = ["--data-dir", &home, "run"].into_iter();
+            let output = run(binary, start.chain(arguments.iter().copied())).await;
+            says(&output, 2, error);
+        }
+        for (text, error) in &files {
+            fs::write(&file, text).unwrap();
+            let output = run(binary, ["--data-dir", &home, "--config", &file, "run"]).await;
+            says(&output, 2, error);
+        }
+        for (text, words) in [
+            ("fee_rat = 3", "unknown field `fee_rat`"),
+            ("fee_rate = ", "line 1, column 12"),
+            ("fee_rate = \"much\"", "\"much\""),
+        ] {
+            fs::write(&file, text).unwrap();
+            let output = run(binary, ["--data-dir", &home, "--config", &file, "run"]).await;
+            assert_eq!(
+                (output.code, output.stderr.lines().count()),
+                (2, 1),
+                "{output:?}"
+            );
+            assert!(
+                output.stderr.contains(words) && output.stderr.contains(remedy),
+                "{output:?}"
+            );
+        }
+        let missing = format!("{file}.none");
+        let output = run(binary, ["--data-dir", &home, "--config", &missing, "run"]).await;
+        assert_eq!(
+            (output.code, output.stderr.lines().count()),
+            (2, 1),
+            "{output:?}"
+        );
+        assert!(
+            output.stderr.contains(&missing) && output.stderr.contains("not found"),
+            "{output:?}"
+        );
+    }
+    assert!(
+        !fs::exists(home).unwrap(),
+        "nothing was touched before the configuration was right"
+    );
+}
+
+#[tokio::test]
+async fn resolve_prints_a_resolution_result_in_any_case() {
+    let output = run(Binary::Participant, ["resolve", DID]).await;
+    assert_eq!((output.code, output.stderr.as_str()), (0, ""));
+    let result: Value = serde_json::from_str(&output.stdout).unwrap();
+    let members: Vec<_> = result.as_object().unwrap().keys().collect();
+    assert_eq!(
+        members,
+        [
+            "didDocument",
+            "didDocumentMetadata",
+            "didResolutionMetadata"
+        ]
+    );
+    let document = &result["didDocument"];
+    assert_eq!(document["id"], DID);
+    assert_eq!(
+        document["@context"],
+        json!([
+            "https://www.w3.org/ns/did/v1",
+            "https://w3id.org/security/multikey/v1"
+        ])
+    );
+    assert_eq!(document["verificationMethod"][0]["id"], "#key-1");
+    assert_eq!(document["verificationMethod"][1]["id"], "#key-2");
+    assert_eq!(document["keyAgreement"], json!(["#key-2"]));
+    assert_eq!(document["service"][0]["type"], "DIDCommMessaging");
+    for (did, code) in [
+        (
+            "did:btcr2:k1qqp8n0nx0muaewav2ksx99wwsu9swq5mlndjmn3gm9vl9q2mzmup0xqhmkf96",
+            "methodNotSupported",
+        ),
+        ("did:web:example.org", "methodNotSupported"),
+        ("did:peer:2.nothing", "invalidDid"),
+        ("nonsense", "invalidDid"),
+    ] {
+        let output = run(Binary::Participant, ["resolve", did]).await;
+        assert_eq!(output.code, 1, "{output:?}");
+        let result: Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(result["didDocument"], Value::Null);
+        assert_eq!(result["didResolutionMetadata"]["error"], code);
+        assert!(
+            output
+                .stderr
+                .ends_with(&format!("does not resolve: {code}\n")),
+            "{output:?}"
+        );
+        assert_eq!(output.stderr.lines().count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_proof_file_that_cannot_be_read_is_no_verdict() {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("proof.json").display().to_string();
+    let verify = [
+        "proof",
+        "verify",
+        "--did",
+        "did:example:a",
+        "--proof",
+        &file,
+    ];
+    let output = run(Binary::Participant, verify).await;
+    let missing = format!("cannot read proof file {file}: No such file or directory (os error 2)");
+    says(&output, 2, &missing);
+    fs::write(&file, "{ no JSON").unwrap();
+    let output = run(Binary::Participant, verify).await;
+    assert_eq!((output.code, output.stdout.as_str()), (2, ""), "{output:?}");
+    // JSON that is no proof is a verdict.
+    fs::write(&file, "{}").unwrap();
+    let output = run(Binary::Participant, verify).await;
+    assert_eq!((output.code, output.stdout.as_str()), (1, ""), "{output:?}");
+    assert!(
+        output.stderr.starts_with("error: invalid proof: "),
+        "{output:?}"
+    );
+    let output = run(
+        Binary::Participant,
+        verify.into_iter().chain(["--root", "zz"]),
+    )
+    .await;
+    says(
+        &output,
+        2,
+        "--root: got 2 characters, expected 64 (32 bytes in hex)",
+    );
+    let output = run(
+        Binary::Participant,
+        ["proof", "verify", "--did", "a", "--proof", &file],
+    )
+    .await;
+    says(
+        &output,
+        2,
+        "got --did \"a\", expected a DID, which begins with did:",
+    );
+}
+
+/// All of a cohort's life by commands alone, as a user types them.
+#[tokio::test]
+async fn a_cohorts_life_by_commands() {
+    let mut net = Net::start(&[Signs, Asks]).await;
+    let subscribers = net.coordinator.answer(&["subscribers"]).await;
+    assert_eq!(subscribers.as_array().unwrap().len(), 2);
+    let advertise = [
+        "cohort",
+        "advertise",
+        "--min-members",
+        "2",
+        "--max-members",
+        "3",
+        "--flow",
+        "push",
+        "--term",
+        "confirmations=1",
+    ];
+    let advert = net.coordinator.answer(&advertise).await;
+    let id = advert["cohort_id"].as_str().unwrap().to_owned();
+    assert_eq!(advert["terms"]["confirmations"], 1);
+    for member in &mut net.members {
+        member.wait("cohort_advertised", |_| true).await;
+        let cohorts = member.answer(&["cohorts"]).await;
+        assert_eq!(cohorts[0]["stage"], "advertised");
+        let did = format!("did:btcr2:{}-{id}", member.name());
+        member.answer(&["join", &id, "--did", &did]).await;
+    }
+    for member in &net.members {
+        let did = member.did();
+        net.coordinator
+            .wait("opted_in", |event| event["peer"] == did)
+            .await;
+    }
+    // There is room for a third member, but the operator closes.
+    net.coordinator
+        .answer(&["cohort", "close-admission", &id])
+        .await;
+    let mut cohort = net.acknowledged(id, &[0, 1]).await;
+    let listed = net.coordinator.answer(&["cohort", "list"]).await;
+    assert_eq!(listed[0]["phase"], "acknowledged");
+    net.fund(&cohort).await;
+    let shown = net
+        .coordinator
+        .answer(&["cohort", "show", &cohort.id])
+        .await;
+    assert_eq!(shown["beacon_address"], cohort.address);
+    assert_eq!(shown["balance_sat"], 50_000);
+    assert!(
+        shown["at_risk"].as_str().unwrap().contains("2 of 2"),
+        "{shown}"
+    );
+    let hash = "ab".repeat(32);
+    net.members[0]
+        .answer(&["request-update", &cohort.id, "--update-hash", &hash])
+        .await;
+    let proposed = net.members[1].wait("signal_proposed", |_| true).await;
+    let session = proposed.value["session"].as_str().unwrap().to_owned();
+    let sessions = net.members[1].answer(&["sessions"]).await;
+    assert_eq!(sessions[0]["status"], "waiting-for-approval");
+    net.members[1].answer(&["approve", &session]).await;
+    let signal = net.confirmed(&mut cohort).await;
+    net.verify(&cohort, &signal).await;
+    let txid = signal.txid.to_string();
+    let matching = format!("txid={txid}");
+    let follow = [
+        "events",
+        "--until",
+        "signal_confirmed",
+        "--where",
+        &matching,
+    ];
+    let output = net.members[1].command(&follow).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    let last: Value = serde_json::from_str(output.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!(last["event"]["txid"], txid);
+    let listed = net.coordinator.answer(&["session", "list"]).await;
+    assert_eq!(listed[0]["txid"], txid);
+    assert_eq!(listed[0]["signal_bytes"], signal.root);
+    refused_commands(&net, &cohort.id).await;
+}
+
+/// What the agents cannot do is one line and exit code 1.
+async fn refused_commands(net: &Net, cohort: &str) {
+    let none = "00000000-0000-4000-8000-000000000000";
+    let (coordinator, member) = (&net.coordinator, &net.members[0]);
+    let cases: [(_, &[&str], &str); 7] = [
+        (coordinator, &["cohort", "show", none], "unknown cohort"),
+        (coordinator, &["cohort", "show", "x"], "invalid params"),
+        (
+            coordinator,
+            &["cohort", "close-admission", cohort],
+            "one that is",
+        ),
+        (
+            coordinator,
+            &["cohort", "advertise", "--term", "confirmations=0"],
+            "confirmations: got 0",
+        ),
+        (member, &["leave", cohort], "expected"),
+        (member, &["approve", none], "one that is under way"),
+        (
+            member,
+            &["request-update", cohort, "--update-hash", "abc"],
+            "expected 64",
+        ),
+    ];
+    for (agent, arguments, words) in cases {
+        let output = agent.command(arguments).await;
+        assert_eq!(
+            (output.code, output.stdout.as_str()),
+            (1, ""),
+            "{arguments:?}: {output:?}"
+        );
+        assert_eq!(
+            output.stderr.lines().count(),
+            1,
+            "{arguments:?}: {output:?}"
+        );
+        assert!(output.stderr.contains(words), "{arguments:?}: {output:?}");
+    }
+}
+
+#[tokio::test]
+async fn didcomm_by_hand() {
+    let net = Net::start(&[Signs, Signs]).await;
+    let [one, other] = net.members.as_slice() else {
+        panic!("two members were started");
+    };
+    let pack = [
+        "didcomm",
+        "pack",
+        "--to",
+        other.did(),
+        "--body",
+        "{\"content\":\"hello\"}",
+    ];
+    let packed = one.answer(&pack).await;
+    let file = net.scratch.path().join("envelope").display().to_string();
+    fs::write(&file, packed["envelope"].as_str().unwrap()).unwrap();
+    let opened = other.answer(&["didcomm", "unpack", &file]).await;
+    assert_eq!(opened["sender"], one.did());
+    assert_eq!(opened["recipient"], other.did());
+    assert_eq!(opened["message"]["body"], json!({ "content": "hello" }));
+    // Not for its sender.
+    let output = one.command(&["didcomm", "unpack", &file]).await;
+    assert_eq!(output.code, 1, "{output:?}");
+    // The coordinator answers a ping on the same socket.
+    let ping = "https://didcomm.org/trust-ping/2.0/ping";
+    let send = [
+        "didcomm",
+        "send",
+        "--to",
+        net.coordinator.did(),
+        "--type",
+        ping,
+    ];
+    let answer = one.answer(&send).await;
+    assert_eq!(answer["sender"], net.coordinator.did());
+    assert_eq!(
+        answer["message"]["type"],
+        "https://didcomm.org/trust-ping/2.0/ping-response"
+    );
+    let output = one.command(&["didcomm", "send", "--to", other.did()]).await;
+    assert_eq!(
+        output.code, 1,
+        "a participant that does not listen cannot be dialled: {output:?}"
+    );
+}
