@@ -129,6 +129,8 @@ passed=0 failed=0
 for check in two_members_and_two_signals pull_flow_with_three_members two_demos_at_once an_altered_proof_fails_the_demo \
   wrong_arguments_are_refused ctrl_c_stops_everything sigterm_stops_everything no_process_survives_kill_9 \
   three_terminals didcomm_by_hand; do
+  # What one check has left behind is not the next one's fault.
+  rm -rf "${TMPDIR:?}"/*
   if "$check" >"$TMPDIR/why" 2>&1; then
     printf 'script check %s ... ok\n' "$check"
     passed=$((passed + 1))
