@@ -1,8 +1,7 @@
 //! The command line of `beacon-coordinator`.
 
-use beacon_runtime::cli::{self, Global};
-use beacon_runtime::settings::Options;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs, name_and_value};
+use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,21 +31,9 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the agent until it is told to stop (SIGTERM, Ctrl-C)
-    Run {
-        #[command(flatten)]
-        options: Options,
-        /// Log as JSON
-        #[arg(long)]
-        log_json: bool,
-    },
+    Run(RunArgs),
     /// Show this agent's DID, and an invitation to it
-    Did {
-        #[command(flatten)]
-        options: Options,
-        /// Take the configured endpoint although it changes the DID
-        #[arg(long)]
-        change_endpoint: bool,
-    },
+    Did(DidArgs),
     /// Open, list, show and close cohorts
     #[command(subcommand)]
     Cohort(CohortCommand),
@@ -58,17 +45,7 @@ pub(crate) enum Command {
     /// Show what the agent is doing
     Status,
     /// Print the log of events, and follow it
-    Events {
-        /// First sequence number
-        #[arg(long, default_value_t = 1)]
-        from: u64,
-        /// End at the first event of this kind
-        #[arg(long, value_name = "KIND")]
-        until: Option<String>,
-        /// With --until: only an event whose member has this value; may be given several times
-        #[arg(long = "where", value_name = "NAME=VALUE", value_parser = pair)]
-        matching: Vec<(String, String)>,
-    },
+    Events(EventsArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,7 +71,7 @@ pub(crate) enum CohortCommand {
         #[arg(long, value_name = "DID")]
         invite: Vec<String>,
         /// Any other member of the terms, such as confirmations=1
-        #[arg(long = "term", value_name = "NAME=VALUE", value_parser = pair)]
+        #[arg(long = "term", value_name = "NAME=VALUE", value_parser = name_and_value)]
         terms: Vec<(String, String)>,
     },
     /// List all cohorts
@@ -123,19 +100,4 @@ pub(crate) enum SessionCommand {
         /// Only of this cohort
         cohort_id: Option<String>,
     },
-}
-
-impl Args {
-    /// Parses the command line and the environment.
-    pub(crate) fn parse() -> Result<Self, clap::Error> {
-        let command = cli::with_environment(Self::command(), "BEACON_COORDINATOR");
-        Self::from_arg_matches(&command.try_get_matches()?)
-    }
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("got {text:?}, expected NAME=VALUE"))?;
-    Ok((name.to_owned(), value.to_owned()))
 }

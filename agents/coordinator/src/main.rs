@@ -5,18 +5,15 @@ mod args;
 use std::process::ExitCode;
 
 use args::{Args, CohortCommand, Command, SessionCommand};
-use beacon_runtime::app::{self, Choice};
 use beacon_runtime::cli::{self, Failure};
-use beacon_runtime::control::{self, CallError};
 use beacon_runtime::coordinator::{self, CoordinatorAgent};
-use beacon_runtime::data_dir::control_socket_of;
 use serde_json::{Map, Value, json};
 
 const AGENT: &str = "beacon-coordinator";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match Args::parse() {
+    match cli::parse::<Args>("BEACON_COORDINATOR") {
         Ok(args) => cli::exit(args.dispatch().await),
         // `--help` and `--version` end here too: clap prints them and knows the exit code.
         Err(error) => error.exit(),
@@ -27,40 +24,14 @@ impl Args {
     async fn dispatch(self) -> Result<(), Failure> {
         let Self { global, command } = self;
         match command {
-            Command::Run { options, log_json } => {
-                cli::init_logging(log_json);
-                let path = global.data_dir(AGENT)?;
-                let config = global.config(options, &path)?.to_run()?;
-                let home = app::open(
-                    global.open_data_dir(&path)?,
-                    Choice::Configured(&config.endpoint),
-                )?;
-                let machine = coordinator::machine(&config);
-                let agent = CoordinatorAgent {
-                    network: config.network,
-                };
-                Ok(app::run(home, &config, agent, machine, global.json).await?)
+            Command::Run(args) => {
+                let role = |_: &_, config: &_| Ok(coordinator::role(config));
+                global.run::<CoordinatorAgent>(AGENT, args, role).await
             }
-            Command::Did {
-                options,
-                change_endpoint,
-            } => {
-                let path = global.data_dir(AGENT)?;
-                let socket = control_socket_of(&path)?;
-                match control::call(&socket, "did", Value::Null).await {
-                    Ok(answer) if !change_endpoint => return global.print(&answer),
-                    Ok(_) => {
-                        return Err(Failure::usage(anyhow::anyhow!(
-                            "the agent is running: stop it before its endpoint is changed"
-                        )));
-                    }
-                    Err(CallError::NotRunning { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
-                let config = global.config(options, &path)?;
-                let choice = Choice::of(&config.endpoint, change_endpoint);
-                let mut home = app::open(global.open_data_dir(&path)?, choice)?;
-                global.print(&coordinator::own_did(&mut home.identities)?)
+            Command::Did(args) => {
+                global
+                    .did::<CoordinatorAgent>(AGENT, args, coordinator::own_did)
+                    .await
             }
             Command::Cohort(command) => {
                 let (method, params) = cohort(command);
@@ -78,15 +49,7 @@ impl Args {
             }
             Command::Subscribers => global.call(AGENT, "subscribers", Value::Null).await,
             Command::Status => global.call(AGENT, "status", Value::Null).await,
-            Command::Events {
-                from,
-                until,
-                matching,
-            } => {
-                global
-                    .events(AGENT, from, until.as_deref(), &matching)
-                    .await
-            }
+            Command::Events(args) => global.events(AGENT, args).await,
         }
     }
 }

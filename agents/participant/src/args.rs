@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use beacon_runtime::cli::{self, Global};
-use beacon_runtime::settings::Options;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs};
+use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,21 +33,9 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the agent until it is told to stop (SIGTERM, Ctrl-C)
-    Run {
-        #[command(flatten)]
-        options: Options,
-        /// Log as JSON
-        #[arg(long)]
-        log_json: bool,
-    },
+    Run(RunArgs),
     /// Show this agent's DIDs; each coordinator knows it by another
-    Did {
-        #[command(flatten)]
-        options: Options,
-        /// Take the configured endpoint although it changes the DIDs
-        #[arg(long)]
-        change_endpoint: bool,
-    },
+    Did(DidArgs),
     /// Hear of a coordinator's cohorts
     Subscribe {
         /// Its DID, or an invitation to it
@@ -120,17 +107,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Didcomm(DidcommCommand),
     /// Print the log of events, and follow it
-    Events {
-        /// First sequence number
-        #[arg(long, default_value_t = 1)]
-        from: u64,
-        /// End at the first event of this kind
-        #[arg(long, value_name = "KIND")]
-        until: Option<String>,
-        /// With --until: only an event whose member has this value; may be given several times
-        #[arg(long = "where", value_name = "NAME=VALUE", value_parser = pair)]
-        matching: Vec<(String, String)>,
-    },
+    Events(EventsArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -203,19 +180,4 @@ pub(crate) struct MessageArgs {
     /// The body, a JSON object
     #[arg(long, default_value = "{}", value_name = "JSON")]
     pub(crate) body: String,
-}
-
-impl Args {
-    /// Parses the command line and the environment.
-    pub(crate) fn parse() -> Result<Self, clap::Error> {
-        let command = cli::with_environment(Self::command(), "BEACON_PARTICIPANT");
-        Self::from_arg_matches(&command.try_get_matches()?)
-    }
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("got {text:?}, expected NAME=VALUE"))?;
-    Ok((name.to_owned(), value.to_owned()))
 }

@@ -5,19 +5,16 @@ mod args;
 use std::process::ExitCode;
 
 use args::{Args, Command, DidcommCommand, MessageArgs, ProofCommand};
-use beacon_runtime::app::{self, Choice, Home};
 use beacon_runtime::cli::{self, Failure, Global};
-use beacon_runtime::control::{self, CallError};
-use beacon_runtime::data_dir::control_socket_of;
-use beacon_runtime::settings::Options;
-use beacon_runtime::{by_hand, participant, proofs};
+use beacon_runtime::participant::{self, ParticipantAgent};
+use beacon_runtime::{by_hand, proofs};
 use serde_json::{Value, json};
 
 const AGENT: &str = "beacon-participant";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match Args::parse() {
+    match cli::parse::<Args>("BEACON_PARTICIPANT") {
         Ok(args) => cli::exit(args.dispatch().await),
         // `--help` and `--version` end here too: clap prints them and knows the exit code.
         Err(error) => error.exit(),
@@ -28,22 +25,16 @@ impl Args {
     async fn dispatch(self) -> Result<(), Failure> {
         let Self { global, command } = self;
         let (method, params) = match command {
-            Command::Run { options, log_json } => {
-                cli::init_logging(log_json);
-                let path = global.data_dir(AGENT)?;
-                let config = global.config(options, &path)?.to_run()?;
-                let home = app::open(
-                    global.open_data_dir(&path)?,
-                    Choice::Configured(&config.endpoint),
-                )?;
-                let agent = participant::agent(&home)?;
-                let machine = participant::machine(&config);
-                return Ok(app::run(home, &config, agent, machine, global.json).await?);
+            Command::Run(args) => {
+                return global
+                    .run::<ParticipantAgent>(AGENT, args, participant::role)
+                    .await;
             }
-            Command::Did {
-                options,
-                change_endpoint,
-            } => return did(&global, options, change_endpoint).await,
+            Command::Did(args) => {
+                return global
+                    .did::<ParticipantAgent>(AGENT, args, participant::own_did)
+                    .await;
+            }
             Command::Resolve { did } => return by_hand::resolve(&did),
             Command::Proof(ProofCommand::Verify {
                 did,
@@ -64,15 +55,7 @@ impl Args {
                 return proofs::write(&answer["proof"], out.as_deref());
             }
             Command::Didcomm(command) => return didcomm(&global, command).await,
-            Command::Events {
-                from,
-                until,
-                matching,
-            } => {
-                return global
-                    .events(AGENT, from, until.as_deref(), &matching)
-                    .await;
-            }
+            Command::Events(args) => return global.events(AGENT, args).await,
             Command::Subscribe {
                 coordinator,
                 network,
@@ -112,29 +95,6 @@ impl Args {
     }
 }
 
-/// The agent's home while it does not run, with the endpoint that it has, or the configured one the first time.
-fn home(global: &Global, options: Options, change_endpoint: bool) -> Result<Home, Failure> {
-    let path = global.data_dir(AGENT)?;
-    let config = global.config(options, &path)?;
-    let choice = Choice::of(&config.endpoint, change_endpoint);
-    Ok(app::open(global.open_data_dir(&path)?, choice)?)
-}
-
-async fn did(global: &Global, options: Options, change_endpoint: bool) -> Result<(), Failure> {
-    let socket = control_socket_of(&global.data_dir(AGENT)?)?;
-    match control::call(&socket, "did", Value::Null).await {
-        Ok(answer) if !change_endpoint => global.print(&answer),
-        Ok(_) => Err(Failure::usage(anyhow::anyhow!(
-            "the agent is running: stop it before its endpoint is changed"
-        ))),
-        Err(CallError::NotRunning { .. }) => {
-            let mut home = home(global, options, change_endpoint)?;
-            global.print(&json!({ "did": home.identities.get(0)?.did() }))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// By hand, under this agent's first DID; asks the running agent, or opens its home.
 async fn didcomm(global: &Global, command: DidcommCommand) -> Result<(), Failure> {
     match command {
@@ -143,8 +103,7 @@ async fn didcomm(global: &Global, command: DidcommCommand) -> Result<(), Failure
             if global.json {
                 return global.print(&packed);
             }
-            println!("{}", packed["envelope"].as_str().unwrap_or_default());
-            Ok(())
+            cli::print_line(packed["envelope"].as_str().unwrap_or_default())
         }
         DidcommCommand::Unpack { file } => {
             let envelope = by_hand::envelope(file.as_deref())?;
@@ -161,14 +120,8 @@ async fn didcomm(global: &Global, command: DidcommCommand) -> Result<(), Failure
 }
 
 async fn by_hand(global: &Global, method: &str, params: Value) -> Result<Value, Failure> {
-    let socket = control_socket_of(&global.data_dir(AGENT)?)?;
-    match control::call(&socket, method, params.clone()).await {
-        Err(CallError::NotRunning { .. }) => {
-            let mut home = home(global, Options::default(), false)?;
-            Ok(by_hand::call(&mut home.identities, method, params)?)
-        }
-        answer => Ok(answer?),
-    }
+    let offline = |identities: &mut _, params| by_hand::call(identities, method, params);
+    global.ask_or_open(AGENT, method, params, offline).await
 }
 
 impl MessageArgs {

@@ -132,10 +132,6 @@ impl<E> Step<E> {
 
 /// Something to do after the commit.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most are messages; few exist at a time"
-)]
 pub enum Effect {
     /// Deliver a message, if it can be delivered before `expires`.
     Send {
@@ -152,6 +148,8 @@ pub enum Effect {
     Report {
         /// Whose doing it was.
         to: PeerId,
+        /// The cohort that it concerns: the report's parent thread.
+        cohort: CohortId,
         /// What it was.
         rejection: Rejection,
     },

@@ -20,6 +20,7 @@ pub struct UnpackError {
 #[derive(Debug)]
 pub(crate) struct Proven {
     pub(crate) sender: Did,
+    pub(crate) recipient: Did,
     pub(crate) id: Option<String>,
     pub(crate) thread: Option<String>,
 }
@@ -45,6 +46,11 @@ impl UnpackError {
     /// The sender, if decryption proved one: only then may a problem report be sent, and only to it.
     pub fn proven_sender(&self) -> Option<&Did> {
         self.proven.as_ref().map(|proven| &proven.sender)
+    }
+
+    /// Which of our identities it was encrypted to, if decryption proved a sender: an answer comes from no other.
+    pub fn recipient(&self) -> Option<&Did> {
+        self.proven.as_ref().map(|proven| &proven.recipient)
     }
 
     /// Id of the refused message, if it could be read from a proven sender.

@@ -94,6 +94,7 @@ pub fn unpack<K: Keyring + ?Sized>(
     let opened = open(bytes, keyring, resolver, limits)?;
     let mut proven = Proven {
         sender: opened.sender,
+        recipient: opened.recipient.did().clone(),
         id: None,
         thread: None,
     };

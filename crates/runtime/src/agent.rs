@@ -16,6 +16,9 @@ pub trait Agent: Send + 'static {
     /// `coordinator` or `participant`.
     const ROLE: &'static str;
 
+    /// Whether peers must be able to dial this role.
+    const MUST_BE_REACHABLE: bool;
+
     /// Turns a control method into a command, or answers it from the state.
     fn call(
         &self,

@@ -73,6 +73,8 @@ pub fn open(data_dir: DataDir, choice: Choice<'_>) -> anyhow::Result<Home> {
     let mut store = RedbStore::open(&data_dir.state_file(), StoreLimits::default())?;
     let seed = Seed::load_or_create(&data_dir.seed_file())?;
     let kept = store.meta(ENDPOINT)?.map(String::from_utf8).transpose()?;
+    // An endpoint that nobody has configured yet may still become another one.
+    let fixed = !matches!(choice, Choice::Kept(_));
     let endpoint = match (kept, choice) {
         (Some(kept), Choice::Kept(_)) => kept.parse()?,
         (Some(kept), Choice::Configured(endpoint)) if kept != endpoint.to_string() => bail!(
@@ -83,11 +85,13 @@ pub fn open(data_dir: DataDir, choice: Choice<'_>) -> anyhow::Result<Home> {
             endpoint.clone()
         }
     };
-    let meta = vec![(ENDPOINT.to_owned(), endpoint.to_string().into_bytes())];
-    store.commit(&Batch {
-        meta,
-        ..Batch::default()
-    })?;
+    if fixed {
+        let meta = vec![(ENDPOINT.to_owned(), endpoint.to_string().into_bytes())];
+        store.commit(&Batch {
+            meta,
+            ..Batch::default()
+        })?;
+    }
     let identities = Identities::new(seed, endpoint);
     Ok(Home {
         data_dir,

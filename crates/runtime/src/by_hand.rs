@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 use uuid::Uuid;
 
-use crate::cli::{Failure, Global};
+use crate::cli::{Failure, Global, print_line};
 use crate::control::RpcError;
 use crate::driver::now;
 use crate::identities::Identities;
@@ -88,7 +88,7 @@ fn unpack_envelope(identities: &mut Identities, params: Value) -> Result<Value, 
 /// Prints a DID resolution result. Fails when there is no document.
 pub fn resolve(did: &str) -> Result<(), Failure> {
     let result = Resolver::default().resolution(did);
-    println!("{}", serde_json::to_string_pretty(&result)?);
+    print_line(&serde_json::to_string_pretty(&result)?)?;
     match result.did_resolution_metadata.error {
         None => Ok(()),
         Some(error) => Err(anyhow!("{did:.80} does not resolve: {error}").into()),

@@ -4,12 +4,17 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Command};
+use anyhow::anyhow;
+use clap::{Args, Command, Parser};
 use serde_json::Value;
 
-use crate::control::{self, CallError};
+use crate::agent::Agent;
+use crate::app::{self, Choice, Home};
+use crate::control::{self, CallError, RpcError};
 use crate::data_dir::{DataDir, control_socket_of};
-use crate::settings::{Config, Options, SettingsError};
+use crate::identities::Identities;
+use crate::keys::KeyError;
+use crate::settings::{Config, Options, SettingsError, check_endpoint};
 
 /// Exit code: done.
 pub const DONE: u8 = 0;
@@ -32,6 +37,53 @@ pub struct Global {
     /// Print JSON for machines
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+/// Options of `run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    options: Options,
+    /// Log as JSON
+    #[arg(long)]
+    log_json: bool,
+}
+
+/// Options of `did`.
+#[derive(Args, Clone, Debug)]
+pub struct DidArgs {
+    #[command(flatten)]
+    options: Options,
+    /// Take the configured endpoint although it changes the DID
+    #[arg(long)]
+    change_endpoint: bool,
+}
+
+/// Options of `events`.
+#[derive(Args, Clone, Debug)]
+pub struct EventsArgs {
+    /// First sequence number
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// End at the first event of this kind
+    #[arg(long, value_name = "KIND")]
+    until: Option<String>,
+    /// With --until: only an event whose member has this value; may be given several times
+    #[arg(long = "where", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    matching: Vec<(String, String)>,
+}
+
+/// Parses `NAME=VALUE`.
+pub fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("got {text:?}, expected NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Parses a command line, with the environment's `PREFIX_*` behind it.
+pub fn parse<T: Parser>(prefix: &'static str) -> Result<T, clap::Error> {
+    T::from_arg_matches(&with_environment(T::command(), prefix).try_get_matches()?)
 }
 
 /// An error with the exit code that it ends the process with.
@@ -66,7 +118,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 /// Adds an environment variable to every argument that has a value: `PREFIX_` and its name in capitals.
-pub fn with_environment(command: Command, prefix: &'static str) -> Command {
+fn with_environment(command: Command, prefix: &'static str) -> Command {
     let name = |id: &str| format!("{prefix}_{}", id.to_uppercase());
     let add = move |arg: clap::Arg| match arg.get_long() {
         Some("help" | "version" | "json") | None => arg,
@@ -83,7 +135,7 @@ pub fn with_environment(command: Command, prefix: &'static str) -> Command {
 
 impl Global {
     /// The data directory: as given, or a folder of the user's named after the agent.
-    pub fn data_dir(&self, agent: &str) -> Result<PathBuf, Failure> {
+    fn data_dir(&self, agent: &str) -> Result<PathBuf, Failure> {
         if let Some(path) = &self.data_dir {
             return Ok(path.clone());
         }
@@ -95,11 +147,11 @@ impl Global {
         home("XDG_DATA_HOME")
             .or_else(|| home("HOME").map(|home| home.join(".local/share")))
             .map(|base| base.join(agent))
-            .ok_or_else(|| Failure::usage(anyhow::anyhow!("HOME is not set: give --data-dir")))
+            .ok_or_else(|| Failure::usage(anyhow!("HOME is not set: give --data-dir")))
     }
 
     /// What options, environment and file come to.
-    pub fn config(&self, options: Options, data_dir: &Path) -> Result<Config, Failure> {
+    fn config(&self, options: Options, data_dir: &Path) -> Result<Config, Failure> {
         let (path, named) = match &self.config {
             Some(path) => (path.clone(), true),
             None => (data_dir.join("config.toml"), false),
@@ -110,9 +162,64 @@ impl Global {
             .map_err(Failure::usage)
     }
 
-    /// Takes the data directory.
-    pub fn open_data_dir(&self, path: &Path) -> Result<DataDir, Failure> {
-        Ok(DataDir::open(path)?)
+    /// Runs an agent until it is told to stop. Nothing of its home is touched before the configuration is known to be
+    /// usable.
+    pub async fn run<A: Agent>(
+        &self,
+        name: &str,
+        args: RunArgs,
+        role: impl FnOnce(&Home, &Config) -> Result<(A, A::Machine), KeyError>,
+    ) -> Result<(), Failure> {
+        init_logging(args.log_json);
+        let path = self.data_dir(name)?;
+        let config = self.config(args.options, &path)?.to_run::<A>()?;
+        let home = app::open(DataDir::open(&path)?, Choice::Configured(&config.endpoint))?;
+        let (agent, machine) = role(&home, &config)?;
+        Ok(app::run(home, &config, agent, machine, self.json).await?)
+    }
+
+    /// Prints what the agent answers to `did`; while it does not run, what `offline` makes of its identities.
+    pub async fn did<A: Agent>(
+        &self,
+        name: &str,
+        args: DidArgs,
+        offline: impl FnOnce(&mut Identities) -> Result<Value, RpcError>,
+    ) -> Result<(), Failure> {
+        let path = self.data_dir(name)?;
+        match control::call(&control_socket_of(&path)?, "did", Value::Null).await {
+            Ok(answer) if !args.change_endpoint => self.print(&answer),
+            Ok(_) => Err(Failure::usage(anyhow!(
+                "the agent is running: stop it before its endpoint is changed"
+            ))),
+            Err(CallError::NotRunning { .. }) => {
+                let config = self.config(args.options, &path)?;
+                let choice = Choice::of(&config.endpoint, args.change_endpoint);
+                let mut home = app::open(DataDir::open(&path)?, choice)?;
+                check_endpoint::<A>(home.identities.endpoint())?;
+                self.print(&offline(&mut home.identities)?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks the running agent, or, while it does not run, `offline` with its identities.
+    pub async fn ask_or_open(
+        &self,
+        name: &str,
+        method: &str,
+        params: Value,
+        offline: impl FnOnce(&mut Identities, Value) -> Result<Value, RpcError>,
+    ) -> Result<Value, Failure> {
+        let path = self.data_dir(name)?;
+        match control::call(&control_socket_of(&path)?, method, params.clone()).await {
+            Err(CallError::NotRunning { .. }) => {
+                let config = self.config(Options::default(), &path)?;
+                let choice = Choice::of(&config.endpoint, false);
+                let mut home = app::open(DataDir::open(&path)?, choice)?;
+                Ok(offline(&mut home.identities, params)?)
+            }
+            answer => Ok(answer?),
+        }
     }
 
     /// Calls the running agent and prints its answer.
@@ -129,13 +236,12 @@ impl Global {
 
     /// Prints the agent's events, those of the past first. With `until`, ends at the first event of that kind whose
     /// members include `matching`.
-    pub async fn events(
-        &self,
-        agent: &str,
-        from: u64,
-        until: Option<&str>,
-        matching: &[(String, String)],
-    ) -> Result<(), Failure> {
+    pub async fn events(&self, agent: &str, args: EventsArgs) -> Result<(), Failure> {
+        let EventsArgs {
+            from,
+            until,
+            matching,
+        } = args;
         let socket = control_socket_of(&self.data_dir(agent)?)?;
         let mut follow =
             control::follow(&socket, "events", serde_json::json!({ "from": from })).await?;
@@ -149,7 +255,7 @@ impl Global {
                 Some(line) => line,
                 None => match follow.next().await? {
                     Some(line) => line,
-                    None => return Err(anyhow::anyhow!("the agent ended the stream of events: it stopped, or this reader is too slow").into()),
+                    None => return Err(anyhow!("the agent ended the stream of events: it stopped, or this reader is too slow").into()),
                 },
             };
             print_line(&line.to_string())?;
@@ -158,7 +264,9 @@ impl Global {
                 Value::String(text) => text == value,
                 other => serde_json::from_str::<Value>(value).is_ok_and(|value| value == *other),
             };
-            if until.is_some_and(|kind| event["event"] == kind) && matching.iter().all(fits) {
+            if until.as_ref().is_some_and(|kind| event["event"] == **kind)
+                && matching.iter().all(fits)
+            {
                 return Ok(());
             }
         }
@@ -178,7 +286,8 @@ impl Global {
     }
 }
 
-fn print_line(text: &str) -> Result<(), Failure> {
+/// One line on standard output.
+pub fn print_line(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         // Whoever reads has seen enough.
@@ -247,7 +356,7 @@ pub fn exit(outcome: Result<(), Failure>) -> ExitCode {
 }
 
 /// Logs to standard error; `RUST_LOG` chooses what, `info` by default.
-pub fn init_logging(as_json: bool) {
+fn init_logging(as_json: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()

@@ -26,16 +26,20 @@ use crate::settings::Config as Settings;
 #[derive(Debug)]
 pub struct CoordinatorAgent {
     /// The network of cohorts for which none is named.
-    pub network: BtcNetwork,
+    network: BtcNetwork,
 }
 
-/// The machine that this configuration asks for.
-pub fn machine(config: &Settings) -> Coordinator {
-    Coordinator::new(Config {
+/// The role and the machine that this configuration asks for.
+pub fn role(config: &Settings) -> (CoordinatorAgent, Coordinator) {
+    let machine = Coordinator::new(Config {
         label: config.label.clone(),
         fee_rate_sat_vb: config.fee_rate,
         ..Config::default()
-    })
+    });
+    let agent = CoordinatorAgent {
+        network: config.network,
+    };
+    (agent, machine)
 }
 
 #[derive(Deserialize)]
@@ -71,6 +75,7 @@ impl Agent for CoordinatorAgent {
     type Machine = Coordinator;
 
     const ROLE: &'static str = "coordinator";
+    const MUST_BE_REACHABLE: bool = true;
 
     fn call(
         &self,

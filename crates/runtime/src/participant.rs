@@ -87,23 +87,26 @@ struct ProofParams {
     txid: Option<bitcoin::Txid>,
 }
 
-/// A participant of this home: its cohort keys come from the home's seed.
-pub fn agent(home: &Home) -> Result<ParticipantAgent, KeyError> {
+/// The role and the machine that this configuration asks for. Cohort keys come from the home's seed.
+pub fn role(home: &Home, config: &Config) -> Result<(ParticipantAgent, Participant), KeyError> {
     let seed = Seed::load(&home.data_dir.seed_file())?;
-    Ok(ParticipantAgent::new(Box::new(move |path: KeyPath| {
+    let agent = ParticipantAgent::new(Box::new(move |path: KeyPath| {
         // A path that cannot be derived gives a key that libsecp256k1 refuses: the signer then says that it has none.
         seed.cohort_key(path.network.bitcoin(), path.index)
             .unwrap_or_default()
-    })))
-}
-
-/// The machine that this configuration asks for.
-pub fn machine(config: &Config) -> Participant {
-    Participant::new(Policy {
+    }));
+    let machine = Participant::new(Policy {
         auto_join: config.auto_join.clone(),
         auto_sign: config.auto_sign,
         ..Policy::asking(config.network)
-    })
+    });
+    Ok((agent, machine))
+}
+
+/// What `did` shows while the agent does not run.
+pub fn own_did(identities: &mut Identities) -> Result<Value, RpcError> {
+    let identity = identities.get(0).map_err(RpcError::failed)?;
+    Ok(json!({ "did": identity.did() }))
 }
 
 impl ParticipantAgent {
@@ -151,6 +154,7 @@ impl Agent for ParticipantAgent {
     type Machine = Participant;
 
     const ROLE: &'static str = "participant";
+    const MUST_BE_REACHABLE: bool = false;
 
     fn call(
         &self,

@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use beacon_signal::{Index, LeafValue, ParseProofError, Proof, Root, Strictness};
 use serde_json::{Value, json};
 
-use crate::cli::{Failure, Global};
+use crate::cli::{Failure, Global, print_line};
 
 /// Checks a proof file. Ends with exit code 0 and one line when it is valid, 1 when it is not, naming the rule, and 2
 /// when it cannot be read.
@@ -71,11 +71,10 @@ pub fn verify(
             &json!({ "valid": true, "did": did, "root": root.to_hex(), "updateId": update }),
         );
     }
-    println!(
+    print_line(&format!(
         "valid: root {} announces {announces} for {did}",
         root.to_hex()
-    );
-    Ok(())
+    ))
 }
 
 /// Writes a proof as JSON, to a file or standard output.
@@ -86,7 +85,7 @@ pub fn write(proof: &Value, out: Option<&Path>) -> Result<(), Failure> {
             std::fs::write(path, text + "\n")
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        None => println!("{text}"),
+        None => print_line(&text)?,
     }
     Ok(())
 }

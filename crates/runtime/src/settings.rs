@@ -14,6 +14,7 @@ use clap::Args;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::agent::Agent;
 use crate::transport::TransportConfig;
 
 /// The options that both roles have. Names in the file are the flags' with underscores.
@@ -135,7 +136,8 @@ pub struct Config {
 
 impl Config {
     /// The same, if it is enough to run: nothing of the agent's home is touched before that is known.
-    pub fn to_run(self) -> Result<Self, SettingsError> {
+    pub fn to_run<A: Agent>(self) -> Result<Self, SettingsError> {
+        check_endpoint::<A>(&self.endpoint)?;
         if self.chain_url.is_some() {
             return Ok(self);
         }
@@ -145,6 +147,18 @@ impl Config {
             expected: "an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one)",
         })
     }
+}
+
+/// A role that others must find needs an endpoint that can be dialled.
+pub(crate) fn check_endpoint<A: Agent>(endpoint: &Endpoint) -> Result<(), SettingsError> {
+    if A::MUST_BE_REACHABLE && *endpoint == Endpoint::Queue {
+        return Err(SettingsError::Range {
+            name: "listen",
+            got: "none".to_owned(),
+            expected: "an address such as --listen 127.0.0.1:8765, or a --public-url: it is part of the DID",
+        });
+    }
+    Ok(())
 }
 
 impl Options {

@@ -61,6 +61,7 @@ impl Coordinator {
         cohort.members.keys().fold(step, |step, peer| {
             step.with(Effect::Report {
                 to: peer.clone(),
+                cohort: cohort.id,
                 rejection: rejection.clone(),
             })
         })

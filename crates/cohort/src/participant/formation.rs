@@ -467,6 +467,7 @@ impl Participant {
                 })
                 .with(Effect::Report {
                     to: from.clone(),
+                    cohort: cohort.id,
                     rejection: Rejection::new(
                         Code::CohortMismatch,
                         declined.to_string(),

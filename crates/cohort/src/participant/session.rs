@@ -276,6 +276,7 @@ impl Participant {
                 )
                 .with(Effect::Report {
                     to: from.clone(),
+                    cohort: cohort.id,
                     rejection: Rejection::new(
                         Code::NonceConflict,
                         "other aggregated nonces",

@@ -15,7 +15,7 @@
 
 pub mod chain;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_cohort::coordinator::{self, Cohort, Coordinator};
 use beacon_cohort::ids::{CohortId, PeerId, Timestamp};
@@ -135,6 +135,8 @@ pub struct World {
     pub chain: Chain,
     /// Everything that was refused, whoever refused it.
     pub rejections: Vec<Rejection>,
+    /// The first body of each kind of message that was sent.
+    pub examples: BTreeMap<&'static str, serde_json::Value>,
 }
 
 pub fn coordinator_id() -> PeerId {
@@ -181,6 +183,7 @@ impl World {
             mail: Vec::new(),
             chain: Chain::new(),
             rejections: Vec::new(),
+            examples: BTreeMap::new(),
         }
     }
 
@@ -333,20 +336,18 @@ impl World {
                 expires,
             } => {
                 assert!(expires >= self.now, "sent after it is of use: {message:?}");
-                let type_uri = format!("{TYPE_PREFIX}{}", message.kind());
-                let read = Message::parse(&type_uri, &message.body().unwrap()).unwrap();
+                let (kind, body) = (message.kind(), message.body().unwrap());
+                let read = Message::parse(&format!("{TYPE_PREFIX}{kind}"), &body).unwrap();
                 assert_eq!(read, message, "the wire form keeps everything");
+                self.examples.entry(kind).or_insert(body);
                 self.mail.push(Mail::Message { from, to, message });
             }
-            Effect::Report { to, rejection } => {
-                let cohort = self
-                    .coordinator
-                    .machine
-                    .state()
-                    .cohorts
-                    .keys()
-                    .next()
-                    .copied();
+            Effect::Report {
+                to,
+                cohort,
+                rejection,
+            } => {
+                let cohort = Some(cohort);
                 self.rejections.push(rejection.clone());
                 self.mail.push(Mail::Problem {
                     from,

@@ -1,11 +1,12 @@
 //! One step's way to the disk and into the world.
 
-use beacon_cohort::ids::PeerId;
-use beacon_cohort::machine::{Effect, Input, Machine, Step};
+use beacon_cohort::ids::{CohortId, PeerId};
+use beacon_cohort::machine::{Effect, Input, Machine, Rejection, Step};
 use beacon_cohort::message::{Message, TYPE_PREFIX};
-use beacon_didcomm::{Did, Plaintext, ReturnRoute, Verified, pack, protocols};
+use beacon_didcomm::{Did, Packed, Plaintext, ReturnRoute, Verified, pack, protocols};
 use uuid::Uuid;
 
+use super::inbound::problem_report;
 use super::{Driver, DriverError, excerpt, now};
 use crate::agent::Agent;
 use crate::store::{Batch, OutboxRow, Seen, SeenRow};
@@ -63,7 +64,22 @@ impl<A: Agent> Driver<A> {
                     let ack = cause
                         .filter(|_| answers.is_empty())
                         .map(|cause| cause.verified.message().id.as_str());
-                    if let Some(row) = self.row(&to, &message, expires.0, ack) {
+                    if let Some(row) = self.message_row(&to, &message, expires.0, ack) {
+                        if cause.is_some() {
+                            answers.push(row.packed.clone());
+                        }
+                        batch.outbox.push(row);
+                    }
+                }
+                Effect::Report {
+                    to,
+                    cohort,
+                    rejection,
+                } => {
+                    let cause =
+                        cause.filter(|cause| cause.verified.sender().as_str() == to.as_str());
+                    let ack = cause.map(|cause| cause.verified.message().id.as_str());
+                    if let Some(row) = self.report_row(&to, cohort, &rejection, ack) {
                         if cause.is_some() {
                             answers.push(row.packed.clone());
                         }
@@ -131,82 +147,106 @@ impl<A: Agent> Driver<A> {
                     );
                 }
             }
-            Effect::Report { to, rejection } => {
-                if let Ok(did) = to.as_str().parse::<Did>() {
-                    self.report(&did, &rejection);
-                }
-            }
-            Effect::Send { .. } => {} // In the outbox since the commit.
+            // In the outbox since the commit.
+            Effect::Send { .. } | Effect::Report { .. } => {}
         }
     }
 
-    /// An outbox row for a message; `None` when it cannot be packed or the peer's queue is full, which is logged.
-    fn row(
+    /// An outbox row for a message of the protocol.
+    fn message_row(
         &mut self,
         to: &PeerId,
         message: &Message,
         expires: u64,
         ack: Option<&str>,
     ) -> Option<OutboxRow> {
-        let refuse = |this: &mut Self, reason: &str| {
-            this.refusals.count("not-sent");
-            tracing::warn!(kind = message.kind(), to = %excerpt(to.as_str()), reason, "message is not sent");
-        };
-        if self.outbox.is_full(to.as_str()) {
-            refuse(self, "too many messages wait for this peer");
-            return None;
-        }
+        let uri = format!("{TYPE_PREFIX}{}", message.kind());
         let body = match message.body() {
             Ok(body) => body,
             Err(error) => {
-                refuse(self, &error.to_string());
+                self.not_sent(message.kind(), to.as_str(), &error.to_string());
                 return None;
             }
         };
-        let mut plaintext = Plaintext::new(
-            Uuid::new_v4(),
-            format!("{TYPE_PREFIX}{}", message.kind()),
-            now().0,
-        )
-        .with_body(body)
-        .expiring_at(expires.max(now().0 + 1));
-        plaintext = match message.thread() {
+        let plaintext = Plaintext::new(Uuid::new_v4(), uri, now().0)
+            .with_body(body)
+            .expiring_at(expires.max(now().0 + 1));
+        let plaintext = match message.thread() {
             (Some(cohort), Some(session)) => plaintext
                 .with_thid(session.to_string())
                 .with_pthid(cohort.to_string()),
             (Some(cohort), None) => plaintext.with_thid(cohort.to_string()),
             (None, _) => plaintext,
         };
-        plaintext.please_ack.push(String::new());
-        if let Some(id) = ack {
-            plaintext = plaintext.with_ack(id);
+        self.row(to, plaintext, message.kind(), thread_of(message), ack)
+    }
+
+    /// An outbox row for a problem report that a machine wants delivered.
+    fn report_row(
+        &mut self,
+        to: &PeerId,
+        cohort: CohortId,
+        rejection: &Rejection,
+        ack: Option<&str>,
+    ) -> Option<OutboxRow> {
+        let code = rejection.code.as_str();
+        tracing::warn!(code, to = %excerpt(to.as_str()), comment = %rejection, "reporting a problem");
+        let report = problem_report(code, &rejection.to_string())?;
+        let mut plaintext = report.about(&cohort.to_string(), "", Uuid::new_v4(), now().0);
+        plaintext.ack.clear();
+        self.row(to, plaintext, "problem-report", cohort.to_string(), ack)
+    }
+
+    /// An outbox row; `None` when the message cannot be packed or the peer's queue is full, which is logged.
+    fn row(
+        &mut self,
+        to: &PeerId,
+        mut plaintext: Plaintext,
+        kind: &str,
+        thid: String,
+        ack: Option<&str>,
+    ) -> Option<OutboxRow> {
+        if self.outbox.is_full(to.as_str()) {
+            self.not_sent(kind, to.as_str(), "too many messages wait for this peer");
+            return None;
         }
-        let packed = self.pack_for(None, to.as_str(), plaintext.clone());
-        match packed {
-            Ok((from, frame)) => Some(OutboxRow {
-                id: plaintext.id,
+        plaintext.please_ack.push(String::new());
+        plaintext.ack.extend(ack.map(str::to_owned));
+        let (id, expires) = (
+            plaintext.id.clone(),
+            plaintext.expires_time.unwrap_or_default(),
+        );
+        match self.pack_for(None, to.as_str(), plaintext) {
+            Ok((from, packed)) => Some(OutboxRow {
+                id,
                 from,
                 to: to.as_str().to_owned(),
-                kind: message.kind().to_owned(),
-                thid: thread_of(message),
+                kind: kind.to_owned(),
+                thid,
                 expires,
-                packed: frame,
+                packed: packed.frame().to_vec(),
             }),
             Err(reason) => {
-                refuse(self, &reason);
+                self.not_sent(kind, to.as_str(), &reason);
                 None
             }
         }
     }
 
+    fn not_sent(&mut self, kind: &str, to: &str, reason: &str) {
+        if self.refusals.is_first("not-sent", to) {
+            tracing::warn!(kind, to = %excerpt(to), reason, "message is not sent");
+        }
+    }
+
     /// Packs a message: under the identity `own` that it answers for, or the one that this peer knows. Gives the
-    /// sender's DID and the frame.
+    /// sender's DID with it.
     pub(super) fn pack_for(
         &mut self,
         own: Option<&Did>,
         to: &str,
         plaintext: Plaintext,
-    ) -> Result<(String, Vec<u8>), String> {
+    ) -> Result<(String, Packed), String> {
         let recipient: Did = to.parse().map_err(|error| format!("{error}"))?;
         let index = self.agent.identity_for(&self.machine, &PeerId::new(to));
         // An answer comes from whom the message was meant for: a stranger learns no other identity of ours.
@@ -220,18 +260,19 @@ impl<A: Agent> Driver<A> {
         let plaintext = plaintext.with_return_route(ReturnRoute::All);
         let packed = pack(identity, &recipient, &plaintext, &self.resolver)
             .map_err(|error| error.to_string())?;
-        Ok((identity.did().to_string(), packed.frame().to_vec()))
+        Ok((identity.did().to_string(), packed))
     }
 
-    fn acknowledgement(&mut self, verified: &Verified) -> Option<Vec<u8>> {
+    /// Packs an answer for the socket on which the question came: never wrapped for a mediator.
+    pub(super) fn answer_frame(&mut self, to: &Verified, answer: Plaintext) -> Option<Vec<u8>> {
+        let (own, peer) = (to.recipient(), to.sender().as_str());
+        let packed = self.pack_for(Some(own), peer, answer);
+        packed.map(|(_, packed)| packed.envelope().to_vec()).ok()
+    }
+
+    pub(super) fn acknowledgement(&mut self, verified: &Verified) -> Option<Vec<u8>> {
         let message = protocols::acknowledge(verified, Uuid::new_v4(), now().0)?;
-        self.pack_for(
-            Some(verified.recipient()),
-            verified.sender().as_str(),
-            message,
-        )
-        .ok()
-        .map(|(_, frame)| frame)
+        self.answer_frame(verified, message)
     }
 
     fn seen_row(&self, verified: &Verified, answers: Vec<Vec<u8>>) -> SeenRow {

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use beacon_cohort::ids::{PeerId, Timestamp};
-use beacon_cohort::machine::{Code, Input, Rejection, Step};
+use beacon_cohort::machine::{Code, Input, Step};
 use beacon_cohort::message::{Message, MessageError};
 use beacon_didcomm::protocols::{
     self, DISCLOSE, EMPTY, PING, PING_RESPONSE, PROBLEM_REPORT, ProblemReport, QUERIES,
 };
-use beacon_didcomm::{Did, Plaintext, ReturnRoute, UnpackError, Verified, unpack};
+use beacon_didcomm::{Plaintext, ReturnRoute, UnpackError, Verified, unpack};
 use uuid::Uuid;
 
 use super::commit::{Cause, thread_of};
@@ -40,7 +40,7 @@ impl Refusals {
     }
 
     /// Counts, and says whether this is the first of its kind from this peer for a while: log it, report it.
-    fn is_first(&mut self, kind: &str, peer: &str) -> bool {
+    pub(super) fn is_first(&mut self, kind: &str, peer: &str) -> bool {
         self.count(kind);
         if self.logged.len() >= MAX_REMEMBERED {
             return false; // Too many different ones to say something about each.
@@ -128,8 +128,11 @@ impl<A: Agent> Driver<A> {
                 .message()
                 .created_time
                 .is_some_and(|created| created >= self.config.started.0);
+        // What is sent to a peer behind a mediator is wrapped for the mediator, and of no use on the peer's own socket.
         if fresh
             && verified.message().return_route == Some(ReturnRoute::All)
+            && self.routes.connection(sender.as_str()) != Some(connection)
+            && !self.is_forwarded(sender.as_str())
             && self.routes.bind(sender.as_str(), connection)
         {
             self.outbox.connected(sender.as_str());
@@ -148,12 +151,24 @@ impl<A: Agent> Driver<A> {
         if self.refusals.is_first(error.kind(), sender.as_str()) {
             tracing::warn!(kind = error.kind(), from = %excerpt(sender.as_str()), %error, "refused a message");
             let code = format!("e.m.{}", error.kind());
-            let about = error.thread_id().zip(error.message_id());
-            let Some(frame) = self.report_frame(None, &sender, about, &code, &error.to_string())
-            else {
+            let Some(report) = problem_report(&code, &error.to_string()) else {
                 return;
             };
-            let _ = self.transport.send(connection, frame);
+            let mut message = report.about(
+                error.thread_id().unwrap_or_default(),
+                error.message_id().unwrap_or_default(),
+                Uuid::new_v4(),
+                now().0,
+            );
+            if error.message_id().is_none() {
+                // Encrypted by whom it says, but not a message: there is nothing to refer to.
+                message.pthid = None;
+                message.ack.clear();
+            }
+            let packed = self.pack_for(error.recipient(), sender.as_str(), message);
+            if let Ok((_, packed)) = packed {
+                let _ = self.transport.send(connection, packed.envelope().to_vec());
+            }
         }
     }
 
@@ -284,11 +299,17 @@ impl<A: Agent> Driver<A> {
             code: report.code,
             comment,
         };
-        if let Ok(step) = self.step(input)
-            && (!step.is_empty() || !self.outbox.answered(cause).is_empty())
-        {
-            self.commit(step, Some(cause))?;
+        let Ok(step) = self.step(input) else {
+            return Ok(());
+        };
+        if step.is_empty() && self.outbox.answered(cause).is_empty() {
+            // Nothing to record: a stranger's report writes nothing, but is acknowledged where it asks for that.
+            if let Some(frame) = self.acknowledgement(cause.verified) {
+                let _ = self.transport.send(cause.connection, frame);
+            }
+            return Ok(());
         }
+        self.commit(step, Some(cause))?;
         self.settle()
     }
 
@@ -298,52 +319,28 @@ impl<A: Agent> Driver<A> {
         if self.refusals.is_first(code, sender.as_str()) {
             tracing::warn!(code, from = %excerpt(sender.as_str()), comment, "refused a message");
         }
+        let Some(report) = problem_report(code, comment) else {
+            return;
+        };
         let message = verified.message();
-        let about = Some((message.thread(), message.id.as_str()));
-        if let Some(frame) =
-            self.report_frame(Some(verified.recipient()), sender, about, code, comment)
-        {
-            let _ = self.transport.send(connection, frame);
-        }
-    }
-
-    /// Tells a peer of a fault on whatever way it is known by.
-    pub(super) fn report(&mut self, to: &Did, rejection: &Rejection) {
-        let (code, comment) = (rejection.code.as_str(), rejection.to_string());
-        tracing::warn!(code, to = %excerpt(to.as_str()), comment, "reporting a problem");
-        if let (Some(connection), Some(frame)) = (
-            self.routes.connection(to.as_str()),
-            self.report_frame(None, to, None, code, &comment),
-        ) {
-            let _ = self.transport.send(connection, frame);
-        }
-    }
-
-    fn report_frame(
-        &mut self,
-        own: Option<&Did>,
-        to: &Did,
-        about: Option<(&str, &str)>,
-        code: &str,
-        comment: &str,
-    ) -> Option<Vec<u8>> {
-        let comment: String = comment.chars().take(300).collect();
-        let (thread, message) = about.unwrap_or_default();
-        let report = ProblemReport::new(code, &comment)
-            .inspect_err(|error| tracing::error!(code, %error, "problem report cannot be written"))
-            .ok()?;
-        let message = report.about(thread, message, Uuid::new_v4(), now().0);
-        self.pack_for(own, to.as_str(), message)
-            .ok()
-            .map(|(_, frame)| frame)
+        let report = report.about(message.thread(), &message.id, Uuid::new_v4(), now().0);
+        self.send_once(connection, verified, report);
     }
 
     /// Answers with a message that nobody needs to repeat.
     fn send_once(&mut self, connection: ConnectionId, to: &Verified, message: Plaintext) {
-        if let Ok((_, frame)) = self.pack_for(Some(to.recipient()), to.sender().as_str(), message) {
+        if let Some(frame) = self.answer_frame(to, message) {
             let _ = self.transport.send(connection, frame);
         }
     }
+}
+
+/// A problem report; a comment that is too long is cut.
+pub(super) fn problem_report(code: &str, comment: &str) -> Option<ProblemReport> {
+    let comment: String = comment.chars().take(300).collect();
+    ProblemReport::new(code, &comment)
+        .inspect_err(|error| tracing::error!(code, %error, "problem report cannot be written"))
+        .ok()
 }
 
 /// Whether the headers name another thread than the body does.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use beacon_didcomm::{Did, Endpoint, Plaintext, pack, protocols};
+use beacon_didcomm::{Endpoint, Packed, Plaintext, protocols};
 use rand::Rng;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::OsRng;
@@ -238,27 +238,30 @@ impl<A: Agent> Driver<A> {
             entry.pinged = Some(Instant::now());
         }
         let ping = protocols::ping(Uuid::new_v4(), now().0);
-        if let Ok((_, frame)) = self.pack_for(None, peer, ping) {
-            let _ = self.transport.send(connection, frame);
+        if let Ok((_, packed)) = self.pack_for(None, peer, ping) {
+            let _ = self.transport.send(connection, packed.frame().to_vec());
         }
     }
 
     /// Where the peer, or its mediator, is dialled.
     fn address(&mut self, peer: &str) -> Option<Url> {
-        let did: Did = peer.parse().ok()?;
-        let index = self
-            .agent
-            .identity_for(&self.machine, &beacon_cohort::ids::PeerId::new(peer));
-        let identity = self.identities.get(index).ok()?;
-        // Packing finds the way through mediators; the message is never sent.
-        let probe = Plaintext::new(Uuid::nil(), protocols::EMPTY, now().0);
-        match pack(identity, &did, &probe, &self.resolver)
-            .ok()?
-            .endpoint()
-        {
+        match self.probe(peer)?.endpoint() {
             Some(Endpoint::Uri(url)) if matches!(url.scheme(), "ws" | "wss") => Some(url.clone()),
             _ => None,
         }
+    }
+
+    /// Whether the peer sits behind a mediator.
+    pub(super) fn is_forwarded(&mut self, peer: &str) -> bool {
+        self.probe(peer).is_some_and(|probe| probe.is_forwarded())
+    }
+
+    /// Packing finds the way through mediators; this message is never sent.
+    fn probe(&mut self, peer: &str) -> Option<Packed> {
+        let probe = Plaintext::new(Uuid::nil(), protocols::EMPTY, now().0);
+        self.pack_for(None, peer, probe)
+            .ok()
+            .map(|(_, packed)| packed)
     }
 
     pub(super) fn dialled(&mut self, dialled: Dialled) {

@@ -26,8 +26,6 @@ struct Cause {
     envelope: Envelope,
     /// Rows that have done their work now that it has arrived.
     retire: Vec<String>,
-    /// Whether it is recorded, and acknowledged, even if it changes nothing: messages of the protocol are.
-    protocol: bool,
 }
 
 impl<M: Comparable> Node<M> {
@@ -183,7 +181,7 @@ impl<M: Comparable> Node<M> {
             Err(rejection) => {
                 world.note(format_args!("{} refuses: {rejection}", Name(self.id)));
                 if let Some(Cause { envelope, .. }) = cause {
-                    self.report(&envelope.from, Some(envelope), &rejection, world)?;
+                    self.refuse(envelope, &rejection, world)?;
                 }
                 return Ok(Err(rejection));
             }
@@ -216,8 +214,10 @@ impl<M: Comparable> Node<M> {
         cause: Option<&Cause>,
         world: &mut World,
     ) -> Result<(), Stop> {
-        let cause =
-            cause.filter(|cause| cause.protocol || !cause.retire.is_empty() || !step.is_empty());
+        // What waits in its sender's outbox is recorded and acknowledged even if it changes nothing.
+        let cause = cause.filter(|cause| {
+            cause.envelope.please_ack || !cause.retire.is_empty() || !step.is_empty()
+        });
         if step.is_empty() && cause.is_none() {
             return Ok(());
         }
@@ -252,7 +252,7 @@ impl<M: Comparable> Node<M> {
             self.transmit(&cause.envelope.from, &frame, world)?;
         }
         for effect in step.effects {
-            self.effect(effect, world)?;
+            self.effect(effect, world);
         }
         self.pass_boundary(world)
     }
@@ -273,19 +273,29 @@ impl<M: Comparable> Node<M> {
         };
         let mut answers: Vec<Vec<u8>> = Vec::new();
         for effect in &step.effects {
-            let Effect::Send {
-                to,
-                message,
-                expires,
-            } = effect
-            else {
+            let (Effect::Send { to, .. } | Effect::Report { to, .. }) = effect else {
                 continue;
             };
             let answered = cause.filter(|cause| cause.envelope.from == *to);
             let ack = answered
                 .filter(|_| answers.is_empty())
                 .map(|cause| cause.envelope.id.as_str());
-            let envelope = pen.message(to, message, *expires, ack).map_err(broken)?;
+            let (mut envelope, kind) = match effect {
+                Effect::Send {
+                    message, expires, ..
+                } => {
+                    let envelope = pen.message(to, message, *expires, ack);
+                    (envelope.map_err(broken)?, message.kind())
+                }
+                Effect::Report {
+                    cohort, rejection, ..
+                } => {
+                    let envelope = pen.report(to, cohort.to_string(), ack, rejection);
+                    (envelope, "problem-report")
+                }
+                Effect::Broadcast(_) | Effect::Sign(_) => continue,
+            };
+            envelope.please_ack = true;
             let packed = serde_json::to_vec(&envelope).map_err(broken)?;
             if answered.is_some() {
                 answers.push(packed.clone());
@@ -294,22 +304,17 @@ impl<M: Comparable> Node<M> {
                 id: envelope.id,
                 from: envelope.from.as_str().to_owned(),
                 to: to.as_str().to_owned(),
-                kind: message.kind().to_owned(),
+                kind: kind.to_owned(),
                 thid: envelope.thid,
-                expires: expires.0,
+                expires: envelope.expires_time,
                 packed,
             });
         }
-        let Some(Cause {
-            envelope,
-            retire,
-            protocol,
-        }) = cause
-        else {
+        let Some(Cause { envelope, retire }) = cause else {
             return Ok(None);
         };
         let mut receipt = None;
-        if answers.is_empty() && *protocol {
+        if answers.is_empty() && envelope.please_ack {
             let packed = pen.receipt(&envelope.from, &envelope.id);
             let packed = serde_json::to_vec(&packed).map_err(broken)?;
             answers.push(packed.clone());
@@ -330,10 +335,10 @@ impl<M: Comparable> Node<M> {
         Ok(receipt)
     }
 
-    fn effect(&mut self, effect: Effect, world: &mut World) -> Result<(), Stop> {
+    fn effect(&self, effect: Effect, world: &mut World) {
         let (node, run) = (self.id, self.run);
         match effect {
-            Effect::Send { .. } => {} // In the outbox since the commit.
+            Effect::Send { .. } | Effect::Report { .. } => {} // In the outbox since the commit.
             Effect::Broadcast(tx) => {
                 let delay = world.dice.between(20, 200);
                 world.schedule(delay, Happening::Broadcast { node, run, tx });
@@ -342,9 +347,7 @@ impl<M: Comparable> Node<M> {
                 let delay = world.dice.between(1, 20);
                 world.schedule(delay, Happening::Signer { node, run, request });
             }
-            Effect::Report { to, rejection } => self.report(&to, None, &rejection, world)?,
         }
-        Ok(())
     }
 
     /// What a process does once there is nothing left to do: it waits for the next deadline and watches the chain.
@@ -387,17 +390,13 @@ impl<M: Comparable> Node<M> {
         let retire = self
             .outbox
             .answered(&envelope.from, &envelope.ack, &thread, kinds);
-        Cause {
-            envelope,
-            retire,
-            protocol: message.is_some(),
-        }
+        Cause { envelope, retire }
     }
 
-    fn report(
+    /// Tells a sender that its message was refused. Nothing is written: if this gets lost, the message comes again.
+    fn refuse(
         &mut self,
-        to: &PeerId,
-        about: Option<&Envelope>,
+        refused: &Envelope,
         rejection: &Rejection,
         world: &mut World,
     ) -> Result<(), Stop> {
@@ -406,7 +405,8 @@ impl<M: Comparable> Node<M> {
             now: world.now(),
             rng: &mut self.rng,
         };
-        let packed = pen.report(to, about, rejection);
+        let (to, thread) = (&refused.from, refused.thid.clone());
+        let packed = pen.report(to, thread, Some(&refused.id), rejection);
         let frame = Frame {
             kind: format!("problem report {rejection}"),
             packed: serde_json::to_vec(&packed).map_err(broken)?.into(),
