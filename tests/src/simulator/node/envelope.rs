@@ -30,6 +30,9 @@ pub(super) struct Envelope {
     /// Messages that were processed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) ack: Vec<String>,
+    /// Whether it waits in its sender's outbox until it is acknowledged.
+    #[serde(default)]
+    pub(super) please_ack: bool,
     pub(super) expires_time: u64,
     pub(super) body: Value,
 }
@@ -68,20 +71,19 @@ impl Pen<'_> {
         envelope
     }
 
-    /// A problem report about a message, or about no message in particular.
+    /// A problem report on a parent thread. It says which message it is about, if there is one.
     pub(super) fn report(
         &mut self,
         to: &PeerId,
-        about: Option<&Envelope>,
+        parent: String,
+        about: Option<&str>,
         rejection: &Rejection,
     ) -> Envelope {
         let body = json!({ "code": rejection.code.as_str(), "comment": rejection.to_string() });
         let expires = self.now.after(EXPIRY_S);
         let mut envelope = self.write(to, REPORT.to_owned(), body, expires);
-        if let Some(about) = about {
-            envelope.pthid = Some(about.thid.clone());
-            envelope.ack = vec![about.id.clone()];
-        }
+        envelope.pthid = Some(parent);
+        envelope.ack = about.map(str::to_owned).into_iter().collect();
         envelope
     }
 
@@ -96,6 +98,7 @@ impl Pen<'_> {
             thid: String::new(),
             pthid: None,
             ack: Vec::new(),
+            please_ack: false,
             expires_time: expires.0,
             body,
         }
