@@ -174,17 +174,17 @@ fn adverts_that_contradict_themselves() {
         });
     };
     refuses(Code::TermsHash, |advert| {
-        advert.terms_hash = TermsHash([1; 32])
+        advert.terms_hash = TermsHash([1; 32]);
     });
     refuses(Code::Terms, |advert| advert.cohort_size = 3);
     refuses(Code::Terms, |advert| {
-        advert.btc_network = BtcNetwork::Mainnet
+        advert.btc_network = BtcNetwork::Mainnet;
     });
     refuses(Code::Terms, |advert| {
-        advert.terms["script_tree"] = "00".into()
+        advert.terms["script_tree"] = "00".into();
     });
     refuses(Code::Terms, |advert| {
-        advert.terms["x".repeat(100_000)] = 1.into()
+        advert.terms["x".repeat(100_000)] = 1.into();
     });
     world.refuses(Code::Conflict, |world| {
         world.tell(
@@ -748,9 +748,9 @@ fn a_withheld_signal_gives_its_update_back() {
         },
         Event::SignalBuried { cohort, txid },
     ];
-    events
-        .iter()
-        .for_each(|event| world.peers[0].node.machine.apply(event));
+    for event in &events {
+        world.peers[0].node.machine.apply(event);
+    }
     let membership = world.membership(0, cohort);
     let standing = membership
         .candidates

@@ -3,7 +3,7 @@
 //! The compatibility rule: a log is kept for the life of its cohorts, so every log that a released version wrote must
 //! replay for ever, to the state that it meant. New events and new optional members may be added; nothing may be renamed,
 //! removed or given another meaning. A file of a released version is therefore never edited: a new version adds its own
-//! (`VERSION` below), and `every_golden_log_replays` reads them all. `GOLDEN=write` writes the file of this version, which
+//! (`VERSION` below), and `every_golden_log_replays` reads them all. `GOLDEN=write` writes the files of this version, which
 //! is right only before it is released.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use beacon_cohort::coordinator::{self, Coordinator, Phase};
 use beacon_cohort::ids::PeerId;
-use beacon_cohort::machine::{BroadcastOutcome, ChainFact, Code, Input, Machine};
+use beacon_cohort::machine::{BroadcastOutcome, ChainFact, Input, Machine};
 use beacon_cohort::message::{CohortSet, Subscribe, Unsubscribe};
 use beacon_cohort::musig::BeaconKey;
 use beacon_cohort::participant::{self, Participant, Stage};
@@ -23,7 +23,7 @@ const VERSION: &str = "0.1";
 
 /// A life with as much in it as one run can have: cohorts that fail, are left and are refused; one that forms, registers
 /// a further index, stops, loses a session to a restart, and signs twice, once through a reorganisation.
-fn run() -> World {
+pub(crate) fn run() -> World {
     let mut world = World::new(2, 2_026);
     world.subscribe(0);
     world.settle();
@@ -43,17 +43,7 @@ fn run() -> World {
     world.settle();
     world.pass(3_600);
     assert!(matches!(world.cohort(failing).phase, Phase::Failed(_)));
-    let (code, comment) = (
-        Code::CohortFailed.as_str().to_owned(),
-        "too few members".to_owned(),
-    );
-    let report = Input::Problem {
-        from: coordinator_id(),
-        cohort: Some(failing),
-        code,
-        comment,
-    };
-    world.at_peer(0, report).unwrap();
+    world.settle();
     world.mail.clear();
 
     let passer_by = PeerId::new("did:example:passer-by");
@@ -118,6 +108,10 @@ fn a_key(number: u8) -> CohortKey {
     secp256k1::PublicKey::from_secret_key(&secret).into()
 }
 
+pub(crate) fn is_writing() -> bool {
+    std::env::var("GOLDEN").is_ok_and(|value| value == "write")
+}
+
 fn path(version: &str, role: &str) -> PathBuf {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
     PathBuf::from(folder).join(format!("{role}-{version}.jsonl"))
@@ -138,7 +132,7 @@ fn todays_code_still_writes_the_golden_logs() {
         ("participant", &world.peers[0].node.log),
     ];
     for (role, log) in logs {
-        if std::env::var("GOLDEN").is_ok_and(|value| value == "write") {
+        if is_writing() {
             std::fs::write(path(VERSION, role), log.join("\n") + "\n").unwrap();
         }
         let golden = lines(VERSION, role);

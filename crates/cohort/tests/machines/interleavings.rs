@@ -32,7 +32,7 @@ fn run(seed: u64) {
     let mut chance = ChaCha20Rng::seed_from_u64(seed ^ 0xc4a05);
     let members = 2 + below(&mut chance, 3);
     let mut world = World::new(members, seed);
-    let empty_leaf_allowed = seed % 3 == 0;
+    let empty_leaf_allowed = seed.is_multiple_of(3);
     let cohort = world.advertise(|terms| terms.empty_leaf_allowed = empty_leaf_allowed);
     (0..members).for_each(|number| world.subscribe(number));
     for _ in 0..ACTIONS {

@@ -149,7 +149,9 @@ fn a_declined_round_waits_for_the_operator() {
     world.request_update(0, cohort, 1);
     let mail = world.settle_until(|message| message.kind() == "sign/authorization_request");
     let session = world.cohort(cohort).session.as_ref().unwrap().id;
-    mail.into_iter().for_each(|mail| world.deliver(mail));
+    for mail in mail {
+        world.deliver(mail);
+    }
     let comment = "not today".to_owned();
     world
         .user(1, participant::Command::Decline { session, comment })

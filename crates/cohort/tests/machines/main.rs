@@ -16,3 +16,4 @@ mod against_participant;
 mod golden;
 mod interleavings;
 mod life;
+mod wire;
