@@ -353,6 +353,8 @@ fn within<T: PartialOrd + std::fmt::Display>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coordinator::CoordinatorAgent;
+    use crate::participant::ParticipantAgent;
 
     fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -417,13 +419,19 @@ mod tests {
     #[test]
     fn without_a_chain_an_agent_can_say_who_it_is_but_not_run() {
         let config = Options::default().resolve().unwrap();
-        let error = config.to_run().unwrap_err().to_string();
+        let error = config.to_run::<ParticipantAgent>().unwrap_err().to_string();
         assert!(error.starts_with("chain_url: got none"), "{error}");
         let named = Options {
             chain_url: Some("http://127.0.0.1:3002".to_owned()),
             ..Options::default()
         };
-        assert!(named.resolve().unwrap().to_run().is_ok());
+        assert!(
+            named
+                .resolve()
+                .unwrap()
+                .to_run::<ParticipantAgent>()
+                .is_ok()
+        );
     }
 
     #[test]
@@ -483,5 +491,18 @@ mod tests {
             let error = options.resolve().unwrap_err().to_string();
             assert!(error.contains(wording), "{error}");
         }
+    }
+
+    #[test]
+    fn a_coordinator_must_be_reachable_and_a_participant_need_not_be() {
+        let chain_url = Some("http://127.0.0.1:3002".to_owned());
+        let options = Options {
+            chain_url,
+            ..Options::default()
+        };
+        let config = options.resolve().unwrap();
+        assert!(config.clone().to_run::<ParticipantAgent>().is_ok());
+        let error = config.to_run::<CoordinatorAgent>().unwrap_err().to_string();
+        assert!(error.contains("--public-url"), "{error}");
     }
 }
