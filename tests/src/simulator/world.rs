@@ -241,7 +241,7 @@ impl World {
         }
     }
 
-    /// Perhaps cuts one of the members off. To be asked once a second.
+    /// Perhaps cuts one of the members off. To be asked every half second.
     pub(super) fn weather(&mut self, members: usize) {
         if self.dice.hits(self.faults.partition) {
             let member = 1 + usize::try_from(self.dice.below(members as u64)).unwrap_or(0);
