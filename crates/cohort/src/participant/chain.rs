@@ -1,6 +1,6 @@
 //! What our own chain source says, of the output that is to be spent and of what we signed.
 
-use super::session::end;
+use super::endings::end;
 use super::state::{Candidate, Membership, Progress, Standing};
 use super::{Event, Participant};
 use crate::ids::{PeerId, Timestamp};

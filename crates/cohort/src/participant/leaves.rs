@@ -3,7 +3,7 @@
 use beacon_signal::{LeafNonce, UpdateId};
 use rand_core::CryptoRng;
 
-use super::session::end;
+use super::endings::end;
 use super::state::{Membership, Stage};
 use super::{Event, Participant};
 use crate::coordinator::FORMATION_EXPIRY_S;

@@ -1,11 +1,13 @@
 //! The participant's machine: subscribes, joins, gives leaves, and signs what it has checked itself.
 //!
-//! Nothing that a coordinator says is taken on trust. [`formation`] recomputes the beacon address; [`signing`] reviews
+//! Nothing that a coordinator says is taken on trust. [`formation`] recomputes the beacon address; [`session`] reviews
 //! every signal before a nonce is made and makes the proofs durable before a partial signature leaves; what became of a
 //! signal, the participant's own chain source says.
 
 mod apply;
 mod chain;
+mod commands;
+mod endings;
 mod event;
 mod formation;
 mod leaves;

@@ -1,14 +1,15 @@
-//! One session: review, nonces, partial signatures, and the ways in which it ends.
+//! One session: review, nonces and partial signatures.
 
 use beacon_signal::{Root, transaction};
 
+use super::endings::end;
 use super::state::{Membership, Progress, Session};
 use super::{Event, Participant};
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::{Code, Effect, OutputView, Rejection, Step};
 use crate::message::{
-    AggregatedNonces, AuthorizationRequest, Decline, IndexProof, Message, NonceContribution,
-    SessionAborted, SignatureAuthorization, shortened,
+    AggregatedNonces, AuthorizationRequest, IndexProof, Message, NonceContribution,
+    SignatureAuthorization, shortened,
 };
 use crate::review::{DeclineCode, Declined, ProposedSignal, Verdict};
 use crate::signer::{SignerAnswer, SignerRequest};
@@ -336,97 +337,6 @@ impl Participant {
             nonces: body.aggregated_nonces,
         }))
     }
-
-    pub(super) fn session_aborted(
-        &self,
-        from: &PeerId,
-        body: &SessionAborted,
-    ) -> Result<Step<Event>, Rejection> {
-        let cohort = self.membership(body.cohort_id, from)?;
-        let open = cohort
-            .session
-            .as_ref()
-            .is_some_and(|open| open.id == body.session_id);
-        if !open && cohort.knows_session(body.session_id) {
-            return Ok(Step::nothing()); // Over for us before.
-        }
-        // One that we have not heard of is remembered as well: its request may still come, overtaken by this.
-        let comment = "the coordinator aborted the session";
-        let code = shortened(&body.code);
-        Ok(end(
-            Step::nothing(),
-            cohort,
-            body.session_id,
-            &code,
-            comment,
-        ))
-    }
-
-    /// The process has started. Secret nonces lived in memory: sessions that had any are over.
-    pub(super) fn restarted(&self, now: Timestamp) -> Step<Event> {
-        let mut step = Step::nothing();
-        for cohort in self.state.cohorts.values() {
-            step = self.restart_join(cohort, step);
-            let Some(session) = &cohort.session else {
-                continue;
-            };
-            if matches!(
-                session.progress,
-                Progress::NonceCommitted { .. } | Progress::PartialAuthorized { .. }
-            ) {
-                let comment = "restarted; secret nonces are never stored";
-                let declined =
-                    Self::decline(cohort, session.id, DeclineCode::NonceLost, comment, now);
-                step.events.extend(declined.events);
-                step.effects.extend(declined.effects);
-            }
-        }
-        step
-    }
-
-    pub(super) fn late(cohort: &Membership, session: &Session, now: Timestamp) -> Step<Event> {
-        match &session.progress {
-            Progress::Requested => {
-                let (code, comment) = if session.approved {
-                    (
-                        DeclineCode::ChainUnseen,
-                        "the spent output was not seen with a confirmation in time",
-                    )
-                } else {
-                    (DeclineCode::NotApproved, "the user did not answer in time")
-                };
-                Self::decline(cohort, session.id, code, comment, now)
-            }
-            _ => end(
-                Step::nothing(),
-                cohort,
-                session.id,
-                "timeout",
-                "nothing more was heard of it in time",
-            ),
-        }
-    }
-
-    /// Ends the session and tells the coordinator.
-    pub(super) fn decline(
-        cohort: &Membership,
-        session: SessionId,
-        code: DeclineCode,
-        comment: &str,
-        now: Timestamp,
-    ) -> Step<Event> {
-        let message = Decline {
-            session_id: session,
-            cohort_id: cohort.id,
-            code: code.as_str().to_owned(),
-            comment: comment.to_owned(),
-        };
-        end(Step::nothing(), cohort, session, code.as_str(), comment).send(
-            &cohort.coordinator,
-            message,
-            now.after(cohort.terms.response_deadline_s),
-        )
-    }
 }
 
 /// Whether everything holds that does not depend on what the chain says at this moment.
@@ -441,26 +351,6 @@ fn still_holds(cohort: &Membership, proposal: &ProposedSignal) -> Result<(), Dec
         Verdict::Decline(declined) => Err(declined),
         Verdict::Reviewed(_) | Verdict::Wait(_) => Ok(()),
     }
-}
-
-/// Ends a session for us and destroys its unused nonces.
-pub(super) fn end(
-    mut step: Step<Event>,
-    cohort: &Membership,
-    session: SessionId,
-    code: &str,
-    comment: &str,
-) -> Step<Event> {
-    step.events.push(Event::SessionEnded {
-        cohort: cohort.id,
-        session,
-        code: code.to_owned(),
-        comment: comment.to_owned(),
-    });
-    step.with(Effect::Sign(SignerRequest::Forget {
-        cohort: cohort.id,
-        session,
-    }))
 }
 
 fn send_nonces(

@@ -1,0 +1,189 @@
+//! What the user asks for, and what a coordinator makes known: subscriptions and adverts.
+
+use super::{Command, Event, Participant, not_subscribed};
+use crate::coordinator::FORMATION_EXPIRY_S;
+use crate::ids::{PeerId, Timestamp};
+use crate::machine::{Code, Rejection, Step};
+use crate::message::{CohortAdvert, Subscribe, SubscribeAccept, Unsubscribe, shortened};
+use crate::terms::AgreedTerms;
+
+impl Participant {
+    pub(super) fn command(
+        &self,
+        command: Command,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        match command {
+            Command::Subscribe {
+                coordinator,
+                own,
+                identity,
+                filter,
+            } => self.subscribe(&coordinator, own, identity, filter, now),
+            Command::Unsubscribe { coordinator } => {
+                if !self
+                    .state
+                    .coordinators
+                    .get(&coordinator)
+                    .is_some_and(|known| known.subscribed)
+                {
+                    let expected = "a coordinator that we are subscribed to";
+                    return Err(Rejection::new(
+                        Code::NotSubscribed,
+                        coordinator.as_str(),
+                        expected,
+                    ));
+                }
+                let event = Event::Unsubscribed {
+                    coordinator: coordinator.clone(),
+                };
+                Ok(Step::event(event).send(
+                    &coordinator,
+                    Unsubscribe {},
+                    now.after(FORMATION_EXPIRY_S),
+                ))
+            }
+            Command::Join { cohort, dids } => self.join(self.named(cohort)?, &dids, now),
+            Command::Leave { cohort } => Self::leave(self.named(cohort)?, now),
+            Command::RequestUpdate {
+                cohort,
+                did,
+                update,
+            } => Self::request_update(self.named(cohort)?, &did, update),
+            Command::Approve { session } => self.approve(session),
+            Command::Decline { session, comment } => self.decline_by_user(session, &comment, now),
+        }
+    }
+
+    fn subscribe(
+        &self,
+        coordinator: &PeerId,
+        own: PeerId,
+        identity: u32,
+        filter: Subscribe,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        let known = self.state.coordinators.get(coordinator);
+        if known.is_none() && self.state.coordinators.len() >= self.policy.max_coordinators {
+            let max = self.policy.max_coordinators;
+            return Err(Rejection::new(
+                Code::Limit,
+                "one coordinator more",
+                format!("at most {max}"),
+            ));
+        }
+        // Subscribing again keeps the identity: memberships are bound to it.
+        let (own, identity) =
+            known.map_or((own, identity), |known| (known.own.clone(), known.identity));
+        let event = Event::Subscribed {
+            coordinator: coordinator.clone(),
+            own,
+            identity,
+            filter: filter.clone(),
+        };
+        Ok(Step::event(event).send(coordinator, filter, now.after(FORMATION_EXPIRY_S)))
+    }
+
+    pub(super) fn subscribe_accept(
+        &self,
+        from: &PeerId,
+        body: &SubscribeAccept,
+    ) -> Result<Step<Event>, Rejection> {
+        let Some(relationship) = self
+            .state
+            .coordinators
+            .get(from)
+            .filter(|known| known.subscribed)
+        else {
+            return Err(not_subscribed("subscribe_accept"));
+        };
+        let label = body.label.as_deref().map(shortened);
+        if relationship.accepted && relationship.label == label {
+            return Ok(Step::nothing());
+        }
+        Ok(Step::event(Event::SubscriptionAccepted {
+            coordinator: from.clone(),
+            label,
+        }))
+    }
+
+    pub(super) fn cohort_advert(
+        &self,
+        from: &PeerId,
+        body: CohortAdvert,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        if !self
+            .state
+            .coordinators
+            .get(from)
+            .is_some_and(|known| known.subscribed)
+        {
+            return Err(not_subscribed("cohort_advert"));
+        }
+        let terms = AgreedTerms::parse(body.terms).map_err(|error| {
+            Rejection::new(Code::Terms, error.to_string(), "terms of version 1")
+        })?;
+        if terms.hash() != body.terms_hash {
+            let expected = terms.hash().to_string();
+            return Err(Rejection::new(
+                Code::TermsHash,
+                body.terms_hash.to_string(),
+                expected,
+            ));
+        }
+        if terms.btc_network != body.btc_network
+            || terms.min_members != body.cohort_size
+            || terms.beacon_type != body.beacon_type
+        {
+            let expected = "btc_network, cohort_size and beacon_type as in the terms";
+            return Err(Rejection::new(
+                Code::Terms,
+                "members that contradict the terms",
+                expected,
+            ));
+        }
+        if let Some(known) = self.state.cohorts.get(&body.cohort_id) {
+            return if known.coordinator == *from && known.terms == terms {
+                Ok(Step::nothing())
+            } else {
+                let expected = "the advert given before, or a fresh cohort id";
+                Err(Rejection::new(
+                    Code::Conflict,
+                    "another advert of this cohort",
+                    expected,
+                ))
+            };
+        }
+        if terms.advert_expires <= now {
+            let expires = terms.advert_expires;
+            return Err(Rejection::new(
+                Code::AdvertClosed,
+                format!("an advert that ended at {expires}"),
+                format!("later than {now}"),
+            ));
+        }
+        let mut step = Step::nothing();
+        let known = self.state.cohorts.values();
+        let of_this_coordinator: Vec<_> = known.filter(|c| c.coordinator == *from).collect();
+        if of_this_coordinator.len() >= self.policy.max_cohorts {
+            let over = of_this_coordinator.iter().filter(|c| c.is_forgettable(now));
+            let Some(oldest) = over.min_by_key(|cohort| cohort.terms.advert_expires) else {
+                let max = self.policy.max_cohorts;
+                return Err(Rejection::new(
+                    Code::Limit,
+                    "one cohort more",
+                    format!("at most {max}"),
+                ));
+            };
+            step.events
+                .push(Event::CohortForgotten { cohort: oldest.id });
+        }
+        step.events.push(Event::CohortAdvertised {
+            cohort: body.cohort_id,
+            coordinator: from.clone(),
+            terms,
+        });
+        Ok(step)
+    }
+}

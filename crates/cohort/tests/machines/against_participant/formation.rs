@@ -1,0 +1,257 @@
+//! Who speaks, and while a cohort is formed.
+
+use super::*;
+
+/// A stranger, and our own coordinator writing to an identity that only another coordinator should know.
+#[test]
+fn a_stranger_speaks_or_an_identity_is_guessed() {
+    let (mut world, cohort_id) = World::formed(2, 1);
+    let opportunity = UpdateOpportunity {
+        cohort_id,
+        round: 1,
+        deadline: START,
+    };
+    world.refuses(Code::NotSubscribed, |world| {
+        world.tell(0, &other_coordinator(), opportunity.clone())
+    });
+    world.refuses(Code::NotSubscribed, |world| {
+        let (from, to) = (
+            coordinator_id(),
+            PeerId::new("did:example:our-identity-for-another"),
+        );
+        let message = opportunity.into();
+        world.at_peer(0, Input::Message { from, to, message })
+    });
+}
+
+/// A coordinator that we subscribed to as well, speaking in the cohort of the first.
+#[test]
+fn another_coordinator_speaks_in_a_cohort() {
+    let (mut world, cohort_id) = signing(2);
+    let aggregated = aggregated(&mut world);
+    let own = world.peers[0].id.clone();
+    let subscribe = Command::Subscribe {
+        coordinator: other_coordinator(),
+        own,
+        identity: 1,
+        filter: Subscribe::default(),
+    };
+    world.user(0, subscribe).unwrap();
+    world.mail.clear();
+    let session_id = aggregated.session_id;
+    let messages: Vec<Message> = vec![
+        aggregated.into(),
+        UpdateOpportunity {
+            cohort_id,
+            round: 2,
+            deadline: START.after(60),
+        }
+        .into(),
+        SessionAborted {
+            session_id,
+            cohort_id,
+            code: "x".to_owned(),
+            next: NextStep::Wait,
+        }
+        .into(),
+    ];
+    for message in messages {
+        world.refuses(Code::UnknownCohort, |world| {
+            world.tell(0, &other_coordinator(), message)
+        });
+    }
+}
+
+/// Messages that only participants send.
+#[test]
+fn a_coordinator_plays_the_participant() {
+    let (mut world, _) = World::formed(2, 3);
+    world.refuses(Code::WrongRole, |world| {
+        world.tell(0, &coordinator_id(), Subscribe::default())
+    });
+}
+
+/// Adverts whose hash or summary is not that of their terms, with terms that nobody can agree to, that ended, or of a
+/// cohort that was advertised with other terms.
+#[test]
+fn adverts_that_contradict_themselves() {
+    let (mut world, known) = World::formed(2, 4);
+    let mut refuses = |code, change: fn(&mut CohortAdvert)| {
+        world.refuses(code, |world| {
+            world.tell(0, &coordinator_id(), advert(change))
+        });
+    };
+    refuses(Code::TermsHash, |advert| {
+        advert.terms_hash = TermsHash([1; 32]);
+    });
+    refuses(Code::Terms, |advert| advert.cohort_size = 3);
+    refuses(Code::Terms, |advert| {
+        advert.btc_network = BtcNetwork::Mainnet;
+    });
+    refuses(Code::Terms, |advert| {
+        advert.terms["script_tree"] = "00".into();
+    });
+    refuses(Code::Terms, |advert| {
+        advert.terms["x".repeat(100_000)] = 1.into();
+    });
+    world.refuses(Code::Conflict, |world| {
+        world.tell(
+            0,
+            &coordinator_id(),
+            advert(|advert| advert.cohort_id = known),
+        )
+    });
+    world.now = START.after(60);
+    world.refuses(Code::AdvertClosed, |world| {
+        world.tell(0, &coordinator_id(), advert(|_| {}))
+    });
+    let quoted = world.peers[0].node.machine.state().cohorts.len();
+    assert_eq!(quoted, 1, "nothing of it was remembered");
+}
+
+/// A coordinator that advertises without end: only so many are remembered, and those that ended make room.
+#[test]
+fn adverts_without_end() {
+    let policy = Policy {
+        max_cohorts: 3,
+        ..Policy::asking(BtcNetwork::Regtest)
+    };
+    let mut participant = Participant::new(policy);
+    let mut rng = ChaCha20Rng::seed_from_u64(5);
+    let own = PeerId::new("did:example:own");
+    let subscribe = Command::Subscribe {
+        coordinator: coordinator_id(),
+        own: own.clone(),
+        identity: 0,
+        filter: Subscribe::default(),
+    };
+    let mut drive = |input, now| {
+        let step = participant.step(input, now, &mut rng)?;
+        step.events
+            .iter()
+            .for_each(|event| participant.apply(event));
+        Ok::<_, beacon_cohort::machine::Rejection>(
+            participant
+                .state()
+                .cohorts
+                .keys()
+                .map(|id| id.0.as_u128())
+                .collect::<Vec<_>>(),
+        )
+    };
+    drive(Input::Command(subscribe), START).unwrap();
+    let message = |number| Input::Message {
+        from: coordinator_id(),
+        to: own.clone(),
+        message: advert(|advert| advert.cohort_id = CohortId(Uuid::from_u128(number))).into(),
+    };
+    for number in 1..=3 {
+        drive(message(number), START).unwrap();
+    }
+    assert_eq!(drive(message(4), START).unwrap_err().code, Code::Limit);
+    let later = |number| {
+        let terms = Terms::new(BtcNetwork::Regtest, 2, START.after(600))
+            .to_value()
+            .unwrap();
+        let message = advert(|advert| {
+            advert.cohort_id = CohortId(Uuid::from_u128(number));
+            advert.terms_hash = AgreedTerms::parse(terms.clone()).unwrap().hash();
+            advert.terms = terms;
+        });
+        Input::Message {
+            from: coordinator_id(),
+            to: own.clone(),
+            message: message.into(),
+        }
+    };
+    assert_eq!(
+        drive(later(5), START.after(60)).unwrap(),
+        [2, 3, 5],
+        "the oldest that ended made room"
+    );
+}
+
+/// A coordinator swaps a member's key for its own: the member computes another address, says so and is out.
+#[test]
+fn a_set_with_a_substituted_key() {
+    let mut world = World::new(2, 6);
+    let cohort = world.advertise(|_| {});
+    world.subscribe(0);
+    world.subscribe(1);
+    let Message::CohortSet(set) = to_first(&mut world, "keygen/cohort_set") else {
+        unreachable!()
+    };
+    world.mail.clear();
+    let mut forged = set.clone();
+    let own = world.membership(0, cohort).key.unwrap();
+    let stolen = forged
+        .cohort_keys
+        .iter()
+        .position(|key| *key != own)
+        .unwrap();
+    forged.cohort_keys[stolen] = attackers_key();
+    forged.cohort_keys.sort_unstable();
+    world.tell(0, &coordinator_id(), forged).unwrap();
+    assert!(
+        matches!(&world.membership(0, cohort).stage, Stage::Out(code, _) if code == "address-mismatch")
+    );
+    assert!(
+        sent_to_coordinator(&world, "keygen/cohort_ack").is_empty(),
+        "nothing was acknowledged"
+    );
+    assert!(
+        matches!(&world.mail[0], Mail::Problem { rejection, .. } if rejection.code == Code::CohortMismatch)
+    );
+    world.mail.clear();
+    world.refuses(Code::CohortMismatch, |world| {
+        world.tell(0, &coordinator_id(), set)
+    });
+}
+
+/// Membership is frozen: a second set, though it is valid in itself, is refused; the same again is acknowledged again.
+#[test]
+fn a_second_set_with_other_members() {
+    let (mut world, cohort_id) = World::formed(2, 7);
+    let membership = world.membership(0, cohort_id);
+    let agreed = membership.beacon.clone().unwrap();
+    let other =
+        beacon_cohort::musig::BeaconKey::aggregate([membership.key.unwrap(), attackers_key()])
+            .unwrap();
+    let set = |beacon: &beacon_cohort::musig::BeaconKey| CohortSet {
+        cohort_id,
+        beacon_address: beacon.address(bitcoin::Network::Regtest),
+        cohort_keys: beacon.keys().to_vec(),
+        terms_hash: membership.terms.hash(),
+    };
+    let (same, other) = (set(&agreed), set(&other));
+    world.refuses(Code::Conflict, |world| {
+        world.tell(0, &coordinator_id(), other)
+    });
+    world.tell(0, &coordinator_id(), same).unwrap();
+    assert_eq!(sent_to_coordinator(&world, "keygen/cohort_ack").len(), 1);
+}
+
+/// A key of one cohort is never used for another, and an opt-in shows the fresh one.
+#[test]
+fn every_cohort_has_a_fresh_key() {
+    let mut world = World::new(1, 8);
+    world.subscribe(0);
+    world.settle();
+    world.advertise(|_| {});
+    world.advertise(|_| {});
+    world
+        .mail
+        .retain(|mail| matches!(mail, Mail::Message { .. }));
+    for mail in std::mem::take(&mut world.mail) {
+        world.deliver(mail);
+    }
+    let keys = sent_to_coordinator(&world, "keygen/opt_in")
+        .into_iter()
+        .map(|message| match message {
+            Message::OptIn(OptIn { participant_pk, .. }) => participant_pk,
+            other => panic!("got {other:?}"),
+        });
+    let keys: Vec<_> = keys.collect();
+    assert_eq!(keys.len(), 2);
+    assert_ne!(keys[0], keys[1]);
+}
