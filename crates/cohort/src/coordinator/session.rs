@@ -59,6 +59,10 @@ impl Coordinator {
                 reason,
             });
         }
+        // Asked at every tick until a deposit comes: no tree is built for nothing.
+        if self.build(cohort, Root(LeafValue::EMPTY.0)).is_err() {
+            return Step::nothing();
+        }
         let leaves = cohort.indexes().map(|index| {
             (
                 *index,
