@@ -7,7 +7,7 @@ use std::path::Path;
 
 use beacon_tests::harness::Member::Signs;
 use beacon_tests::harness::{
-    Agent, Binary, Net, Output, Regtest, Scratch, Stranger, coordinator, run,
+    Agent, Binary, Net, Output, Regtest, Scratch, Stranger, coordinator, free_port, run,
 };
 use serde_json::{Value, json};
 
@@ -83,7 +83,16 @@ async fn a_second_process_is_told_who_has_the_home() {
     let one = alone().await;
     let home = one.coordinator.data_dir().display().to_string();
     let pid = format!("process {}", one.coordinator.id());
-    let arguments = ["--data-dir", &home, "run", "--chain-url", one.chain.url()];
+    let listen = format!("127.0.0.1:{}", free_port());
+    let arguments = [
+        "--data-dir",
+        &home,
+        "run",
+        "--chain-url",
+        one.chain.url(),
+        "--listen",
+        &listen,
+    ];
     let output = run(Binary::Coordinator, arguments).await;
     fails(
         &output,

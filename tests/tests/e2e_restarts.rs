@@ -121,6 +121,12 @@ async fn a_coordinator_killed_in_mid_session_goes_on() {
         signed.value["session"], session.value["session"],
         "no session was lost"
     );
+    // A reconnection is a matter of the back-off's first step, half a second.
+    let took = back.elapsed();
+    assert!(
+        took < Duration::from_secs(15),
+        "members came back only after {took:?}"
+    );
     let signal = net.confirmed(&mut cohort).await;
     net.verify(&cohort, &signal).await;
 }

@@ -1,5 +1,9 @@
 //! Bad input on real sockets: it changes nothing, it is counted, and who is proven to have sent it is told.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use beacon_didcomm::protocols::{PROBLEM_REPORT, ProblemReport};
 use beacon_didcomm::{Endpoint, Identity, Plaintext};
@@ -7,6 +11,9 @@ use beacon_tests::harness::{
     Agent, Regtest, Scratch, Stranger, anoncrypted, coordinator, message, now,
 };
 use serde_json::{Value, json};
+
+/// Makes something wrong in a message's content. Gets the DID of somebody else.
+type Spoil = fn(&mut Value, &str);
 
 /// A coordinator on its own, and a stranger with a socket to it.
 struct Target {
@@ -125,23 +132,22 @@ async fn an_envelope_of_a_proven_sender_with_wrong_content_is_reported() {
     let mut target = Target::new().await;
     let did = target.coordinator.did().to_owned();
     let other = Identity::new(&[7; 32], &[8; 32], Endpoint::Queue).unwrap();
-    type Spoil = fn(&mut Value, &str);
     let cases: [(&str, Spoil); 6] = [
         ("expired", |content, _| {
             content["created_time"] = (now() - 7_200).into();
             content["expires_time"] = (now() - 3_600).into();
         }),
         ("from-the-future", |content, _| {
-            content["created_time"] = (now() + 3_600).into()
+            content["created_time"] = (now() + 3_600).into();
         }),
         ("lives-too-long", |content, _| {
             content["expires_time"] = (now() + 365 * 86_400).into();
         }),
         ("not-addressed", |content, other| {
-            content["to"] = json!([other])
+            content["to"] = json!([other]);
         }),
         ("from-mismatch", |content, other| {
-            content["from"] = other.into()
+            content["from"] = other.into();
         }),
         ("no-from", |content, _| content["from"] = Value::Null),
     ];
