@@ -13,11 +13,11 @@ const AGENT: &str = "beacon-coordinator";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match cli::parse::<Args>("BEACON_COORDINATOR") {
-        Ok(args) => cli::exit(args.dispatch().await),
-        // `--help` and `--version` end here too: clap prints them and knows the exit code.
-        Err(error) => error.exit(),
-    }
+    let outcome = match cli::parse::<Args>("BEACON_COORDINATOR") {
+        Ok(args) => args.dispatch().await,
+        Err(failure) => Err(failure),
+    };
+    cli::exit(outcome)
 }
 
 impl Args {

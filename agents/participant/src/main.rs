@@ -14,11 +14,11 @@ const AGENT: &str = "beacon-participant";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match cli::parse::<Args>("BEACON_PARTICIPANT") {
-        Ok(args) => cli::exit(args.dispatch().await),
-        // `--help` and `--version` end here too: clap prints them and knows the exit code.
-        Err(error) => error.exit(),
-    }
+    let outcome = match cli::parse::<Args>("BEACON_PARTICIPANT") {
+        Ok(args) => args.dispatch().await,
+        Err(failure) => Err(failure),
+    };
+    cli::exit(outcome)
 }
 
 impl Args {

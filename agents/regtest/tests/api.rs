@@ -91,8 +91,9 @@ impl Agent {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        // The shell's own `kill`: a minimal Debian has no program of that name.
+        let order = format!("kill -s {name} {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &order]).status();
         assert!(sent.unwrap().success());
     }
 }

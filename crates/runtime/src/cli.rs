@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::anyhow;
+use clap::error::ErrorKind;
 use clap::{Args, Command, Parser};
 use serde_json::Value;
 
@@ -81,9 +82,28 @@ pub fn name_and_value(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// Parses a command line, with the environment's `PREFIX_*` behind it.
-pub fn parse<T: Parser>(prefix: &'static str) -> Result<T, clap::Error> {
-    T::from_arg_matches(&with_environment(T::command(), prefix).try_get_matches()?)
+/// Parses a command line, with the environment's `PREFIX_*` behind it. `--help`, `--version` and a
+/// command line without a command are answered by clap, and end the process here.
+pub fn parse<T: Parser>(prefix: &'static str) -> Result<T, Failure> {
+    let matches = with_environment(T::command(), prefix).try_get_matches();
+    matches
+        .and_then(|matches| T::from_arg_matches(&matches))
+        .map_err(|error| {
+            let without_command = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+            if !error.use_stderr() || error.kind() == without_command {
+                error.exit(); // With code 2 where a command is missing.
+            }
+            Failure::usage(anyhow!("{}", one_line(&error.to_string())))
+        })
+}
+
+/// What clap says before its advice, on one line.
+fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim);
+    let said: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+    let said = said.join(" ");
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    format!("{said}: see --help")
 }
 
 /// An error with the exit code that it ends the process with.
