@@ -135,6 +135,9 @@ async fn a_wrong_command_line_is_exit_code_2() {
             "{arguments:?}: {}",
             output.stderr
         );
+        if !arguments.is_empty() && binary != Binary::Regtest {
+            assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+        }
     }
 }
 

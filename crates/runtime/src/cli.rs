@@ -97,10 +97,13 @@ pub fn parse<T: Parser>(prefix: &'static str) -> Result<T, Failure> {
         })
 }
 
-/// What clap says before its advice, on one line.
+/// What clap says, on one line: the error and its tips, without the usage.
 fn one_line(text: &str) -> String {
     let lines = text.lines().map(str::trim);
-    let said: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+    let said: Vec<_> = lines
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .filter(|line| !line.is_empty())
+        .collect();
     let said = said.join(" ");
     let said = said.strip_prefix("error: ").unwrap_or(&said);
     format!("{said}: see --help")
