@@ -16,6 +16,7 @@ use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
 use bitcoin::{Address, OutPoint, Transaction};
 use esplora_client::{BlockingClient, Builder};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use contract::{RegtestControl, Wallet, contract, pay};
 
@@ -25,11 +26,15 @@ const BINARY: &str = env!("CARGO_BIN_EXE_beacon-regtest");
 struct Agent {
     child: Child,
     url: String,
+    /// Where it makes its temporary directory: it cannot clean up when it is killed.
+    _temporary: TempDir,
 }
 
 impl Agent {
     fn start(arguments: &[&str]) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
         let mut child = Command::new(BINARY)
+            .env("TMPDIR", temporary.path())
             .arg("--json")
             .args(arguments)
             .stdout(Stdio::piped())
@@ -43,7 +48,11 @@ impl Agent {
         let ready: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(ready["event"], "ready");
         let url = ready["url"].as_str().unwrap().to_owned();
-        Self { child, url }
+        Self {
+            child,
+            url,
+            _temporary: temporary,
+        }
     }
 
     fn chain(&self) -> EsploraChain {

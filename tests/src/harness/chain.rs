@@ -22,8 +22,9 @@ pub struct Regtest {
 impl Regtest {
     /// A new chain on a free port.
     pub async fn start(folder: &Path) -> Self {
-        let mut process =
-            Process::start("regtest", folder, Binary::Regtest, &["--json".to_owned()]);
+        let data_dir = folder.join("chain").display().to_string();
+        let arguments = ["--json", "--data-dir", &data_dir].map(str::to_owned);
+        let mut process = Process::start("regtest", folder, Binary::Regtest, &arguments);
         let line = process.line().await.unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap();
         let url = ready["url"].as_str().unwrap().to_owned();
