@@ -109,6 +109,13 @@ impl<E> Step<E> {
         }
     }
 
+    /// And all of another step.
+    pub fn and(mut self, other: Self) -> Self {
+        self.events.extend(other.events);
+        self.effects.extend(other.effects);
+        self
+    }
+
     /// And an effect.
     pub fn with(mut self, effect: Effect) -> Self {
         self.effects.push(effect);

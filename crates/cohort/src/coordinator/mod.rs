@@ -131,6 +131,11 @@ impl Coordinator {
                 "a message of a member",
             )
         })?;
+        if let Phase::Failed(reason) = &cohort.phase {
+            // Whoever was away when it ended learns it now, before it sends money to the address.
+            let expected = "none: the cohort is over";
+            return Err(Rejection::new(Code::CohortFailed, reason, expected));
+        }
         Ok((cohort, member))
     }
 

@@ -107,6 +107,13 @@ impl Coordinator {
             Stage::Closed { not_before } if *not_before <= now => {
                 self.start_session(cohort, now, rng)
             }
+            // It stopped for answers that were missing, and all of them have come since.
+            Stage::Stopped { .. } if cohort.round.failures == 0 && is_complete(cohort) => {
+                Step::event(Event::RoundClosed {
+                    cohort: cohort.id,
+                    round: cohort.round.number,
+                })
+            }
             Stage::Waiting | Stage::Closed { .. } | Stage::Stopped { .. } => Step::nothing(),
         }
     }
@@ -207,4 +214,10 @@ fn trigger_time(cohort: &Cohort) -> Option<Timestamp> {
             .map(|first| first.after(terms.max_interval_s).max(earliest)),
         Flow::Pull => Some(round.since.after(terms.max_interval_s)),
     }
+}
+
+/// Whether every registered index has its leaf.
+fn is_complete(cohort: &Cohort) -> bool {
+    let mut members = cohort.members.values();
+    members.all(|member| cohort.unanswered(member).next().is_none())
 }

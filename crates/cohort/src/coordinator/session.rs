@@ -75,12 +75,7 @@ impl Coordinator {
             )
         });
         let Ok(tree) = SparseMerkleTree::new(leaves) else {
-            let reason = "an index is registered twice".to_owned();
-            return Step::event(Event::RoundStopped {
-                cohort: cohort.id,
-                round,
-                reason,
-            });
+            return Step::nothing(); // An index has one holder: opt-ins and registrations see to that.
         };
         let Ok((tx, spent)) = self.build(cohort, tree.root()) else {
             return Step::nothing();
@@ -135,26 +130,41 @@ impl Coordinator {
                 && !cohort.is_spent(fund.outpoint)
                 && ignored_live(&[spend(fund.outpoint)], &live).is_none()
         };
-        // One input for now: the largest, so that its change carries on. Ties are broken by the outpoint, so that a retry
+        // One input for now. Our own change before deposits, and among those the oldest: a stranger's fresh deposit could be
+        // taken back by a reorganisation, and what was signed with it would never be mined. Without ties, so that a retry
         // builds the same transaction.
-        let fund = cohort
-            .funds
-            .iter()
-            .filter(usable)
-            .max_by_key(|fund| (fund.value, fund.outpoint));
-        let fund = fund.ok_or(FundingError::NoFunds)?;
-        let output = TxOut {
-            value: bitcoin::Amount::from_sat(fund.value),
-            script_pubkey: beacon.script().to_owned(),
-        };
+        let mut funds: Vec<_> = cohort.funds.iter().filter(usable).collect();
+        funds.sort_by_key(|fund| {
+            let own = cohort.signal(fund.outpoint.txid).is_some();
+            (
+                !own,
+                fund.height,
+                std::cmp::Reverse(fund.value),
+                fund.outpoint,
+            )
+        });
         let rate = self
             .config
             .fee_rate_sat_vb
             .min(cohort.terms.max_fee_rate_sat_vb);
-        let spent = vec![SpentOutput::from(&output)];
-        transaction::build_signal(&[(fund.outpoint, output)], beacon.script(), root.0, rate)
-            .map(|tx| (tx, spent))
-            .map_err(|error| FundingError::TooLittle(error.to_string()))
+        let mut outcome = Err(FundingError::NoFunds);
+        for fund in funds {
+            let output = TxOut {
+                value: bitcoin::Amount::from_sat(fund.value),
+                script_pubkey: beacon.script().to_owned(),
+            };
+            let spent = vec![SpentOutput::from(&output)];
+            let input = [(fund.outpoint, output)];
+            match transaction::build_signal(&input, beacon.script(), root.0, rate) {
+                Ok(tx) => return Ok((tx, spent)),
+                // Another one may be enough. The first one's reason is what people are told.
+                Err(error) if outcome == Err(FundingError::NoFunds) => {
+                    outcome = Err(FundingError::TooLittle(error.to_string()));
+                }
+                Err(_) => {}
+            }
+        }
+        outcome
     }
 
     pub(super) fn progress_session(

@@ -19,10 +19,9 @@ impl Participant {
                     .cohorts
                     .values()
                     .filter(|cohort| cohort.checked_output() == Some(outpoint));
-                concerned
-                    .map(|cohort| Self::review(cohort, &view, now))
-                    .find(|step| !step.is_empty())
-                    .unwrap_or_default()
+                // Every one of them: a coordinator that claims another's output must not use the fact up.
+                let reviews = concerned.map(|cohort| Self::review(cohort, &view, now));
+                reviews.fold(Step::nothing(), Step::and)
             }
             ChainFact::Transaction { txid, view, tip } => self.transaction_seen(txid, view, tip),
             ChainFact::Funds { .. } | ChainFact::Broadcast { .. } => Step::nothing(),

@@ -49,7 +49,7 @@ impl Participant {
                 cohort,
                 did,
                 update,
-            } => Self::request_update(self.named(cohort)?, &did, update),
+            } => Self::request_update(self.named(cohort)?, &did, update, now),
             Command::Approve { session } => self.approve(session),
             Command::Decline { session, comment } => self.decline_by_user(session, &comment, now),
         }

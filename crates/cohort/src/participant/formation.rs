@@ -18,13 +18,15 @@ use crate::values::{CohortKey, StatementSignature};
 /// Longest DID that is registered, in bytes.
 const MAX_DID: usize = 2_048;
 
+/// Highest fee cap of terms that are agreed to without asking, sat/vB: the terms' default.
+const AUTO_JOIN_MAX_FEE_RATE_SAT_VB: u64 = 50;
+
 impl Participant {
     pub(super) fn join_by_policy(&self, cohort: &Membership, now: Timestamp) -> Step<Event> {
-        let joined = self
-            .policy
-            .auto_join
-            .as_ref()
-            .map(|dids| self.join(cohort, dids, now));
+        // Nobody looks at the terms: a coordinator could burn any deposit as fees within terms that nobody read.
+        let bearable = cohort.terms.max_fee_rate_sat_vb <= AUTO_JOIN_MAX_FEE_RATE_SAT_VB;
+        let dids = self.policy.auto_join.as_ref().filter(|_| bearable);
+        let joined = dids.map(|dids| self.join(cohort, dids, now));
         // What cannot be joined is left for the user to see in the list.
         joined.and_then(Result::ok).unwrap_or_default()
     }
@@ -310,7 +312,8 @@ impl Participant {
             return Step::nothing();
         };
         let out = match cohort.stage {
-            Stage::OptedIn => true,
+            // A full store or table may have room the next time.
+            Stage::OptedIn => code != Code::Limit.as_str(),
             Stage::Agreed => {
                 code == Code::CohortFailed.as_str()
                     && cohort.candidates.is_empty()

@@ -13,11 +13,15 @@ use crate::message::{Leaf, NoUpdate, RequestSignature, UpdateOpportunity};
 use crate::review::OwnLeaf;
 use crate::terms::Flow;
 
+/// Seconds for which an update waits for a coordinator that cannot be reached.
+const LEAF_EXPIRY_S: u64 = 7 * 86_400;
+
 impl Participant {
     pub(super) fn request_update(
         cohort: &Membership,
         did: &str,
         update: UpdateId,
+        now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         if cohort.stage != Stage::Agreed {
             let got = format!("a cohort at stage {}", cohort.stage.name());
@@ -35,6 +39,18 @@ impl Participant {
                 format!("one of {}", known.join(", ")),
             ));
         };
+        let given = cohort.leaves.get(index);
+        if let Some(leaf) = given.filter(|leaf| leaf.update == Some(update)) {
+            // It has its leaf in this round: asked for again, that leaf is sent again, byte for byte.
+            let (leaves, expires) = ([leaf.clone()], now.after(LEAF_EXPIRY_S));
+            return Ok(send_leaves(
+                Step::nothing(),
+                cohort,
+                cohort.round,
+                &leaves,
+                expires,
+            ));
+        }
         Ok(Step::event(Event::UpdateQueued {
             cohort: cohort.id,
             index: *index,
@@ -82,7 +98,7 @@ impl Participant {
             cohort,
             cohort.round,
             &leaves,
-            now.after(FORMATION_EXPIRY_S),
+            now.after(LEAF_EXPIRY_S),
         )
     }
 

@@ -240,7 +240,7 @@ fn a_cohort_without_all_acknowledgements_fails() {
     world.deliver(second[0].clone());
     assert_eq!(
         world.rejections.last().unwrap().code,
-        Code::Phase,
+        Code::CohortFailed,
         "too late"
     );
 }
