@@ -181,7 +181,15 @@ async fn a_damaged_home_is_one_clear_line() {
         1,
         &["seed", "got 3 words, expected 24", "restore"],
     );
+    // Neither without its seed nor with another one: its memberships would be gone without a word.
+    let other = "abandon ".repeat(23) + "art\n";
+    fs::write(&seed, other).unwrap();
+    fails(&start().await, 1, &["is not the seed", "backup"]);
+    fs::remove_file(&seed).unwrap();
+    fails(&start().await, 1, &["seed is missing", "backup"]);
+    assert!(!seed.exists(), "no other one was made");
     fs::write(&seed, phrase).unwrap();
+    set_mode(&seed, 0o600);
 
     let intact = fs::read(&state).unwrap();
     fs::write(&state, b"this was never a database\n".repeat(400)).unwrap();

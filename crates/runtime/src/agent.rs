@@ -37,6 +37,9 @@ pub trait Agent: Send + 'static {
     /// Peers to which a connection is kept open, since they cannot dial us.
     fn keep_connected(&self, machine: &Self::Machine) -> Vec<PeerId>;
 
+    /// Whether something was agreed with this peer, so that its messages have room even where strangers' have none.
+    fn is_partner(&self, machine: &Self::Machine, peer: &PeerId) -> bool;
+
     /// Asks the signer. A role without one has machines that never ask.
     fn sign(&mut self, request: SignerRequest) -> Option<SignerAnswer>;
 }

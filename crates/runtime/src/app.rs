@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use beacon_chain::{Chain, EsploraChain};
 use beacon_cohort::machine::Machine;
 use beacon_didcomm::protocols::Disclosure;
-use beacon_didcomm::{Endpoint, UnpackLimits};
+use beacon_didcomm::{Endpoint, Identity, UnpackLimits};
 use bitcoin::blockdata::constants::genesis_block;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -26,6 +26,8 @@ use crate::watcher::Watcher;
 
 /// Metadata key under which the endpoint of the agent's DIDs is kept.
 const ENDPOINT: &str = "endpoint";
+/// Metadata key under which it is kept to which seed the memory belongs: the public DID of its first identity.
+const SEED: &str = "seed";
 /// Frames and reports that wait for the loop.
 const QUEUE: usize = 256;
 /// One request to the chain source.
@@ -71,7 +73,7 @@ pub struct Home {
 /// The endpoint is part of the DID, so a configuration that has changed is refused: every peer would see a stranger.
 pub fn open(data_dir: DataDir, choice: Choice<'_>) -> anyhow::Result<Home> {
     let mut store = RedbStore::open(&data_dir.state_file(), StoreLimits::default())?;
-    let seed = Seed::load_or_create(&data_dir.seed_file())?;
+    let seed = seed_of(&data_dir, &mut store)?;
     let kept = store.meta(ENDPOINT)?.map(String::from_utf8).transpose()?;
     // An endpoint that nobody has configured yet may still become another one.
     let fixed = !matches!(choice, Choice::Kept(_));
@@ -98,6 +100,42 @@ pub fn open(data_dir: DataDir, choice: Choice<'_>) -> anyhow::Result<Home> {
         store,
         identities,
     })
+}
+
+/// The agent's seed, made now if its memory is new. A memory without its seed, or with another one, is refused: its
+/// memberships and identities would be gone without a word.
+fn seed_of(data_dir: &DataDir, store: &mut RedbStore) -> anyhow::Result<Seed> {
+    let path = data_dir.seed_file();
+    let known = store.meta(SEED)?;
+    let seed = match known {
+        Some(_) if !path.exists() => bail!(
+            "{} is missing, and {} was made with it: put the seed back from your backup, or start with another --data-dir",
+            path.display(),
+            data_dir.state_file().display()
+        ),
+        Some(_) => Seed::load(&path)?,
+        None => Seed::load_or_create(&path)?,
+    };
+    // Public, and the same whatever the endpoint.
+    let secrets = seed.identity_secrets(0);
+    let identity = Identity::new(&secrets.ed25519, &secrets.x25519, Endpoint::Queue)?;
+    let mark = identity.did().to_string().into_bytes();
+    match known {
+        Some(known) if known != mark => bail!(
+            "{} is not the seed with which {} was made: put the right one back from your backup",
+            path.display(),
+            data_dir.state_file().display()
+        ),
+        Some(_) => {}
+        None => {
+            let meta = vec![(SEED.to_owned(), mark)];
+            store.commit(&Batch {
+                meta,
+                ..Batch::default()
+            })?;
+        }
+    }
+    Ok(seed)
 }
 
 /// Runs an agent until it is told to stop by SIGTERM or SIGINT, or must stop by itself.
@@ -176,8 +214,10 @@ where
         // An error means that the sender is gone, which says the same.
         let _ = stopped.changed().await;
     }));
+    // Whoever is told that the agent is ready may also tell it to stop.
+    let shutdown = shutdown_signal()?;
     announce(&ready, as_json)?;
-    let outcome = driver.run(inputs, shutdown_signal()?).await;
+    let outcome = driver.run(inputs, shutdown).await;
     drop(stop);
     control.await.context("the control socket's task failed")?;
     outcome?;

@@ -144,6 +144,15 @@ impl Agent for CoordinatorAgent {
         Vec::new()
     }
 
+    /// A member of a cohort that is set; anybody can subscribe.
+    fn is_partner(&self, machine: &Coordinator, peer: &PeerId) -> bool {
+        let mut cohorts = machine.state().cohorts.values();
+        cohorts.any(|cohort| {
+            matches!(cohort.phase, Phase::Set | Phase::Acknowledged)
+                && cohort.members.contains_key(peer)
+        })
+    }
+
     fn sign(&mut self, _: SignerRequest) -> Option<SignerAnswer> {
         None // It holds no key, and its machine never asks.
     }
@@ -214,9 +223,19 @@ fn summary(cohort: &Cohort) -> Value {
         "max_members": cohort.terms.max_members,
         "beacon_address": address(cohort),
         "balance_sat": cohort.confirmed_balance(),
+        "at_risk": at_risk(cohort),
         "round": cohort.round.number,
         "signals": cohort.signals.len(),
     })
+}
+
+/// What everybody is told with every balance.
+fn at_risk(cohort: &Cohort) -> Option<String> {
+    cohort.beacon.as_ref()?;
+    let (balance, members) = (cohort.confirmed_balance(), cohort.members.len());
+    Some(format!(
+        "{balance} sat: the key is {members} of {members}, so one lost key silences the beacon and locks what the address holds"
+    ))
 }
 
 fn address(cohort: &Cohort) -> Option<String> {
@@ -263,11 +282,6 @@ fn detail(machine: &Coordinator, cohort: &Cohort) -> Value {
     value["signal_list"] = cohort.signals.iter().map(signal).collect();
     value["sessions"] = sessions(cohort).into();
     let balance = cohort.confirmed_balance();
-    value["at_risk"] = json!(format!(
-        "{balance} sat: the key is {} of {}, so one lost key silences the beacon and locks what the address holds",
-        cohort.members.len(),
-        cohort.members.len()
-    ));
     if balance > cohort.terms.max_balance_sat {
         value["warning"] = json!(format!(
             "balance is above the terms' maximum of {} sat",

@@ -246,6 +246,11 @@ impl Agent for ParticipantAgent {
         machine.state().coordinators.keys().cloned().collect()
     }
 
+    /// A coordinator that the user chose.
+    fn is_partner(&self, machine: &Participant, peer: &PeerId) -> bool {
+        machine.state().coordinators.contains_key(peer)
+    }
+
     fn sign(&mut self, request: SignerRequest) -> Option<SignerAnswer> {
         self.signer.handle(request)
     }
@@ -321,6 +326,9 @@ fn cohort_view(cohort: &Membership) -> Value {
     }
     if let Some(beacon) = &cohort.beacon {
         let members = beacon.keys().len();
+        value["funding"] = json!(
+            "send nothing before the coordinator shows the cohort as acknowledged: all members must have agreed to the address"
+        );
         value["at_risk"] = json!(format!(
             "the key is {members} of {members}: one lost key silences the beacon and locks what the address holds"
         ));

@@ -60,7 +60,7 @@ impl Watcher {
             watches: Watches::default(),
             network_checked: false,
             unavailable: None,
-            garbage: None,
+            fault: None,
         };
         std::thread::Builder::new()
             .name("chain".to_owned())
@@ -104,23 +104,16 @@ struct Thread {
     watches: Watches,
     network_checked: bool,
     unavailable: Option<String>,
-    /// What the source answered last that could not be believed.
-    garbage: Option<String>,
+    /// What it did not answer, or not so that it can be believed, while it answered other things.
+    fault: Option<String>,
 }
 
-/// An answer; `None` where it was garbage, which says nothing about the other answers.
-fn readable<T>(
-    answer: Result<T, ChainError>,
-    garbage: &mut Option<String>,
-) -> Result<Option<T>, ChainError> {
-    match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(error @ ChainError::Garbage { .. }) => {
-            *garbage = Some(error.to_string());
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+/// An answer; `None` where there is none that can be used, which says nothing about the other answers: an address with too
+/// much dust on it, or a busy server, must not make us blind for the rest.
+fn readable<T>(answer: Result<T, ChainError>, fault: &mut Option<String>) -> Option<T> {
+    answer
+        .map_err(|error| *fault = Some(error.to_string()))
+        .ok()
 }
 
 fn output_view(status: OutputStatus, tip: u32) -> OutputView {
@@ -175,9 +168,9 @@ impl Thread {
         }
         let tip = self.chain.tip()?.height;
         let mut facts = Vec::new();
-        let mut garbage = None;
+        let mut fault = None;
         for script in &self.watches.scripts {
-            if let Some(utxos) = readable(self.chain.unspent(script), &mut garbage)? {
+            if let Some(utxos) = readable(self.chain.unspent(script), &mut fault) {
                 let funds = utxos.into_iter().map(|utxo| Fund {
                     outpoint: utxo.outpoint,
                     value: utxo.output.value.to_sat(),
@@ -190,7 +183,7 @@ impl Thread {
             }
         }
         for outpoint in &self.watches.outpoints {
-            if let Some(status) = readable(self.chain.output(*outpoint), &mut garbage)? {
+            if let Some(status) = readable(self.chain.output(*outpoint), &mut fault) {
                 facts.push(ChainFact::Output {
                     outpoint: *outpoint,
                     view: output_view(status, tip),
@@ -198,7 +191,7 @@ impl Thread {
             }
         }
         for txid in &self.watches.transactions {
-            if let Some(status) = readable(self.chain.transaction(*txid), &mut garbage)? {
+            if let Some(status) = readable(self.chain.transaction(*txid), &mut fault) {
                 let view = match status {
                     TransactionStatus::Unknown => TransactionView::Unknown,
                     TransactionStatus::Mempool => TransactionView::Mempool,
@@ -214,9 +207,9 @@ impl Thread {
             }
         }
         let mut reports: Vec<_> = facts.into_iter().map(Report::Fact).collect();
-        if garbage != self.garbage {
-            reports.push(Report::Status(garbage.clone()));
-            self.garbage = garbage;
+        if fault != self.fault {
+            reports.push(Report::Status(fault.clone()));
+            self.fault = fault;
         }
         Ok(reports)
     }

@@ -12,6 +12,9 @@ use crate::agent::Agent;
 use crate::store::{Batch, OutboxRow, Seen, SeenRow};
 use crate::transport::ConnectionId;
 
+/// Seconds that a message of ours is valid at the longest: peers refuse what lives for more than 30 days.
+const LONGEST_LIFE_S: u64 = 29 * 86_400;
+
 /// The message that led to a step.
 pub(super) struct Cause<'a> {
     pub(super) verified: &'a Verified,
@@ -38,8 +41,17 @@ impl<A: Agent> Driver<A> {
         cause: Option<&Cause<'_>>,
     ) -> Result<bool, DriverError> {
         let Step { events, effects } = step;
-        if events.is_empty() && effects.is_empty() && cause.is_none() {
-            return Ok(true);
+        if events.is_empty() && effects.is_empty() {
+            let Some(cause) = cause else {
+                return Ok(true);
+            };
+            if self.outbox.answered(cause).is_empty() {
+                // Nothing to remember: the same message would change nothing again. It is acknowledged where it asks.
+                if let Some(frame) = self.acknowledgement(cause.verified) {
+                    let _ = self.transport.send(cause.connection, frame);
+                }
+                return Ok(true);
+            }
         }
         let mut batch = Batch::default();
         for event in &events {
@@ -97,6 +109,9 @@ impl<A: Agent> Driver<A> {
             }
             batch.retire = self.outbox.answered(cause);
             batch.seen = Some(self.seen_row(cause.verified, answers));
+        }
+        for row in &batch.outbox {
+            batch.retire.extend(self.outbox.superseded(row));
         }
         if !self.write(&batch)? {
             return Ok(false);
@@ -170,7 +185,7 @@ impl<A: Agent> Driver<A> {
         };
         let plaintext = Plaintext::new(Uuid::new_v4(), uri, now().0)
             .with_body(body)
-            .expiring_at(expires.max(now().0 + 1));
+            .expiring_at(expires.clamp(now().0 + 1, now().0 + LONGEST_LIFE_S));
         let plaintext = match message.thread() {
             (Some(cohort), Some(session)) => plaintext
                 .with_thid(session.to_string())
@@ -206,7 +221,7 @@ impl<A: Agent> Driver<A> {
         thid: String,
         ack: Option<&str>,
     ) -> Option<OutboxRow> {
-        if self.outbox.is_full(to.as_str()) {
+        if !self.outbox.has_room(to.as_str(), kind) {
             self.not_sent(kind, to.as_str(), "too many messages wait for this peer");
             return None;
         }
@@ -279,10 +294,16 @@ impl<A: Agent> Driver<A> {
         SeenRow {
             sender: verified.sender().to_string(),
             id: verified.message().id.clone(),
+            // Strangers may fill half of the table only.
+            privileged: self
+                .agent
+                .is_partner(&self.machine, &PeerId::new(verified.sender().as_str())),
             seen: Seen {
+                // It is accepted up to that second, so it is remembered past it.
                 expires: verified
                     .expires_at()
-                    .saturating_add(self.config.limits.skew),
+                    .saturating_add(self.config.limits.skew)
+                    .saturating_add(1),
                 answers,
             },
         }

@@ -17,6 +17,9 @@ use super::{Driver, DriverError, excerpt, now};
 use crate::agent::Agent;
 use crate::transport::ConnectionId;
 
+/// Seconds that a message may live of somebody who is no member and no coordinator of ours: its id is remembered until
+/// then. A day, and what clocks may differ by.
+const MAX_LIFE_OF_STRANGERS_S: u64 = 86_400 + 600;
 /// Peers and kinds for which refusals are remembered.
 const MAX_REMEMBERED: usize = 4_096;
 /// Seconds after which the same refusal of the same peer is logged, and an unreadable message reported, again.
@@ -119,6 +122,14 @@ impl<A: Agent> Driver<A> {
                     let _ = self.transport.send(connection, answer);
                 }
             }
+            return Ok(());
+        }
+        let partner = self
+            .agent
+            .is_partner(&self.machine, &PeerId::new(sender.as_str()));
+        if !partner && verified.expires_at() > now().0 + MAX_LIFE_OF_STRANGERS_S {
+            let comment = "expires too late for a message of somebody with whom nothing was agreed";
+            self.reject(connection, &verified, "e.m.lives-too-long", comment);
             return Ok(());
         }
         // What is refused or needs no record is remembered in memory only, and what was made before this process started
@@ -247,12 +258,7 @@ impl<A: Agent> Driver<A> {
         match self.step(input) {
             Ok(step) => {
                 if !self.commit(step, Some(&cause))? {
-                    self.reject(
-                        connection,
-                        verified,
-                        Code::Limit.as_str(),
-                        "the store has no room for this",
-                    );
+                    self.out_of_room(connection, verified);
                 }
                 self.settle()
             }
@@ -302,13 +308,6 @@ impl<A: Agent> Driver<A> {
         let Ok(step) = self.step(input) else {
             return Ok(());
         };
-        if step.is_empty() && self.outbox.answered(cause).is_empty() {
-            // Nothing to record: a stranger's report writes nothing, but is acknowledged where it asks for that.
-            if let Some(frame) = self.acknowledgement(cause.verified) {
-                let _ = self.transport.send(cause.connection, frame);
-            }
-            return Ok(());
-        }
         self.commit(step, Some(cause))?;
         self.settle()
     }
@@ -325,6 +324,18 @@ impl<A: Agent> Driver<A> {
         let message = verified.message();
         let report = report.about(message.thread(), &message.id, Uuid::new_v4(), now().0);
         self.send_once(connection, verified, report);
+    }
+
+    /// Says that there is no room now. No acknowledgement: the message is welcome when it comes again.
+    fn out_of_room(&mut self, connection: ConnectionId, verified: &Verified) {
+        let message = verified.message();
+        let comment = "the store has no room for this now";
+        self.refusals.count(Code::Limit.as_str());
+        if let Some(report) = problem_report(Code::Limit.as_str(), comment) {
+            let mut report = report.about(message.thread(), &message.id, Uuid::new_v4(), now().0);
+            report.ack.clear();
+            self.send_once(connection, verified, report);
+        }
     }
 
     /// Answers with a message that nobody needs to repeat.

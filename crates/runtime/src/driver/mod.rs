@@ -14,6 +14,8 @@ mod commit;
 mod inbound;
 mod outbox;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

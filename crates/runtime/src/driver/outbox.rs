@@ -13,8 +13,12 @@ use crate::store::OutboxRow;
 
 /// Messages that wait for one peer. Below the store's limit, so that one dead peer never blocks a commit.
 const MAX_PER_PEER: usize = 128;
-/// Messages sent to one peer and not acknowledged; more wait for these.
-const WINDOW: usize = 16;
+/// News that waits for one peer: what is left is for messages that a cohort cannot do without.
+const MAX_NEWS_PER_PEER: usize = 64;
+/// News that waits for all peers. Half of what the store takes, so that peers that are gone cannot stop the others.
+const MAX_NEWS: usize = 32_768;
+/// Messages sent to one peer at once. Below the send queue of a connection.
+const BURST: usize = 16;
 /// First wait for an acknowledgement; doubled each time.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// Longest wait.
@@ -48,10 +52,30 @@ impl Outbox {
         self.places.len()
     }
 
-    pub(super) fn is_full(&self, peer: &str) -> bool {
-        self.peers
-            .get(peer)
-            .is_some_and(|rows| rows.len() >= MAX_PER_PEER)
+    /// Whether one more message of this kind may wait for the peer.
+    pub(super) fn has_room(&self, peer: &str, kind: &str) -> bool {
+        let waiting = self.peers.get(peer).map_or(0, BTreeMap::len);
+        if is_news(kind) {
+            waiting < MAX_NEWS_PER_PEER && self.len() < MAX_NEWS
+        } else {
+            waiting < MAX_PER_PEER
+        }
+    }
+
+    /// Ids of the rows that a new one makes pointless: older ones of its kind, where only the newest counts.
+    pub(super) fn superseded(&self, new: &OutboxRow) -> Vec<String> {
+        if !only_the_newest_counts(&new.kind) {
+            return Vec::new();
+        }
+        let rows = self
+            .peers
+            .get(&new.to)
+            .into_iter()
+            .flat_map(BTreeMap::values);
+        rows.map(|waiting| &waiting.row)
+            .filter(|row| row.kind == new.kind && row.thid == new.thid)
+            .map(|row| row.id.clone())
+            .collect()
     }
 
     /// What was committed: rows that need no more delivery, and new ones.
@@ -136,13 +160,12 @@ impl Outbox {
     pub(super) fn next_due(&self, peer: &str, unix_now: u64) -> Option<Instant> {
         let now = Instant::now();
         let rows = self.peers.get(peer)?.values();
-        let waiting = rows
-            .filter(|waiting| waiting.row.expires > unix_now)
-            .take(WINDOW);
+        let waiting = rows.filter(|waiting| waiting.row.expires > unix_now);
         waiting.map(|waiting| waiting.due.unwrap_or(now)).min()
     }
 
     /// Frames to send to the peer now, oldest first; each is due again later. Expired ones are left for the clean-up.
+    /// Those that were sent and not acknowledged do not hold up the others: a peer may refuse them until they expire.
     pub(super) fn due(&mut self, peer: &str, unix_now: u64) -> Vec<Vec<u8>> {
         let now = Instant::now();
         let rows = self
@@ -150,20 +173,37 @@ impl Outbox {
             .get_mut(peer)
             .into_iter()
             .flat_map(BTreeMap::values_mut);
-        let window = rows
+        let due = rows
             .filter(|waiting| waiting.row.expires > unix_now)
-            .take(WINDOW);
-        let due = window.filter(|waiting| waiting.due.is_none_or(|due| due <= now));
-        due.map(|waiting| {
-            let wait = FIRST_WAIT
-                .saturating_mul(1 << waiting.attempts.min(8))
-                .min(LONGEST_WAIT);
-            waiting.attempts = waiting.attempts.saturating_add(1);
-            waiting.due = Some(now + wait);
-            waiting.row.packed.clone()
-        })
-        .collect()
+            .filter(|waiting| waiting.due.is_none_or(|due| due <= now));
+        due.take(BURST)
+            .map(|waiting| {
+                let wait = FIRST_WAIT
+                    .saturating_mul(1 << waiting.attempts.min(8))
+                    .min(LONGEST_WAIT);
+                waiting.attempts = waiting.attempts.saturating_add(1);
+                waiting.due = Some(now + wait);
+                waiting.row.packed.clone()
+            })
+            .collect()
     }
+}
+
+/// Kinds whose loss costs nobody a signature.
+fn is_news(kind: &str) -> bool {
+    matches!(
+        kind,
+        "keygen/subscribe_accept" | "keygen/cohort_advert" | "sign/signal_published"
+    )
+}
+
+/// Kinds of which a peer needs the last one of a thread only.
+fn only_the_newest_counts(kind: &str) -> bool {
+    is_news(kind)
+        || matches!(
+            kind,
+            "keygen/subscribe" | "keygen/cohort_set" | "sign/update_opportunity"
+        )
 }
 
 #[cfg(test)]
@@ -211,35 +251,71 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_window_lets_the_oldest_through_and_expired_ones_do_not_fill_it() {
-        let expired = (0..WINDOW).map(|id| row(id, "a", NOW));
-        let waiting = (100..100 + 2 * WINDOW).map(|id| row(id, "a", NOW + 1));
+    async fn messages_that_a_peer_refuses_for_ever_hold_nothing_up() {
+        let expired = (0..BURST).map(|id| row(id, "a", NOW));
+        let waiting = (100..100 + 2 * BURST).map(|id| row(id, "a", NOW + 1));
         let mut outbox = Outbox::new(expired.chain(waiting).collect());
         let sent = ids(outbox.due("a", NOW));
-        assert_eq!(sent.len(), WINDOW);
-        assert_eq!(
-            (sent[0].as_str(), sent[WINDOW - 1].as_str()),
-            ("100", "115")
-        );
-        outbox.take(vec!["100".to_owned()], Vec::new());
-        assert_eq!(
-            ids(outbox.due("a", NOW)),
-            ["116"],
-            "one leaves the window, one enters"
-        );
+        assert_eq!(sent.len(), BURST);
+        assert_eq!((sent[0].as_str(), sent[BURST - 1].as_str()), ("100", "115"));
+        assert_eq!(outbox.next_due("a", NOW), Some(Instant::now()));
+        assert_eq!(ids(outbox.due("a", NOW))[0], "116", "none was acknowledged");
+        assert!(outbox.due("a", NOW).is_empty());
+    }
+
+    fn of_kind(id: usize, to: &str, kind: &str) -> OutboxRow {
+        OutboxRow {
+            kind: kind.to_owned(),
+            ..row(id, to, NOW + 1)
+        }
     }
 
     #[test]
-    fn a_peer_that_never_answers_fills_its_own_queue_only() {
-        let mut outbox = Outbox::new(
-            (0..MAX_PER_PEER)
-                .map(|id| row(id, "dead", NOW + 1))
-                .collect(),
-        );
-        assert!(outbox.is_full("dead"));
-        assert!(!outbox.is_full("alive"));
+    fn a_peer_that_never_answers_fills_its_own_queue_only_and_news_leave_room_for_the_rest() {
+        let (news, needed) = ("sign/signal_published", "keygen/cohort_set");
+        let rows = (0..MAX_NEWS_PER_PEER).map(|id| of_kind(id, "dead", news));
+        let mut outbox = Outbox::new(rows.collect());
+        assert!(!outbox.has_room("dead", news));
+        assert!(outbox.has_room("dead", needed));
+        assert!(outbox.has_room("alive", news));
+        let more = (MAX_NEWS_PER_PEER..MAX_PER_PEER).map(|id| row(id, "dead", NOW + 1));
+        outbox.take(Vec::new(), more.collect());
+        assert!(!outbox.has_room("dead", needed));
         outbox.take(vec!["7".to_owned()], Vec::new());
-        assert!(!outbox.is_full("dead"));
+        assert!(outbox.has_room("dead", needed));
+    }
+
+    #[test]
+    fn peers_that_are_gone_leave_half_of_the_outbox_to_the_others() {
+        let (news, needed) = ("keygen/cohort_advert", "sign/authorization_request");
+        let peer = |id: usize| (id / MAX_NEWS_PER_PEER).to_string();
+        let rows = (0..MAX_NEWS).map(|id| of_kind(id, &peer(id), news));
+        let outbox = Outbox::new(rows.collect());
+        assert!(!outbox.has_room("another", news));
+        assert!(outbox.has_room("another", needed));
+        assert!(MAX_NEWS * 2 <= crate::store::StoreLimits::default().outbox_total);
+    }
+
+    #[test]
+    fn the_newest_of_a_kind_takes_the_place_of_the_older_ones_where_only_it_counts() {
+        let rows = vec![
+            of_kind(1, "a", "sign/signal_published"),
+            of_kind(2, "a", "sign/request_signature"),
+            of_kind(3, "b", "sign/signal_published"),
+        ];
+        let outbox = Outbox::new(rows);
+        let new = of_kind(4, "a", "sign/signal_published");
+        assert_eq!(outbox.superseded(&new), ["1"]);
+        let other_thread = OutboxRow {
+            thid: "another".to_owned(),
+            ..new
+        };
+        assert!(outbox.superseded(&other_thread).is_empty());
+        let leaves = of_kind(5, "a", "sign/request_signature");
+        assert!(
+            outbox.superseded(&leaves).is_empty(),
+            "each has leaves of its own"
+        );
     }
 
     #[test]

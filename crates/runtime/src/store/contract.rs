@@ -63,6 +63,7 @@ pub(super) fn seen(sender: &str, id: &str, expires: u64, answers: &[&[u8]]) -> B
         seen: Some(SeenRow {
             sender: sender.to_owned(),
             id: id.to_owned(),
+            privileged: true,
             seen,
         }),
         ..Batch::default()
@@ -347,5 +348,31 @@ fn every_part_of_a_batch_is_limited_in_size() {
         for (batch, message) in &cases {
             refused_whole(store, batch, message);
         }
+    });
+}
+
+#[test]
+fn strangers_fill_half_of_the_seen_messages_and_partners_the_rest() {
+    on_every_store(|store| {
+        let of = |sender: &str, privileged: bool| {
+            let mut batch = seen(sender, "1", 10, &[]);
+            batch.seen.as_mut().unwrap().privileged = privileged;
+            batch
+        };
+        for sender in ["a", "b", "c"] {
+            store.commit(&of(sender, false)).unwrap();
+        }
+        let refused = store.commit(&of("d", false)).unwrap_err();
+        assert!(
+            matches!(refused, StoreError::Full { limit: 3, .. }),
+            "{refused}"
+        );
+        store.commit(&of("e", true)).unwrap();
+        store.commit(&of("f", true)).unwrap();
+        let refused = store.commit(&of("g", true)).unwrap_err();
+        assert!(
+            matches!(refused, StoreError::Full { limit: 5, .. }),
+            "{refused}"
+        );
     });
 }

@@ -96,6 +96,8 @@ pub struct SeenRow {
     pub sender: String,
     /// The message's id, unique per sender.
     pub id: String,
+    /// Whether it may use the half of the table that is kept for those with whom something was agreed.
+    pub privileged: bool,
     /// When to forget it and what to say if it comes again.
     pub seen: Seen,
 }
@@ -123,7 +125,7 @@ pub struct Pruned {
 pub struct StoreLimits {
     /// Seen messages of one sender. A member sends about ten a round, and they are kept for about a day.
     pub seen_per_sender: usize,
-    /// Seen messages of all senders.
+    /// Seen messages of all senders. Rows that are not privileged are refused when half of them is used.
     pub seen_total: usize,
     /// Messages waiting for one peer.
     pub outbox_per_peer: usize,

@@ -28,9 +28,12 @@ impl Usage {
             within(of_sender + 1, limits.seen_per_sender, || {
                 format!("seen messages of {}", row.sender)
             })?;
-            within(self.seen_total + 1, limits.seen_total, || {
-                "seen messages".to_owned()
-            })?;
+            let total = if row.privileged {
+                limits.seen_total
+            } else {
+                limits.seen_total.div_ceil(2)
+            };
+            within(self.seen_total + 1, total, || "seen messages".to_owned())?;
         }
         self.check_outbox(batch, limits)
     }

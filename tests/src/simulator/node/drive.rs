@@ -325,6 +325,7 @@ impl<M: Comparable> Node<M> {
         }
         batch.retire.clone_from(retire);
         batch.seen = Some(SeenRow {
+            privileged: true,
             sender: envelope.from.as_str().to_owned(),
             id: envelope.id.clone(),
             seen: Seen {
