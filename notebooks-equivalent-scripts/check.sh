@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Tests of the scripts: each one runs, verifies what it shows, fails where it must, and leaves nothing behind.
 set -uo pipefail
+[[ -n ${BEACON_BIN_DIR:-} ]] || BEACON_BIN_DIR=$("$(dirname "${BASH_SOURCE[0]}")/../scripts/build") || exit
+BEACON_BIN_DIR=$(realpath "$BEACON_BIN_DIR") || exit
+export BEACON_BIN_DIR
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit
-if [[ -z ${BEACON_BIN_DIR:-} ]]; then
-  BEACON_BIN_DIR=$(../scripts/build) || exit
-  export BEACON_BIN_DIR
-fi
 # All temporary directories are made in here.
 TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/beacon-check.XXXXXX")
 export TMPDIR
