@@ -239,7 +239,11 @@ impl Global {
                 let config = self.config(Options::default(), &path)?;
                 let choice = Choice::of(&config.endpoint, false);
                 let mut home = app::open(DataDir::open(&path)?, choice)?;
-                Ok(offline(&mut home.identities, params)?)
+                // No agent took part: the code of its answers means nothing here.
+                Ok(
+                    offline(&mut home.identities, params)
+                        .map_err(|error| anyhow!(error.message))?,
+                )
             }
             answer => Ok(answer?),
         }

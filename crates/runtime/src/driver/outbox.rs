@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(ids(outbox.due("a", NOW)), ["1"]);
         assert_eq!(outbox.due("a", NOW).len(), 0, "not twice at once");
         for wait in [5, 10, 20] {
-            tokio::time::advance(Duration::from_secs(wait) - Duration::from_millis(1)).await;
+            tokio::time::advance(Duration::from_millis(wait * 1_000 - 1)).await;
             assert_eq!(outbox.due("a", NOW).len(), 0);
             tokio::time::advance(Duration::from_millis(1)).await;
             assert_eq!(outbox.due("a", NOW).len(), 1, "after {wait} s");
