@@ -335,31 +335,28 @@ async fn signed_once_and_can_prove_it(
 }
 
 /// Lives a life for every boundary of a life without faults, side by side.
-async fn at_every_boundary(life: impl AsyncFn(&World, Plans) -> Lived, world: &World) {
+async fn at_every_boundary(round: u64, life: impl AsyncFn(&World, Plans) -> Lived, world: &World) {
     let reference = life(world, Vec::new()).await;
     let begun = Instant::now();
     let mut plans = Vec::new();
-    for round in 0..rounds() {
-        for number in 1..=reference.syncs {
-            let lost = if (number + round).is_multiple_of(2) {
-                Fault::DieAndLose
-            } else {
-                Fault::DieAndTear
-            };
-            // The recovery has other boundaries, and these other faults, for each number.
-            let again = When::Next(1 + (number + round) % RECOVERY);
-            let number = When::Next(number);
-            plans.push(vec![
-                (lost, number.clone()),
-                (Fault::DieAfter, again.clone()),
-            ]);
-            plans.push(vec![(Fault::DieAfter, number), (lost, again)]);
-        }
-        for kind in &reference.kinds {
-            let durable = When::Event(kind.clone());
-            plans.push(vec![(Fault::DieAndLose, durable.clone())]);
-            plans.push(vec![(Fault::DieAfter, durable)]);
-        }
+    for number in 1..=reference.syncs {
+        let lost = if (number + round).is_multiple_of(2) {
+            Fault::DieAndLose
+        } else {
+            Fault::DieAndTear
+        };
+        let again = When::Next(1 + (number + round / 2) % RECOVERY);
+        let number = When::Next(number);
+        plans.push(vec![
+            (lost, number.clone()),
+            (Fault::DieAfter, again.clone()),
+        ]);
+        plans.push(vec![(Fault::DieAfter, number), (lost, again)]);
+    }
+    for kind in &reference.kinds {
+        let durable = When::Event(kind.clone());
+        plans.push(vec![(Fault::DieAndLose, durable.clone())]);
+        plans.push(vec![(Fault::DieAfter, durable)]);
     }
     let lives: Vec<_> = stream::iter(plans)
         .map(|plans| life(world, plans))

@@ -53,6 +53,7 @@ impl Agent {
     }
 
     /// The same, whose disk fails and which dies as it is told.
+    #[must_use]
     pub fn with_faults(mut self) -> Self {
         self.faults = Some(Faults::new(&self.data_dir()));
         self

@@ -114,13 +114,11 @@ impl Log {
     /// Reads at least one event, or the past.
     pub async fn read(&mut self) -> Result<(), Ended> {
         let fresh = if let Some(stream) = &mut self.stream {
-            match stream.next().await {
-                Ok(Some(next)) => vec![event(&next)],
-                Ok(None) | Err(_) => {
-                    self.stream = None;
-                    return Err(Ended);
-                }
-            }
+            let Ok(Some(next)) = stream.next().await else {
+                self.stream = None;
+                return Err(Ended);
+            };
+            vec![event(&next)]
         } else {
             let params = json!({ "from": self.last + 1 });
             let stream = control::follow(&self.socket, "events", params).await;
