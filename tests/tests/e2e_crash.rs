@@ -108,7 +108,7 @@ impl Lived {
     async fn end(mortal: &mut Mortal) -> Self {
         let deaths = mortal.deaths();
         let agent = mortal.agent();
-        let syncs = agent.faults().syncs();
+        let syncs = agent.faults().count(Fault::DieAfter);
         let log = agent.events().await;
         let read = agent.seen_events();
         assert_eq!(log[..read.len()], *read, "the log is another now");

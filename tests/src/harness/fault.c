@@ -40,8 +40,8 @@ struct plan {
   volatile uint64_t kind, at;
   volatile uint64_t syncs, writes; /* made so far, over all lives of the program */
   volatile uint64_t fired;         /* how often the plan has struck */
-  volatile uint64_t found;         /* whether `words` were written */
-  volatile char words[64];         /* where there are any, the first sync after they were written counts, and not `at` */
+  volatile uint64_t found;         /* 0 before `words` were written; then 1, and one more with each sync */
+  volatile char words[64];         /* where there are any, `at` counts the syncs after they were written */
 };
 
 struct written {
@@ -86,7 +86,7 @@ static int ours(int fd, char path[PATH_MAX]) {
 
 static void look_for_words(const void *bytes, size_t length) {
   const char *words = (const char *)plan->words;
-  if (*words && memmem(bytes, length, words, strlen(words))) plan->found = 1;
+  if (*words && !plan->found && memmem(bytes, length, words, strlen(words))) plan->found = 1;
 }
 
 static void remember(int fd, const char *path, off_t offset, size_t length) {
@@ -137,7 +137,7 @@ static int fail(int error) {
 }
 
 static int is_due(uint64_t count, enum kind kind) {
-  return plan->kind == kind && (*plan->words ? plan->found : count >= plan->at);
+  return plan->kind == kind && (*plan->words ? plan->found > plan->at : count >= plan->at);
 }
 
 /* What becomes of a write; 0 when nothing does. */
@@ -153,6 +153,7 @@ static int sync_with(long number, int fd) {
   if (!ours(fd, path)) return (int)syscall(number, fd);
   pthread_mutex_lock(&lock);
   plan->syncs++;
+  if (plan->found) plan->found++;
   int result;
   if (is_due(plan->syncs, SYNCS_FAIL_LOSE) || is_due(plan->syncs, SYNCS_FAIL_KEEP)) {
     forget(plan->kind == SYNCS_FAIL_LOSE);

@@ -42,6 +42,8 @@ pub enum When {
     Event(String),
 }
 
+/// Syncs of one commit: the store makes its pages durable first, and then the header that leads to them.
+const SYNCS_OF_A_COMMIT: u64 = 2;
 /// Bytes of the plan's file.
 const PLAN_BYTES: usize = 6 * 8 + 64;
 
@@ -72,18 +74,14 @@ impl Faults {
     /// From now on this strikes then.
     pub fn plan(&self, fault: Fault, when: &When) {
         self.lift();
-        let (after, words) = match when {
-            When::Next(number) => (*number, String::new()),
-            When::Event(kind) => (0, format!("\"event\":\"{kind}\"")),
-        };
-        let now = match fault {
-            Fault::WritesFull | Fault::WritesFail => self.writes(),
-            _ => self.syncs(),
+        let (at, words) = match when {
+            When::Next(number) => (*number + self.count(fault), String::new()),
+            When::Event(kind) => (SYNCS_OF_A_COMMIT, format!("\"event\":\"{kind}\"")),
         };
         let mut bytes = [0; PLAN_BYTES - 5 * 8];
         bytes[8..8 + words.len()].copy_from_slice(words.as_bytes());
         self.plan.write_all_at(&bytes, 5 * 8).unwrap();
-        self.set(1, now + after);
+        self.set(1, at);
         self.set(0, fault as u64);
     }
 
@@ -92,14 +90,12 @@ impl Faults {
         self.set(0, 0);
     }
 
-    /// Syncs so far.
-    pub fn syncs(&self) -> u64 {
-        self.get(2)
-    }
-
-    /// Writes so far.
-    pub fn writes(&self) -> u64 {
-        self.get(3)
+    /// How many there were so far of what this strikes: writes, or syncs.
+    pub fn count(&self, fault: Fault) -> u64 {
+        self.get(match fault {
+            Fault::WritesFull | Fault::WritesFail => 3,
+            _ => 2,
+        })
     }
 
     /// How often something has struck.
