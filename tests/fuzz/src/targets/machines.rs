@@ -21,8 +21,14 @@ const MAX_OLD: usize = 64;
 
 /// The first three bytes choose the cohort, each further one an instruction with its operand.
 pub fn machines(data: &[u8]) {
+    if let Some(run) = run(data) {
+        run.check();
+    }
+}
+
+fn run(data: &[u8]) -> Option<Run> {
     let [first, second, third, code @ ..] = data else {
-        return;
+        return None;
     };
     let members = 1 + usize::from(first % 3);
     let mut world = World::new(members, u64::from(*second));
@@ -45,7 +51,7 @@ pub fn machines(data: &[u8]) {
     for step in code.chunks(2).take(MAX_STEPS) {
         run.step(step[0], step.get(1).copied().unwrap_or(0));
     }
-    run.check();
+    Some(run)
 }
 
 struct Run {
@@ -311,6 +317,25 @@ fn check_nonces(log: &[String]) {
                 );
             }
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seeds::seeds;
+
+    /// A byte code that never gets to a signature would find nothing about signing.
+    #[test]
+    fn good_lives_end_in_signals() {
+        for (name, code) in seeds("machines") {
+            let run = run(&code).unwrap();
+            run.check();
+            let signals = &run.world.cohort(run.cohort).signals;
+            if name.starts_with("good") {
+                assert!(!signals.is_empty(), "{name}: {:?}", run.world.rejections);
+            }
         }
     }
 }
