@@ -14,12 +14,13 @@ use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{BroadcastOutcome, ChainFact, Input, Machine};
 use beacon_cohort::message::{CohortSet, Subscribe, Unsubscribe};
 use beacon_cohort::musig::BeaconKey;
-use beacon_cohort::participant::{self, Participant, Stage};
+use beacon_cohort::participant::{self, Stage};
 use beacon_cohort::values::CohortKey;
 
-use crate::common::{World, coordinator_id, policy};
+use crate::common::{World, coordinator_id, participant as new_participant};
 
-const VERSION: &str = "0.1";
+/// What this version writes; 0.1 counted its cohort keys, and drew its leaf nonces.
+const VERSION: &str = "0.2";
 
 /// A life with as much in it as one run can have: cohorts that fail, are left and are refused; one that forms, registers
 /// a further index, stops, loses a session to a restart, and signs twice, once through a reorganisation.
@@ -189,7 +190,7 @@ fn all_kinds<E: serde::de::DeserializeOwned + std::fmt::Debug>() -> BTreeSet<Str
 
 #[test]
 fn every_golden_log_replays() {
-    for version in [VERSION] {
+    for version in ["0.1", VERSION] {
         let mut coordinator = Coordinator::new(coordinator::Config::default());
         for line in lines(version, "coordinator") {
             coordinator.apply(&serde_json::from_str(&line).unwrap());
@@ -207,7 +208,7 @@ fn every_golden_log_replays() {
         );
         assert_eq!(standings.count(), 2);
 
-        let mut participant = Participant::new(policy(0));
+        let mut participant = new_participant(0);
         for line in lines(version, "participant") {
             participant.apply(&serde_json::from_str(&line).unwrap());
         }

@@ -219,7 +219,8 @@ fn a_bad_partial_signature_names_its_culprit() {
     let session = world.cohort(cohort).session.clone().unwrap();
     let bad = vec![own.partial_signature];
     let statement = beacon_cohort::statement::partials(session.id, &session.sighashes, &bad);
-    let pair = secp256k1::Keypair::from_secret_bytes(key_of(number)).unwrap();
+    let path = world.membership(number, cohort).path.unwrap();
+    let pair = secp256k1::Keypair::from_secret_bytes(secret_key(number, path)).unwrap();
     let signature = secp256k1::schnorr::sign_with_aux_rand(statement.digest(), &pair, &[0; 32]);
     let signature = StatementSignature::from_bytes(&signature.to_byte_array()).unwrap();
     let message = SignatureAuthorization {
@@ -258,11 +259,4 @@ fn a_bad_partial_signature_names_its_culprit() {
         )
     });
     assert_eq!(told.count(), 2);
-}
-
-/// The first cohort key of the harness's member.
-fn key_of(number: usize) -> [u8; 32] {
-    let mut key = [u8::try_from(number).unwrap() + 1; 32];
-    key[31] = 0;
-    key
 }
