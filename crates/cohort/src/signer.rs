@@ -335,7 +335,7 @@ where
         }
         let signature = self.sign(
             &pair,
-            statement::partials(session, signal.sighashes(), &partials),
+            statement::partials(session, signal.sighashes(), aggregated, &partials),
         );
         SignerAnswer::Partials {
             cohort,
