@@ -89,7 +89,11 @@ fn copy(home: &Path, name: &str) -> PathBuf {
 /// Starts an agent in a home, which must end it with one line that has these words.
 async fn refuses(net: &Net, binary: Binary, home: &Path, words: &[&str]) {
     let name = home.file_name().unwrap().to_str().unwrap();
-    let options = chain_options(&net.chain);
+    let mut options = chain_options(&net.chain);
+    if binary == Binary::Coordinator {
+        let listen = net.coordinator.url().replace("ws://", "");
+        options.extend(["--listen".to_owned(), listen]);
+    }
     let mut agent = Agent::new(name, binary, home.parent().unwrap(), options);
     let status = agent.try_restart().await.unwrap_err();
     let log = agent.log();
@@ -169,7 +173,7 @@ async fn a_store_file_with_a_flipped_bit_is_refused_or_unharmed() {
     let mut dice = ChaCha8Rng::seed_from_u64(3);
     let mut places: Vec<usize> = (0..320).step_by(8).collect();
     while places.len() < FLIPS {
-        let place = dice.next_u64() as usize % good.len();
+        let place = dice.next_u32() as usize % good.len();
         // Most of a small store is empty.
         if good[place] != 0 {
             places.push(place);

@@ -182,7 +182,8 @@ impl Mortal {
             _ => "Input/output error",
         };
         let file = format!("{}/", self.agent.data_dir().display());
-        for words in ["error: ", &file, because] {
+        assert!(last.starts_with("error: "), "{last}");
+        for words in [&file, because] {
             assert_eq!(last.matches(words).count(), 1, "{words:?}: {last}");
         }
         assert!(!log.contains("panicked"), "{log}");
