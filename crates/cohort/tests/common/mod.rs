@@ -155,12 +155,15 @@ pub fn did(number: usize) -> String {
     format!("did:example:controlled-by-{number}")
 }
 
+/// The secret key of a member's path: known here, so that a test can sign what a member would never sign.
+pub fn cohort_secret(number: usize, path: KeyPath) -> [u8; 32] {
+    let mut key = [u8::try_from(number).unwrap() + 1; 32];
+    key[31] = u8::try_from(path.index).unwrap();
+    key
+}
+
 fn signer(number: usize, seed: u64) -> LocalSigner<Keys, ChaCha20Rng> {
-    let keys: Keys = Box::new(move |path| {
-        let mut key = [u8::try_from(number).unwrap() + 1; 32];
-        key[31] = u8::try_from(path.index).unwrap();
-        Zeroizing::new(key)
-    });
+    let keys: Keys = Box::new(move |path| Zeroizing::new(cohort_secret(number, path)));
     LocalSigner::new(keys, ChaCha20Rng::seed_from_u64(seed))
 }
 
@@ -435,10 +438,16 @@ impl World {
 
     /// Delivers in order and looks at the chain until nothing moves.
     pub fn settle(&mut self) {
+        self.settle_watched(|_, _| {});
+    }
+
+    /// Settles, and shows each piece of mail before it is delivered.
+    pub fn settle_watched(&mut self, mut watch: impl FnMut(&Self, &Mail)) {
         loop {
             let before = self.log_lines();
             while !self.mail.is_empty() {
                 let mail = self.mail.remove(0);
+                watch(self, &mail);
                 self.deliver(mail);
             }
             self.look_at_chain();
