@@ -229,6 +229,8 @@ fn complete(scene: &Scene) -> Scene {
             json!({"networks": ["regtest"], "beacon_types": ["SMTBeacon"], "label": "fred"})
         }
         "keygen/subscribe_accept" => json!({"label": "a coordinator"}),
+        "keygen/cohort_advert" => json!({"succeeds": "00000000-0000-0000-0000-000000000001"}),
+        "keygen/did_registration" => json!({"from_round": 1}),
         "sign/signal_published" => {
             json!({"status": "confirmed", "block_hash": "11".repeat(32), "height": 101, "confirmations": 1})
         }

@@ -17,5 +17,8 @@
 mod common;
 
 mod attempt;
+mod cheating_coordinator;
+mod hostile_member;
 mod life;
 mod matrix;
+mod slander;

@@ -54,7 +54,7 @@ fn form(place: &str, value: &Value) -> Form {
         Value::Null => panic!("{place} is null: give it a value"),
         Value::String(_) if place == "/terms/proof_of_possession" => Form::Word,
         Value::String(_) => match name {
-            "cohort_id" | "session_id" => Form::Uuid,
+            "cohort_id" | "session_id" | "succeeds" => Form::Uuid,
             "terms_hash" | "ack_hash" | "indexes" | "index" | "data" | "value" | "id"
             | "collapsed" | "hashes" => Form::Hash,
             "participant_pk"

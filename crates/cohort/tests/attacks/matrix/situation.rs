@@ -1,9 +1,10 @@
 //! Mutations of where, when and by whom: the body is as it should be, or names something else.
 
+use beacon_cohort::coordinator::Session;
 use beacon_cohort::ids::PeerId;
 use beacon_cohort::message::{Message, TYPE_PREFIX};
 use beacon_cohort::statement;
-use beacon_cohort::values::{CohortKey, StatementSignature, TermsHash};
+use beacon_cohort::values::{CohortKey, NonceBytes, PartialBytes, StatementSignature, TermsHash};
 use serde_json::{Value, json};
 
 use super::{Mutation, Tried, check};
@@ -293,26 +294,22 @@ fn other_opt_in(scene: &Scene) -> Value {
     body
 }
 
-/// The sighashes of the session under way, and the key of the member that speaks.
-fn session(scene: &Scene) -> (Vec<[u8; 32]>, secp256k1::Keypair) {
+/// The session under way at the coordinator, and the key of the member that speaks.
+fn session(scene: &Scene) -> (Session, secp256k1::Keypair) {
     let Agent::Coordinator(coordinator) = life().right(scene) else {
         panic!("{} goes to the coordinator", scene.kind);
     };
     let cohort = &coordinator.state().cohorts[&life().cohort];
-    let sighashes = cohort.session.as_ref().unwrap().sighashes.clone();
-    (sighashes, life().key(&scene.from))
+    (cohort.session.clone().unwrap(), life().key(&scene.from))
 }
 
 fn other_nonces(scene: &Scene) -> Value {
-    let (sighashes, key) = session(scene);
+    let (session, key) = session(scene);
     let mut body = scene.body.clone();
     let point = pair(97).public_key().to_string();
     let nonces = json!([[point, point]]);
-    let statement = statement::nonces(
-        read(&body["session_id"]),
-        &sighashes,
-        &read::<Vec<_>>(&nonces),
-    );
+    let bytes: Vec<NonceBytes> = read(&nonces);
+    let statement = statement::nonces(session.id, &session.sighashes, &bytes);
     body["nonce_contribution"] = nonces[0].clone();
     body["nonce_contributions"] = nonces;
     body["signature"] = json!(signature(statement, &key));
@@ -320,14 +317,12 @@ fn other_nonces(scene: &Scene) -> Value {
 }
 
 fn other_partials(scene: &Scene) -> Value {
-    let (sighashes, key) = session(scene);
+    let (session, key) = session(scene);
     let mut body = scene.body.clone();
     let partials = json!(["11".repeat(32)]);
-    let statement = statement::partials(
-        read(&body["session_id"]),
-        &sighashes,
-        &read::<Vec<_>>(&partials),
-    );
+    let bytes: Vec<PartialBytes> = read(&partials);
+    let aggregated = session.aggregated.unwrap();
+    let statement = statement::partials(session.id, &session.sighashes, &aggregated, &bytes);
     body["partial_signature"] = partials[0].clone();
     body["partial_signatures"] = partials;
     body["signature"] = json!(signature(statement, &key));
