@@ -4,14 +4,14 @@ use beacon_cohort::coordinator::{self, Coordinator};
 use beacon_cohort::ids::{PeerId, Timestamp};
 use beacon_cohort::machine::{Code, Effect, Input, Machine, Rejection, Step};
 use beacon_cohort::message::{Message, MessageError, TYPE_PREFIX};
-use beacon_cohort::participant::{self, Participant};
+use beacon_cohort::participant::{Participant, State};
 use beacon_cohort::signer::SignerRequest;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::common::policy;
+use crate::common::participant;
 
 /// A machine of either role, at one moment of its life.
 #[derive(Clone)]
@@ -42,7 +42,7 @@ impl Agent {
     }
 
     pub(crate) fn participant(number: usize) -> Self {
-        Self::Participant(Participant::new(policy(number)))
+        Self::Participant(participant(number))
     }
 
     pub(crate) fn apply(&mut self, line: &str) {
@@ -97,7 +97,7 @@ impl Agent {
     }
 
     /// A participant's state, but for what it remembers of sessions that are over.
-    pub(crate) fn without_ended(&self) -> participant::State {
+    pub(crate) fn without_ended(&self) -> State {
         let Self::Participant(machine) = self else {
             panic!("only participants decline");
         };

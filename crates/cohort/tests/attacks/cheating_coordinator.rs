@@ -1,17 +1,21 @@
 //! A coordinator that cheats. Each of its requests is declined with the code of the rule that it breaks; the member has
 //! made no nonce, and remembers nothing but that it declined.
 
-use beacon_cohort::ids::{CohortId, SessionId};
+use std::collections::BTreeSet;
+
+use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::machine::Code;
 use beacon_cohort::message::{
-    AuthorizationRequest, IndexProof, Kind, Message, NextStep, SessionAborted, UpdateOpportunity,
+    AuthorizationRequest, CohortAdvert, IndexProof, Kind, Message, NextStep, SessionAborted,
+    Subscribe, UpdateOpportunity,
 };
-use beacon_cohort::participant::{self, Progress};
+use beacon_cohort::participant::{self, Command, Progress};
+use beacon_cohort::terms::{AgreedTerms, BeaconType, BtcNetwork, Terms};
 use beacon_signal::{Index, LeafNonce, LeafValue, SparseMerkleTree, UpdateId};
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, TxIn, TxOut, absolute, transaction};
 use uuid::Uuid;
 
-use crate::common::{Mail, World, coordinator_id};
+use crate::common::{Mail, START, World, coordinator_id};
 
 /// A request on its way to member 0, in a cohort of two whose first member announces an update.
 fn asked(seed: u64) -> (World, CohortId, AuthorizationRequest) {
@@ -388,6 +392,76 @@ fn a_session_is_buried_under_invented_ones_and_asked_for_again() {
     world.refuses(Code::UnknownSession, |world| {
         world.tell(0, &coordinator_id(), request)
     });
+}
+
+/// A coordinator takes the id of another one's cohort before the participant hears of that, and also the name under which
+/// the participant would then know it. The other one's cohort is heard of all the same, and nothing is forgotten for it.
+#[test]
+fn a_coordinator_takes_the_names_of_anothers_cohorts_in_advance() {
+    let mut world = World::new(1, 25);
+    world.subscribe(0);
+    let rival = PeerId::new("did:example:rival");
+    let own = world.peers[0].id.clone();
+    let subscribe = Command::Subscribe {
+        coordinator: rival.clone(),
+        own,
+        identity: 1,
+        filter: Subscribe::default(),
+    };
+    world.user(0, subscribe).unwrap();
+    world.mail.clear();
+    let advert = |cohort_id, max_strikes| {
+        let mut terms = Terms::new(BtcNetwork::Mainnet, 2, START.after(60));
+        terms.max_strikes = max_strikes;
+        let terms = terms.to_value().unwrap();
+        CohortAdvert {
+            cohort_id,
+            btc_network: BtcNetwork::Mainnet,
+            cohort_size: 2,
+            beacon_type: BeaconType::Smt,
+            terms_hash: AgreedTerms::parse(terms.clone()).unwrap().hash(),
+            terms,
+            succeeds: None,
+        }
+    };
+    let names = |world: &World| -> BTreeSet<CohortId> {
+        let state = world.peers[0].node.machine.state();
+        state.cohorts.keys().copied().collect()
+    };
+    // The rival learns the name by trying it out on a participant of its own.
+    let id = CohortId(Uuid::from_u128(7));
+    let mut trial = World::new(1, 26);
+    trial.subscribe(0);
+    trial.mail.clear();
+    let own = trial.peers[0].id.clone();
+    let subscribe = Command::Subscribe {
+        coordinator: rival.clone(),
+        own,
+        identity: 1,
+        filter: Subscribe::default(),
+    };
+    trial.user(0, subscribe).unwrap();
+    trial.tell(0, &rival, advert(id, 1)).unwrap();
+    trial.tell(0, &coordinator_id(), advert(id, 2)).unwrap();
+    let mut known = names(&trial);
+    assert!(known.remove(&id) && known.len() == 1, "{known:?}");
+    let name = known.pop_first().unwrap();
+
+    world.tell(0, &rival, advert(id, 1)).unwrap();
+    world.tell(0, &rival, advert(name, 1)).unwrap();
+    let before = names(&world);
+    assert_eq!(before.len(), 2);
+    world.tell(0, &coordinator_id(), advert(id, 2)).unwrap();
+    let after = names(&world);
+    assert!(after.is_superset(&before) && after.len() == 3, "{after:?}");
+    let state = world.peers[0].node.machine.state();
+    let heard: Vec<_> = state
+        .cohorts
+        .values()
+        .map(|cohort| (cohort.coordinator.clone(), cohort.terms.max_strikes))
+        .collect();
+    assert_eq!(heard.iter().filter(|of| **of == (rival.clone(), 1)).count(), 2);
+    assert_eq!(heard.iter().filter(|of| **of == (coordinator_id(), 2)).count(), 1);
 }
 
 /// A coordinator that is curious gets indexes, blinded leaves and keys: no DID, no update and no leaf nonce is in anything

@@ -11,7 +11,7 @@ use beacon_cohort::values::{CohortKey, NonceBytes, PartialBytes, StatementSignat
 use beacon_signal::Index;
 use secp256k1::Keypair;
 
-use crate::common::{Mail, World, cohort_secret};
+use crate::common::{Mail, World, secret_key};
 
 /// A cohort of two in which the first member announces an update.
 fn signing(seed: u64) -> (World, CohortId) {
@@ -48,7 +48,7 @@ fn partials(world: &mut World) -> (PeerId, SignatureAuthorization) {
 fn key(world: &World, cohort: CohortId, member: &PeerId) -> Keypair {
     let number = world.number_of(member).unwrap();
     let path = world.membership(number, cohort).path.unwrap();
-    Keypair::from_secret_bytes(cohort_secret(number, path)).unwrap()
+    Keypair::from_secret_bytes(secret_key(number, path)).unwrap()
 }
 
 fn sign(statement: Statement, key: &Keypair) -> StatementSignature {

@@ -11,7 +11,7 @@ use secp256k1::Keypair;
 use serde_json::{Value, json};
 
 use crate::attempt::Agent;
-use crate::common::{Mail, World, cohort_secret, coordinator_id};
+use crate::common::{Mail, World, secret_key, coordinator_id};
 
 /// A message that was sent, and where it was welcome.
 #[derive(Clone)]
@@ -85,7 +85,7 @@ impl Life {
             panic!("{who} is a member");
         };
         let path = member.state().cohorts[&self.cohort].path.unwrap();
-        Keypair::from_secret_bytes(cohort_secret(number, path)).unwrap()
+        Keypair::from_secret_bytes(secret_key(number, path)).unwrap()
     }
 
     /// The recipient in the state in which the scene's message is welcome.
