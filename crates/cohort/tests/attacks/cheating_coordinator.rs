@@ -460,8 +460,17 @@ fn a_coordinator_takes_the_names_of_anothers_cohorts_in_advance() {
         .values()
         .map(|cohort| (cohort.coordinator.clone(), cohort.terms.max_strikes))
         .collect();
-    assert_eq!(heard.iter().filter(|of| **of == (rival.clone(), 1)).count(), 2);
-    assert_eq!(heard.iter().filter(|of| **of == (coordinator_id(), 2)).count(), 1);
+    assert_eq!(
+        heard.iter().filter(|of| **of == (rival.clone(), 1)).count(),
+        2
+    );
+    assert_eq!(
+        heard
+            .iter()
+            .filter(|of| **of == (coordinator_id(), 2))
+            .count(),
+        1
+    );
 }
 
 /// A coordinator that is curious gets indexes, blinded leaves and keys: no DID, no update and no leaf nonce is in anything

@@ -11,7 +11,7 @@ use secp256k1::Keypair;
 use serde_json::{Value, json};
 
 use crate::attempt::Agent;
-use crate::common::{Mail, World, secret_key, coordinator_id};
+use crate::common::{Mail, World, coordinator_id, secret_key};
 
 /// A message that was sent, and where it was welcome.
 #[derive(Clone)]
