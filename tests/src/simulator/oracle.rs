@@ -129,21 +129,30 @@ impl Simulation {
         Ok(())
     }
 
-    /// No honest party is blamed: whoever is named as culprit was late, restarted, could not see the chain or was told so by
-    /// its user, and there is no evidence against anybody honest.
+    /// No honest party is blamed: whoever is named as culprit or struck was late, restarted, could not see the chain or was
+    /// told so by its user, and there is no evidence against anybody honest. Evidence against others convicts them.
     pub(super) fn check_blame(&self) -> Result<(), String> {
         for event in self.coordinator.log()? {
-            let Event::SessionAbandoned {
-                session,
-                code,
-                culprit: Some(culprit),
-                evidence,
-                ..
-            } = event
-            else {
-                continue;
+            let (peer, code, evidence) = match event {
+                Event::SessionAbandoned {
+                    culprit: Some(culprit),
+                    code,
+                    ..
+                } => (culprit, code, None),
+                Event::Struck {
+                    peer,
+                    code,
+                    evidence,
+                    ..
+                } => (peer, code, evidence),
+                _ => continue,
             };
-            if node_of(&culprit).is_some_and(|node| self.world.is_dishonest(node)) {
+            if node_of(&peer).is_some_and(|node| self.world.is_dishonest(node)) {
+                if let Some(evidence) = evidence {
+                    evidence.verify().map_err(|error| {
+                        format!("evidence against {peer} proves nothing: {error}")
+                    })?;
+                }
                 continue;
             }
             let excused = self.world.is_dishonest(COORDINATOR)
@@ -151,7 +160,7 @@ impl Simulation {
                 || (self.settings.empty_leaf_allowed && code == DeclineCode::ProofInvalid.as_str());
             if !excused || evidence.is_some() {
                 return Err(format!(
-                    "{culprit} did nothing wrong in session {session} and is blamed with {code}: {evidence:?}"
+                    "{peer} did nothing wrong and is blamed with {code}: {evidence:?}"
                 ));
             }
         }

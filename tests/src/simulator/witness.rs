@@ -9,7 +9,9 @@ use beacon_cohort::ids::{CohortId, SessionId};
 use beacon_cohort::message::{Message, SpentOutput};
 use beacon_cohort::musig;
 use beacon_cohort::statement;
-use beacon_cohort::values::{CohortKey, PartialSignature, PublicNonce, StatementSignature};
+use beacon_cohort::values::{
+    AggregatedNonce, CohortKey, NonceBytes, PartialBytes, StatementSignature,
+};
 use bitcoin::{Transaction, TxOut};
 
 use super::world::{COORDINATOR, Name, NodeId};
@@ -26,8 +28,11 @@ pub(super) struct Witness {
     cohorts: BTreeMap<SessionId, CohortId>,
     /// The session in which a member contributed nonces last, by cohort.
     latest: BTreeMap<(NodeId, CohortId), SessionId>,
-    nonces: BTreeMap<Seat, (Vec<PublicNonce>, StatementSignature)>,
-    partials: BTreeMap<Seat, (Vec<PartialSignature>, StatementSignature)>,
+    /// Aggregated nonces that members were shown.
+    heard: BTreeMap<Seat, Vec<Vec<AggregatedNonce>>>,
+    nonces: BTreeMap<Seat, (Vec<NonceBytes>, StatementSignature)>,
+    aggregated: BTreeMap<Seat, Vec<AggregatedNonce>>,
+    partials: BTreeMap<Seat, (Vec<PartialBytes>, StatementSignature)>,
     /// Where a public nonce was contributed, by its bytes.
     used: BTreeMap<[u8; 66], (Seat, usize)>,
     /// How often a signer made partial signatures.
@@ -57,11 +62,17 @@ impl Witness {
                 let first = self.nonces.entry(seat).or_insert_with(|| given.clone());
                 same("public nonce", from, session, first.0 == given.0)?;
                 for (input, nonce) in given.0.iter().enumerate() {
-                    let used = *self.used.entry(nonce.to_bytes()).or_insert((seat, input));
+                    let used = *self.used.entry(nonce.0).or_insert((seat, input));
                     same("use of a nonce", from, session, used == (seat, input))?;
                 }
                 self.latest.insert((from, body.cohort_id), session);
                 Ok(())
+            }
+            Message::AggregatedNonces(body) if from == COORDINATOR => {
+                let given = body.aggregated_nonces.clone();
+                let first = self.aggregated.entry((to, body.session_id));
+                let first = first.or_insert_with(|| given.clone());
+                same("aggregated nonce", to, body.session_id, *first == given)
             }
             Message::SignatureAuthorization(body) => {
                 let (seat, session) = ((from, body.session_id), body.session_id);
@@ -88,6 +99,12 @@ impl Witness {
                 shown.push(request);
             }
             self.cohorts.insert(body.session_id, body.cohort_id);
+        }
+        if let Message::AggregatedNonces(body) = message {
+            let heard = self.heard.entry((node, body.session_id)).or_default();
+            if !heard.contains(&body.aggregated_nonces) {
+                heard.push(body.aggregated_nonces.clone());
+            }
         }
     }
 
@@ -137,9 +154,13 @@ impl Witness {
             let Some((partials, signature)) = self.partials.get(seat) else {
                 continue;
             };
-            let statement = statement::partials(session, sighashes, partials);
-            let valid = key.is_some_and(|key| statement.is_signed_by(&key, signature));
-            same("message of partial signatures", node, session, valid)?;
+            let heard = self.heard.get(seat).map_or(&[][..], Vec::as_slice);
+            let over = heard.iter().filter(|aggregated| {
+                let statement = statement::partials(session, sighashes, aggregated, partials);
+                key.is_some_and(|key| statement.is_signed_by(&key, signature))
+            });
+            let once = over.count() == 1;
+            same("message of partial signatures", node, session, once)?;
         }
         Ok(())
     }
@@ -180,7 +201,7 @@ mod tests {
     const G2: &str = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5";
 
     fn nonces(session: u8, first: &str) -> Message {
-        let nonce: PublicNonce = format!("{first}{G}").parse().unwrap();
+        let nonce: NonceBytes = format!("{first}{G}").parse().unwrap();
         Message::NonceContribution(NonceContribution {
             session_id: SessionId(Uuid::from_bytes([session; 16])),
             cohort_id: CohortId(Uuid::nil()),
@@ -191,7 +212,7 @@ mod tests {
     }
 
     fn partials(session: u8, scalar: &str) -> Message {
-        let partial: PartialSignature = scalar.repeat(32).parse().unwrap();
+        let partial: PartialBytes = scalar.repeat(32).parse().unwrap();
         Message::SignatureAuthorization(SignatureAuthorization {
             session_id: SessionId(Uuid::from_bytes([session; 16])),
             cohort_id: CohortId(Uuid::nil()),
