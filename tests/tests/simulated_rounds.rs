@@ -1,8 +1,6 @@
 //! A thousand rounds under faults at 1, 5 and 20 percent, in every run of the tests. More of them:
 //! `cargo run -p beacon-tests --example rounds -- 100000`.
 
-#![expect(clippy::panic, reason = "a failed simulation is a failed test")]
-
 use beacon_tests::simulator::campaign;
 
 /// Frames are lost, repeated, overtaken, delayed and damaged, lines are cut, half open and doubled, clocks are wrong, disks

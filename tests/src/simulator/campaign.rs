@@ -1,8 +1,8 @@
 //! Many lives under all kinds of circumstances, one after the other on every core. A life's number decides everything in
 //! it, so that one number repeats it.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use beacon_cohort::terms::Flow;
@@ -102,7 +102,7 @@ pub fn run(
         while !stop.load(Ordering::Relaxed) {
             let life = next.fetch_add(1, Ordering::Relaxed);
             let report = Simulation::new(life, circumstances(life)).run();
-            let mut outcome = outcome.lock().unwrap_or_else(|broken| broken.into_inner());
+            let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
             match (report, outcome.as_mut()) {
                 (Ok(report), Ok(summary)) => {
                     summary.add(&report);
@@ -125,7 +125,5 @@ pub fn run(
             scope.spawn(worker);
         }
     });
-    outcome
-        .into_inner()
-        .unwrap_or_else(|broken| broken.into_inner())
+    outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@ use beacon_cohort::ids::CohortId;
 use beacon_cohort::machine::Rejection;
 use beacon_cohort::message::Message;
 use beacon_cohort::participant::{self, Membership};
-use bitcoin::Transaction;
+use bitcoin::{OutPoint, Transaction};
 use zeroize::Zeroizing;
 
 use super::attack::Letter;
@@ -194,6 +194,18 @@ impl Simulation {
     pub fn publish(&mut self, tx: Transaction) -> bool {
         use beacon_cohort::machine::BroadcastOutcome;
         self.world.chain.submit(tx) == BroadcastOutcome::Accepted
+    }
+
+    /// The coordinator gives no transaction to the network, as long as this is on.
+    pub fn withhold(&mut self, on: bool) {
+        self.world.network.guard.dishonest.push(COORDINATOR);
+        self.world.withholds = on;
+    }
+
+    /// Pays to the first cohort's beacon.
+    pub fn deposit(&mut self, sats: u64) -> Option<OutPoint> {
+        let script = self.coordinator()?.beacon.as_ref()?.script().to_owned();
+        Some(self.world.chain.deposit(&script, sats))
     }
 
     /// Transactions in blocks that are no deposits, in order.

@@ -160,6 +160,8 @@ pub(super) struct World {
     queue: BTreeMap<(u64, u64), Happening>,
     scheduled: u64,
     pub(super) network: Network,
+    /// Whether an attacker keeps the coordinator's transactions to itself.
+    pub(super) withholds: bool,
     /// By how many seconds each node's clock is wrong.
     pub(super) skew: BTreeMap<NodeId, i64>,
 }
@@ -180,6 +182,7 @@ impl World {
             queue: BTreeMap::new(),
             scheduled: 0,
             network: Network::default(),
+            withholds: false,
             skew: BTreeMap::new(),
         }
     }
@@ -284,7 +287,7 @@ impl World {
     /// Gives a transaction to the chain, unless the source does not answer.
     pub(super) fn broadcast(&mut self, tx: Transaction) -> BroadcastOutcome {
         let txid = tx.compute_txid();
-        let outcome = if self.dice.hits(self.faults.outage) {
+        let outcome = if self.withholds || self.dice.hits(self.faults.outage) {
             BroadcastOutcome::Unavailable
         } else {
             self.chain.submit(tx)

@@ -303,9 +303,8 @@ impl<M: Comparable> Node<M> {
     fn pass_boundary(&mut self, world: &mut World) -> Result<(), Stop> {
         let boundary = self.boundary;
         self.boundary += 1;
-        if self.gone_at == Some(boundary) {
-            Err(Stop::Crashed)
-        } else if self.crash_at.contains(&boundary) || world.dice.hits(world.faults.crash) {
+        let chosen = self.crash_at.contains(&boundary) || self.gone_at == Some(boundary);
+        if chosen || world.dice.hits(world.faults.crash) {
             Err(Stop::Crashed)
         } else {
             Ok(())
