@@ -148,25 +148,28 @@ impl Seed {
             path: path.to_owned(),
             source,
         };
+        if path.try_exists().map_err(io)? {
+            return Err(KeyError::Exists {
+                path: path.to_owned(),
+            });
+        }
+        // Whole or not at all: a start that ends here must not leave half a phrase for the next one.
+        let unfinished = path.with_extension("new");
+        let _ = std::fs::remove_file(&unfinished);
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(path)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::AlreadyExists => KeyError::Exists {
-                    path: path.to_owned(),
-                },
-                _ => io(source),
-            })?;
+            .open(&unfinished)
+            .map_err(io)?;
         let line = Zeroizing::new(format!("{}\n", seed.phrase.as_str()));
         let written = file
             .write_all(line.as_bytes())
             .and_then(|()| file.sync_all())
+            .and_then(|()| std::fs::rename(&unfinished, path))
             .and_then(|()| sync_directory_of(path));
         if let Err(source) = written {
-            // Nobody has seen a key of this seed: a half-written file would only block the next start.
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(&unfinished);
             return Err(io(source));
         }
         Ok(seed)
