@@ -186,7 +186,7 @@ impl Simulation {
 
     /// The secret cohort key of a member that attacks.
     pub fn secret_key(&self, member: usize) -> Option<Zeroizing<[u8; 32]>> {
-        let path = self.member(member)?.path?;
+        let path = self.member(member)?.path.as_ref()?;
         Some(self.members.get(member - 1)?.secret_key(path))
     }
 

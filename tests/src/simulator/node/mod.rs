@@ -15,6 +15,7 @@ use beacon_cohort::signer::{KeyPath, LocalSigner};
 use beacon_runtime::store::{MemoryStore, Store as _};
 use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
 use rand_chacha::ChaCha20Rng;
+use rand_core::RngCore as _;
 use zeroize::Zeroizing;
 
 use super::dice::generator;
@@ -273,7 +274,7 @@ impl<M: Comparable> Node<M> {
     }
 
     /// The secret key of a path, which only attackers take out of the signer.
-    pub(super) fn secret_key(&self, path: KeyPath) -> Zeroizing<[u8; 32]> {
+    pub(super) fn secret_key(&self, path: &KeyPath) -> Zeroizing<[u8; 32]> {
         secret_key(self.seed, self.id, path)
     }
 
@@ -314,18 +315,27 @@ impl<M: Comparable> Node<M> {
 
 /// A signer whose keys outlive the process and whose randomness does not.
 fn signer(seed: u64, node: NodeId, run: u32) -> Signer {
-    let keys = move |path: KeyPath| secret_key(seed, node, path);
+    let keys = move |path: KeyPath| secret_key(seed, node, &path);
     let randomness = generator(seed, 1_000_000 + node as u64, u64::from(run));
     LocalSigner::new(Box::new(keys), randomness)
 }
 
-fn secret_key(seed: u64, node: NodeId, path: KeyPath) -> Zeroizing<[u8; 32]> {
+fn secret_key(seed: u64, node: NodeId, path: &KeyPath) -> Zeroizing<[u8; 32]> {
     let mut engine = sha256::Hash::engine();
     engine.input(b"simulated cohort key");
     engine.input(&seed.to_le_bytes());
     engine.input(&node.to_le_bytes());
-    engine.input(&path.index.to_le_bytes());
+    for step in path.steps() {
+        engine.input(&step.to_le_bytes());
+    }
     Zeroizing::new(sha256::Hash::from_engine(engine).to_byte_array())
+}
+
+/// A member's leaf secret, which outlives its process as its seed does.
+pub(super) fn leaf_secret(seed: u64, node: NodeId) -> Zeroizing<[u8; 32]> {
+    let mut secret = Zeroizing::new([0; 32]);
+    generator(seed, 2_000_000 + node as u64, 0).fill_bytes(secret.as_mut_slice());
+    secret
 }
 
 fn broken(error: impl fmt::Display) -> Stop {
