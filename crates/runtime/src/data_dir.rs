@@ -19,6 +19,8 @@ use sha2::{Digest as _, Sha256};
 /// Bytes that a Unix socket path may have on Linux: `sun_path` holds 108 with the closing zero.
 pub const MAX_SOCKET_PATH: usize = 107;
 
+/// Name of the file of the keys, see [`crate::keys`].
+pub const SEED_FILE: &str = "seed";
 const SOCKET_NAME: &str = "control.sock";
 const POINTER_NAME: &str = "control.path";
 
@@ -86,9 +88,9 @@ impl DataDir {
         &self.root
     }
 
-    /// The file of the seed phrase, see [`crate::keys`].
+    /// The file of the keys, see [`crate::keys`].
     pub fn seed_file(&self) -> PathBuf {
-        self.root.join("seed")
+        self.root.join(SEED_FILE)
     }
 
     /// The file of the store, see [`crate::store`].
