@@ -120,6 +120,7 @@
 //! ```
 
 pub mod coordinator;
+pub mod evidence;
 pub mod ids;
 pub mod machine;
 pub mod message;

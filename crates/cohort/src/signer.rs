@@ -287,7 +287,7 @@ where
         }
         let signature = self.sign(
             &pair,
-            statement::partials(session, signal.sighashes(), &partials),
+            statement::partials(session, signal.sighashes(), aggregated, &partials),
         );
         SignerAnswer::Partials {
             cohort,

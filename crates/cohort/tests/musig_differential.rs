@@ -129,7 +129,8 @@ impl Member {
                 else {
                     panic!("a signer with nonces signs, got {answer:?}");
                 };
-                let statement = statement::partials(session.id, &[session.sighash], &partials);
+                let statement =
+                    statement::partials(session.id, &[session.sighash], &[aggregated], &partials);
                 assert!(statement.is_signed_by(&self.key, &signature));
                 let again = sign();
                 assert!(

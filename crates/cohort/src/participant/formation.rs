@@ -180,6 +180,7 @@ impl Participant {
         let message = DidRegistration {
             cohort_id: cohort.id,
             indexes: asked.keys().copied().collect(),
+            from_round: None,
         };
         Step::event(Event::RegistrationRequested {
             cohort: cohort.id,

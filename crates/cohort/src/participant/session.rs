@@ -367,8 +367,8 @@ fn send_nonces(
     let message = Message::NonceContribution(NonceContribution {
         session_id: session,
         cohort_id: cohort.id,
-        nonce_contribution: *first,
-        nonce_contributions: nonces.to_vec(),
+        nonce_contribution: (*first).into(),
+        nonce_contributions: nonces.iter().map(|nonce| (*nonce).into()).collect(),
         signature,
     });
     step.send(&cohort.coordinator, message, expires)
@@ -388,8 +388,8 @@ fn send_partials(
     let message = Message::SignatureAuthorization(SignatureAuthorization {
         session_id: session,
         cohort_id: cohort.id,
-        partial_signature: *first,
-        partial_signatures: partials.to_vec(),
+        partial_signature: (*first).into(),
+        partial_signatures: partials.iter().map(|partial| (*partial).into()).collect(),
         signature,
     });
     step.send(&cohort.coordinator, message, expires)

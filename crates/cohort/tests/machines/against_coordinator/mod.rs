@@ -3,7 +3,7 @@
 mod formation;
 mod signing;
 
-use beacon_cohort::coordinator::{Command, Event, Phase, Stage};
+use beacon_cohort::coordinator::{Command, Phase, Stage};
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::machine::{ChainFact, Code, Fund, Input};
 use beacon_cohort::message::{
@@ -11,6 +11,7 @@ use beacon_cohort::message::{
     RequestSignature, SignatureAuthorization, Subscribe, SubscribeAccept, Unsubscribe,
 };
 use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
+use beacon_cohort::statement::Statement;
 use beacon_cohort::terms::{Admission, AgreedTerms, BtcNetwork, Terms};
 use beacon_cohort::values::{AckHash, CohortKey, StatementSignature, TermsHash};
 use beacon_signal::{Index, LeafValue};

@@ -88,6 +88,7 @@ fn advert(change: impl FnOnce(&mut CohortAdvert)) -> CohortAdvert {
         beacon_type: beacon_cohort::terms::BeaconType::Smt,
         terms_hash: AgreedTerms::parse(terms.clone()).unwrap().hash(),
         terms,
+        succeeds: None,
     };
     change(&mut advert);
     advert

@@ -88,7 +88,11 @@ fn a_superseded_session() {
         panic!("two sessions")
     };
     assert_ne!(one.nonce_contribution, two.nonce_contribution);
-    let aggregated = aggregate_of(one.session_id, cohort, one.nonce_contribution);
+    let aggregated = aggregate_of(
+        one.session_id,
+        cohort,
+        one.nonce_contribution.points().unwrap(),
+    );
     world.mail.clear();
     world.refuses(Code::UnknownSession, |world| {
         world.tell(0, &coordinator_id(), aggregated)
