@@ -261,7 +261,7 @@ impl Seed {
 }
 
 /// Where a cohort's key is below the seed, in BIP32's words.
-fn cohort_path(path: &KeyPath) -> String {
+fn cohort_path(path: KeyPath) -> String {
     let coin = u32::from(path.network != BtcNetwork::Mainnet);
     format!("m/{COHORT_PURPOSE}'/{coin}'/{}'", path.index)
 }

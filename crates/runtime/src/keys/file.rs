@@ -252,7 +252,7 @@ pub(super) fn read_private(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>
     if mode & 0o077 != 0 {
         return Err(PrivateFault::Exposed(mode));
     }
-    Ok(read_limited(file, max)?.ok_or(PrivateFault::TooLarge(max))?)
+    read_limited(file, max)?.ok_or(PrivateFault::TooLarge(max))
 }
 
 /// At most `max` bytes; nothing where there are more.

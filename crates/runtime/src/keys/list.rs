@@ -33,7 +33,7 @@ pub fn of_participant(
     }
     for cohort in state.cohorts.values() {
         // One that is only advertised has no key yet.
-        let Some(path) = &cohort.path else { continue };
+        let Some(path) = cohort.path else { continue };
         keys.push(json!({
             "path": cohort_path(path),
             "purpose": format!("share of the key of cohort {}", cohort.id),

@@ -276,7 +276,7 @@ impl fmt::Debug for Unlock {
             .field("source", &source)
             .field("terminal", &self.ask.is_some())
             .field("unencrypted", &self.unencrypted)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -12,8 +12,8 @@ fn unlock(source: Option<Source>, ask: Option<Ask>, unencrypted: bool) -> Unlock
     }
 }
 
-fn variable(text: &str) -> Option<Source> {
-    Some(Source::Variable(Zeroizing::new(text.to_owned())))
+fn variable(text: &str) -> Source {
+    Source::Variable(Zeroizing::new(text.to_owned()))
 }
 
 fn new_passphrase(unlock: &Unlock) -> Result<Option<String>, PassphraseError> {
@@ -90,7 +90,7 @@ fn what_is_no_passphrase_is_refused_and_not_told() {
 #[test]
 fn the_first_source_that_there_is_counts() {
     let never: Ask = |_| panic!("nobody is asked where a passphrase was given");
-    let given = unlock(variable("from the variable"), Some(never), false);
+    let given = unlock(Some(variable("from the variable")), Some(never), false);
     assert_eq!(
         new_passphrase(&given).unwrap().as_deref(),
         Some("from the variable")
@@ -133,7 +133,7 @@ fn new_keys_without_a_passphrase_need_a_word() {
             && error.contains("--unencrypted-keys"),
         "{error}"
     );
-    let both = unlock(variable("correct horse"), None, true);
+    let both = unlock(Some(variable("correct horse")), None, true);
     assert!(matches!(both.for_new(), Err(PassphraseError::Both)));
     // With a terminal the flag is enough, and nobody is asked.
     let never: Ask = |_| panic!("asked");
@@ -149,13 +149,13 @@ fn a_new_passphrase_is_typed_twice_and_not_too_short() {
     let different: Ask = |prompt| Ok(Zeroizing::new(format!("passphrase after {prompt}")));
     let error = new_passphrase(&unlock(None, Some(different), false)).unwrap_err();
     assert!(matches!(error, PassphraseError::Different), "{error}");
-    let error = new_passphrase(&unlock(variable("7 chars"), None, false)).unwrap_err();
+    let error = new_passphrase(&unlock(Some(variable("7 chars")), None, false)).unwrap_err();
     assert!(
         matches!(error, PassphraseError::Short { got: 7 }),
         "{error}"
     );
     // An old one may be short: the file was made with it.
-    let old = unlock(variable("x"), None, false);
+    let old = unlock(Some(variable("x")), None, false);
     assert_eq!(old.to_open(Path::new("seed")).unwrap().expose(), "x");
 }
 
@@ -178,7 +178,7 @@ fn locked_keys_without_a_passphrase_say_how_to_open_them() {
 
 #[test]
 fn debug_output_holds_no_passphrase() {
-    let unlock = unlock(variable("correct horse"), None, false);
+    let unlock = unlock(Some(variable("correct horse")), None, false);
     let shown = format!("{unlock:?} {:?}", unlock.for_new().unwrap());
     assert!(!shown.contains("horse"), "{shown}");
     assert!(shown.contains("Passphrase(redacted)"), "{shown}");
