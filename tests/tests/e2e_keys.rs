@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 
 const PASSPHRASE: &str = "correct horse battery staple";
 const OTHER: &str = "quite another passphrase";
+const NEW: &str = "New passphrase for the agent's keys: ";
+const AGAIN: &str = "The same again: ";
+const WORDS: &str = "The 24 words, which are not shown: ";
+const YES: &str = "Type yes to go on: ";
 /// Exit code of keys that stay locked.
 const LOCKED: i32 = 4;
 
@@ -61,20 +65,54 @@ impl Home {
         finish(command, input)
     }
 
-    /// At a terminal of its own, where these lines are typed. What the terminal shows is the standard output.
-    fn typed(&self, lines: &[&str], arguments: &[&str]) -> Output {
-        let mut line = format!(
-            "{} --data-dir {}",
+    /// At a terminal of its own, where a person answers these prompts. What the terminal shows is the standard output.
+    fn typed(&self, answers: &[(&str, &str)], arguments: &[&str]) -> Output {
+        let line = format!(
+            "{} --data-dir {} {}",
             Binary::Participant.path().display(),
-            self.path().display()
+            self.path().display(),
+            arguments.join(" ")
         );
-        for argument in arguments {
-            line = format!("{line} {argument}");
+        let mut command = Command::new("timeout");
+        let script = [
+            "--foreground",
+            "60",
+            "script",
+            "--quiet",
+            "--return",
+            "--command",
+        ];
+        command.args(script).args([&line, "/dev/null"]);
+        without_variables(&mut command);
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = pipes.spawn().unwrap();
+        let (mut keyboard, mut screen) =
+            (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut shown = Vec::new();
+        for (prompt, answer) in answers {
+            let from = shown.len();
+            while !shown[from..].ends_with(prompt.as_bytes()) {
+                let mut byte = [0];
+                let read = screen.read(&mut byte).unwrap();
+                assert_eq!(
+                    read,
+                    1,
+                    "no {prompt:?}: {}",
+                    String::from_utf8_lossy(&shown)
+                );
+                shown.extend(byte);
+            }
+            if *prompt != YES {
+                wait_for_hiding(child.id());
+            }
+            writeln!(keyboard, "{answer}").unwrap();
         }
-        let mut command = Command::new("script");
-        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-        let input: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        finish(command, &input)
+        screen.read_to_end(&mut shown).unwrap();
+        Output {
+            code: child.wait().unwrap().code().unwrap(),
+            stdout: String::from_utf8(shown).unwrap(),
+            stderr: String::new(),
+        }
     }
 
     /// The DID that the home's keys make.
@@ -95,8 +133,35 @@ fn private(path: &Path, content: &str) {
         .unwrap();
 }
 
-/// Runs a command to its end. It has no `BEACON_` variable but those that it was given.
-fn finish(mut command: Command, input: &str) -> Output {
+/// Waits until the terminal below this process no longer shows what is typed: the prompt comes a moment earlier.
+fn wait_for_hiding(timeout: u32) {
+    let children = |id: u32| {
+        let list = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        let ids: Vec<u32> = list
+            .split_whitespace()
+            .map(|id| id.parse().unwrap())
+            .collect();
+        ids
+    };
+    loop {
+        let scripts = children(timeout);
+        let inside = scripts.iter().flat_map(|id| children(*id));
+        let hidden = |id: u32| {
+            let terminal = format!("/proc/{id}/fd/0");
+            let stty = Command::new("stty")
+                .args(["-a", "-F", &terminal])
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&stty.stdout).contains(" -echo ")
+        };
+        if inside.into_iter().any(hidden) {
+            return;
+        }
+    }
+}
+
+/// Leaves it no `BEACON_` variable but those that it was given.
+fn without_variables(command: &mut Command) {
     let given: Vec<_> = command
         .get_envs()
         .map(|(name, _)| name.to_owned())
@@ -106,6 +171,11 @@ fn finish(mut command: Command, input: &str) -> Output {
             command.env_remove(name);
         }
     }
+}
+
+/// Runs a command to its end.
+fn finish(mut command: Command, input: &str) -> Output {
+    without_variables(&mut command);
     let pipes = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -242,40 +312,39 @@ fn locked_keys_stay_locked_and_open_again() {
 #[test]
 fn a_person_types_the_passphrase_at_a_terminal() {
     let home = Home::new();
-    let slip = home.typed(&[PASSPHRASE, OTHER], &["did"]);
+    let run = ["did"];
+    let slip = home.typed(&[(NEW, PASSPHRASE), (AGAIN, OTHER)], &run);
     assert_eq!(slip.code, LOCKED, "{slip:?}");
     assert!(
         slip.stdout.contains("two different passphrases"),
         "{slip:?}"
     );
-    let made = home.typed(&[PASSPHRASE, PASSPHRASE], &["did"]);
+    let made = home.typed(&[(NEW, PASSPHRASE), (AGAIN, PASSPHRASE)], &run);
     assert_eq!(made.code, 0, "{made:?}");
-    assert!(
-        made.stdout
-            .contains("New passphrase for the agent's keys: "),
-        "{made:?}"
-    );
-    let opened = home.typed(&[PASSPHRASE], &["did"]);
+    let open = format!("Passphrase for {}: ", home.seed().display());
+    let opened = home.typed(&[(&open, PASSPHRASE)], &run);
     assert_eq!(opened.code, 0, "{opened:?}");
     assert!(
         opened.stdout.contains(&home.did("passphrase")),
         "{opened:?}"
     );
-    let wrong = home.typed(&[OTHER], &["did"]);
+    let wrong = home.typed(&[(&open, OTHER)], &run);
     assert_eq!(wrong.code, LOCKED, "{wrong:?}");
     // An export asks before it writes, and says what it is.
-    let no = home.typed(&["no"], &["keys", "export", "--as", "phrase"]);
+    let export = ["keys", "export", "--as", "phrase"];
+    let no = home.typed(&[(YES, "no")], &export);
     assert_eq!(no.code, 1, "{no:?}");
     assert!(
         no.stdout.contains("24 words") && no.stdout.contains("nothing was written"),
         "{no:?}"
     );
-    let yes = home.typed(&["yes", PASSPHRASE], &["keys", "export", "--as", "phrase"]);
+    let yes = home.typed(&[(YES, "yes"), (&open, PASSPHRASE)], &export);
     assert_eq!(yes.code, 0, "{yes:?}");
     let words = yes.stdout.lines().last().unwrap().trim();
     assert_eq!(words.split(' ').count(), 24, "{yes:?}");
     let back = Home::new();
-    let import = back.typed(&[words, PASSPHRASE, PASSPHRASE], &["keys", "import"]);
+    let answers = [(WORDS, words), (NEW, PASSPHRASE), (AGAIN, PASSPHRASE)];
+    let import = back.typed(&answers, &["keys", "import"]);
     assert_eq!(import.code, 0, "{import:?}");
     assert!(!import.stdout.contains(words), "{import:?}");
     assert_eq!(back.did("passphrase"), home.did("passphrase"));

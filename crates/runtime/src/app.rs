@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::agent::Agent;
 use crate::control::ControlServer;
-use crate::data_dir::{DataDir, SEED_FILE};
+use crate::data_dir::{DataDir, SEED_FILE, STATE_FILE};
 use crate::driver::{self, Driver, DriverConfig, Parts};
 use crate::identities::Identities;
 use crate::keys::{KeyError, Seed, SeedFile, Unlock};
@@ -77,7 +77,8 @@ pub struct Home {
 ///
 /// The endpoint is part of the DID, so a configuration that has changed is refused: every peer would see a stranger.
 pub fn open(path: &Path, unlock: &Unlock, choice: Choice) -> anyhow::Result<Home> {
-    if !path.join(SEED_FILE).try_exists().unwrap_or(true) {
+    let there = |name| path.join(name).try_exists().unwrap_or(true);
+    if !there(SEED_FILE) && !there(STATE_FILE) {
         // Nothing is made where the keys cannot be.
         unlock.check_new().map_err(KeyError::from)?;
     }

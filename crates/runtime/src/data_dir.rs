@@ -21,6 +21,8 @@ pub const MAX_SOCKET_PATH: usize = 107;
 
 /// Name of the file of the keys, see [`crate::keys`].
 pub const SEED_FILE: &str = "seed";
+/// Name of the file of the store, see [`crate::store`].
+pub const STATE_FILE: &str = "state.redb";
 const SOCKET_NAME: &str = "control.sock";
 const POINTER_NAME: &str = "control.path";
 
@@ -95,7 +97,7 @@ impl DataDir {
 
     /// The file of the store, see [`crate::store`].
     pub fn state_file(&self) -> PathBuf {
-        self.root.join("state.redb")
+        self.root.join(STATE_FILE)
     }
 
     /// The path at which to serve the control socket, see [`crate::control`]. At most [`MAX_SOCKET_PATH`] bytes.

@@ -79,7 +79,7 @@ pub enum KeyError {
         mode: u32,
     },
     /// The file is not a phrase.
-    #[error("seed file {path} is malformed: {fault}: restore your {PHRASE_WORDS} words there, or remove it if this agent was never used", path = path.display())]
+    #[error("seed file {path} is malformed: {fault}: restore it from your backup, or remove it if this agent was never used", path = path.display())]
     Malformed {
         /// The seed file.
         path: PathBuf,

@@ -116,10 +116,7 @@ impl SeedFile {
     pub fn load(&self, unlock: &Unlock) -> Result<Seed, KeyError> {
         let bytes = self.read()?;
         if !looks_encrypted(&bytes) {
-            tracing::warn!(
-                file = %self.path.display(),
-                "the keys are not encrypted: whoever reads this file has them all; `keys encrypt` changes that"
-            );
+            self.warn();
         }
         parse(&self.path, &bytes, unlock)
     }
@@ -132,6 +129,9 @@ impl SeedFile {
         let passphrase = unlock.for_new()?;
         let seed = Seed::generate()?;
         self.create(&seed, passphrase.as_ref())?;
+        if passphrase.is_none() {
+            self.warn();
+        }
         Ok(seed)
     }
 
@@ -189,6 +189,13 @@ impl SeedFile {
 
     fn staging_path(&self) -> PathBuf {
         self.path.with_extension("new")
+    }
+
+    fn warn(&self) {
+        tracing::warn!(
+            file = %self.path.display(),
+            "the keys are not encrypted: whoever reads this file has them all; `keys encrypt` changes that"
+        );
     }
 
     fn io(&self, source: io::Error) -> KeyError {
