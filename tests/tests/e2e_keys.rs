@@ -570,17 +570,17 @@ async fn the_list_of_keys_is_the_same_with_and_without_the_agent() {
     let running = net.members[0].answer(&list).await;
     let keys = running["keys"].as_array().unwrap();
     assert_eq!(running["encrypted"], false);
-    assert_eq!(keys.len(), 2, "{running}");
+    assert_eq!(keys.len(), 3, "{running}");
     assert_eq!(keys[0]["did"], net.members[0].did());
     let purpose = keys[0]["purpose"].as_str().unwrap();
     assert!(purpose.contains(net.coordinator.did()), "{purpose}");
-    assert_eq!(keys[1]["public_key"], key);
+    assert_eq!(keys[2]["public_key"], key);
     assert!(
-        keys[1]["path"].as_str().unwrap().starts_with("m/1642'/1'/"),
+        keys[2]["path"].as_str().unwrap().starts_with("m/1642'/1'/"),
         "{running}"
     );
     assert!(
-        keys[1]["purpose"].as_str().unwrap().contains(&cohort.id),
+        keys[2]["purpose"].as_str().unwrap().contains(&cohort.id),
         "{running}"
     );
     assert_eq!(net.members[0].terminate().await, 0);

@@ -4,7 +4,7 @@
 //! old one or the new one, never a part. Whoever writes holds the lock of the data directory, see [`crate::data_dir`].
 //!
 //! The format is age's (<https://age-encryption.org/v1>) with a passphrase, so `age --decrypt seed` prints the words
-//! where this program is not at hand (ADR 0012).
+//! where this program is not at hand (ADR 0011).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};

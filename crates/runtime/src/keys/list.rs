@@ -31,9 +31,10 @@ pub fn of_participant(
     for (index, purpose) in users {
         keys.push(identity(identities, index, &purpose)?);
     }
+    keys.push(json!({ "path": "leaf-nonces", "purpose": "leaf nonces of all updates: no key, but as secret" }));
     for cohort in state.cohorts.values() {
         // One that is only advertised has no key yet.
-        let Some(path) = cohort.path else { continue };
+        let Some(path) = &cohort.path else { continue };
         keys.push(json!({
             "path": cohort_path(path),
             "purpose": format!("share of the key of cohort {}", cohort.id),

@@ -4,12 +4,11 @@
 use beacon_cohort::coordinator::{self, Coordinator};
 use beacon_cohort::ids::Timestamp;
 use beacon_cohort::machine::{Input, Machine};
-use beacon_cohort::participant::Participant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 use super::situations::apply;
-use crate::common::{START, policy};
+use crate::common::START;
 
 /// Ticks that are tried. A state that no machine led to need not come to rest.
 const TICKS: usize = 20;
@@ -24,7 +23,7 @@ pub fn coordinator(data: &[u8]) {
 
 /// A participant's log, one event on each line.
 pub fn participant(data: &[u8]) {
-    let machine = run(Participant::new(policy(0)), data);
+    let machine = run(crate::common::participant(0), data);
     for cohort in machine.state().cohorts.values() {
         assert!(cohort.ended.len() <= 64);
     }
