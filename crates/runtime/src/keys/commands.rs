@@ -21,9 +21,10 @@ use crate::driver;
 use crate::settings::{Config, Options};
 
 /// What a backup needs besides the keys, and what no backup can have.
-const BACKUP: &str = "the keys alone are not a backup: copy state.redb too, while the agent is stopped, after each signal; it has \
-the memberships, leaf nonces, announced updates and proofs, and a participant that loses them cannot prove its updates. Secret \
-nonces are in no backup, since they never leave memory. Never run two agents with the same keys";
+const BACKUP: &str = "the keys alone are not a backup: copy state.redb too, after each signal, while the agent is stopped. \
+It has the memberships, the announced updates and the proofs. Leaf nonces follow from the keys, but proofs come back only \
+from a coordinator that still has its trees, and updates from nowhere. Secret nonces are in no backup, since they never \
+leave memory. Never run two agents with the same keys";
 
 /// Commands about the agent's keys.
 #[derive(Debug, Subcommand)]
@@ -313,7 +314,7 @@ fn import(home: &Path, unlock: &Unlock, from: Option<&Path>) -> Result<Value, Fa
     })?;
     app::import_seed(home, &seed, unlock)?;
     let mut answer = protection(&SeedFile::new(home.join(SEED_FILE)))?;
-    answer["note"] = "these are the keys; memberships, leaf nonces, updates and proofs are in state.redb: put the newest copy of it \
+    answer["note"] = "these are the keys; memberships, updates and proofs are in state.redb: put the newest copy of it \
 beside them before the agent is started"
         .into();
     Ok(answer)

@@ -37,7 +37,7 @@ pub fn of_participant(
         let Some(path) = &cohort.path else { continue };
         keys.push(json!({
             "path": cohort_path(path),
-            "purpose": format!("share of the key of cohort {}", cohort.id),
+            "purpose": format!("share of the key of cohort {} of coordinator {}", cohort.id, cohort.coordinator),
             "stage": cohort.stage.name(),
             "public_key": cohort.key,
         }));
