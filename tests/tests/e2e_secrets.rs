@@ -45,9 +45,9 @@ impl Secrets {
         let phrase = fs::read_to_string(agent.data_dir().join("seed")).unwrap();
         let phrase = phrase.trim();
         let words: Vec<_> = phrase.split(' ').collect();
-        for (number, pair) in words.windows(2).enumerate() {
+        for (number, three) in words.windows(3).enumerate() {
             for (how, separator) in [("spaces", " "), ("commas", ", "), ("quotes", "\", \"")] {
-                let text = pair.join(separator);
+                let text = three.join(separator);
                 self.add(
                     format!("{name}: words {number} with {how}"),
                     text.as_bytes(),
@@ -89,8 +89,8 @@ impl Secrets {
             );
             let mut agreement = *secrets.x25519;
             self.add(format!("{name}: X25519 key {index}"), &agreement);
-            agreement[0] &= 248;
-            agreement[31] = agreement[31] & 127 | 64;
+            agreement[0] &= 0xf8;
+            agreement[31] = agreement[31] & 0x7f | 0x40;
             self.add(format!("{name}: clamped X25519 key {index}"), &agreement);
         }
         self.add(
@@ -334,7 +334,7 @@ fn opened(tap: &Tap, net: &Net, endpoint: Endpoint) -> Vec<Value> {
         let mut opened = identities
             .iter()
             .filter_map(|identity| unpack(frame, identity, &resolver, now(), &limits).ok());
-        json!(opened.next().expect("nobody can open it").into_message())
+        json!(opened.next().unwrap().into_message())
     });
     opened.collect()
 }
@@ -418,7 +418,7 @@ async fn no_secret_is_in_any_output_file_answer_or_message() {
         assert_eq!(searcher.find(content), [""; 0], "{place}");
     }
     // Leaf nonces are kept by their member, and shown to its user; nobody else has them, and no log.
-    let theirs = |place: &str| place.ends_with(".redb") && !place.contains("coordinator");
+    let theirs = |place: &str| place.ends_with("/state.redb") && !place.contains("coordinator");
     let elsewhere = places
         .iter()
         .filter(|(place, _)| !theirs(place) && place != "an answer");
