@@ -14,10 +14,10 @@ use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{BroadcastOutcome, ChainFact, Input, Machine};
 use beacon_cohort::message::{CohortSet, Subscribe, Unsubscribe};
 use beacon_cohort::musig::BeaconKey;
-use beacon_cohort::participant::{self, Participant, Stage};
+use beacon_cohort::participant::{self, Stage};
 use beacon_cohort::values::CohortKey;
 
-use crate::common::{World, coordinator_id, policy};
+use crate::common::{World, coordinator_id, participant as new_participant};
 
 /// The version that today's code writes.
 const VERSION: &str = "0.2";
@@ -211,7 +211,7 @@ fn every_golden_log_replays() {
         );
         assert_eq!(standings.count(), 2);
 
-        let mut participant = Participant::new(policy(0));
+        let mut participant = new_participant(0);
         for line in lines(version, "participant") {
             participant.apply(&serde_json::from_str(&line).unwrap());
         }

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use beacon_chain::EsploraChain;
 use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{ChainFact, OutputView};
-use beacon_cohort::participant::{Event, Participant, Policy};
+use beacon_cohort::participant::{Event, LeafSecret, Participant, Policy};
 use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::protocols::{Disclosure, PROBLEM_REPORT};
 use bitcoin::blockdata::constants::genesis_block;
@@ -157,15 +157,19 @@ impl Disk {
         let (calls, called) = mpsc::channel(8);
         let seed = self.seed();
         let agent = ParticipantAgent::new(Box::new(move |path| {
-            seed.cohort_key(path.network.bitcoin(), path.index).unwrap()
+            seed.cohort_key(path.network.bitcoin(), path.steps())
+                .unwrap()
         }));
         let (driver, inputs) = Driver::start(Parts {
             agent,
-            machine: Participant::new(Policy {
-                auto_join: Some(vec!["did:example:fred".to_owned()]),
-                auto_sign: true,
-                ..Policy::asking(BtcNetwork::Regtest)
-            }),
+            machine: Participant::new(
+                Policy {
+                    auto_join: Some(vec!["did:example:fred".to_owned()]),
+                    auto_sign: true,
+                    ..Policy::asking(BtcNetwork::Regtest)
+                },
+                LeafSecret::new(self.seed().leaf_secret()),
+            ),
             store: Box::new(FailingStore {
                 memory: Arc::clone(&self.memory),
                 trap,

@@ -4,15 +4,14 @@
 use beacon_cohort::coordinator::{self, Coordinator};
 use beacon_cohort::ids::Timestamp;
 use beacon_cohort::machine::{Input, Machine};
-use beacon_cohort::participant::Participant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 use super::situations::apply;
-use crate::common::{START, policy};
+use crate::common::START;
 
 /// Ticks that are tried. A state that no machine led to need not come to rest.
-const TICKS: usize = 20;
+const TICKS: usize = 8;
 
 /// A coordinator's log, one event on each line.
 pub fn coordinator(data: &[u8]) {
@@ -24,7 +23,7 @@ pub fn coordinator(data: &[u8]) {
 
 /// A participant's log, one event on each line.
 pub fn participant(data: &[u8]) {
-    let machine = run(Participant::new(policy(0)), data);
+    let machine = run(crate::common::participant(0), data);
     for cohort in machine.state().cohorts.values() {
         assert!(cohort.ended.len() <= 64);
     }
@@ -37,12 +36,7 @@ fn run<M: Machine + Clone>(mut machine: M, data: &[u8]) -> M {
         }
     }
     let mut rng = ChaCha20Rng::seed_from_u64(1);
-    for now in [
-        START,
-        Timestamp(0),
-        START.after(86_400),
-        Timestamp(u64::MAX),
-    ] {
+    for now in [START.after(86_400), Timestamp(u64::MAX)] {
         let mut woken = machine.clone();
         let _ = (woken.next_deadline(), woken.watches());
         let mut step = woken.step(Input::Restarted, now, &mut rng);

@@ -10,7 +10,7 @@ use beacon_cohort::message::{
     CohortAck, Decline, DidRegistration, Leaf, Message, NoUpdate, NonceContribution, OptIn, OptOut,
     RequestSignature, SignatureAuthorization, Subscribe, SubscribeAccept, Unsubscribe,
 };
-use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
+use beacon_cohort::signer::{KeyPath, KeyPlace, LocalSigner, SignerAnswer, SignerRequest};
 use beacon_cohort::statement::Statement;
 use beacon_cohort::terms::{Admission, AgreedTerms, BtcNetwork, Terms};
 use beacon_cohort::values::{AckHash, CohortKey, StatementSignature, TermsHash};
@@ -21,7 +21,7 @@ use rand_core::SeedableRng;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::common::{Mail, START, World};
+use crate::common::{Mail, START, World, secret_key};
 
 fn stranger() -> PeerId {
     PeerId::new("did:example:stranger")
@@ -97,11 +97,12 @@ fn possession(
     let mut signer = LocalSigner::new(keys, ChaCha20Rng::seed_from_u64(key.into()));
     let path = KeyPath {
         network: BtcNetwork::Regtest,
-        index: 0,
+        place: KeyPlace::Index(0),
     };
     let did = did.clone();
     match signer.handle(SignerRequest::ProvePossession {
         cohort,
+        id: cohort,
         path,
         did,
         terms,

@@ -221,7 +221,7 @@ fn a_bad_partial_signature_names_its_culprit() {
     let aggregated = session.aggregated.as_ref().unwrap();
     let statement =
         beacon_cohort::statement::partials(session.id, &session.sighashes, aggregated, &bad);
-    let signature = sign_as(number, &statement);
+    let signature = sign_as(&world, cohort, number, &statement);
     let message = SignatureAuthorization {
         partial_signature: bad[0],
         partial_signatures: bad.clone(),
@@ -253,16 +253,15 @@ fn a_bad_partial_signature_names_its_culprit() {
     assert_eq!(told.count(), 2);
 }
 
-/// A signature of the harness's member.
-fn sign_as(number: usize, statement: &Statement) -> StatementSignature {
-    let pair = secp256k1::Keypair::from_secret_bytes(key_of(number)).unwrap();
+/// A signature by a member's key of this cohort.
+fn sign_as(
+    world: &World,
+    cohort: CohortId,
+    number: usize,
+    statement: &Statement,
+) -> StatementSignature {
+    let path = world.membership(number, cohort).path.unwrap();
+    let pair = secp256k1::Keypair::from_secret_bytes(secret_key(number, path)).unwrap();
     let signature = secp256k1::schnorr::sign_with_aux_rand(statement.digest(), &pair, &[0; 32]);
     StatementSignature::from_bytes(&signature.to_byte_array()).unwrap()
-}
-
-/// The first cohort key of the harness's member.
-fn key_of(number: usize) -> [u8; 32] {
-    let mut key = [u8::try_from(number).unwrap() + 1; 32];
-    key[31] = 0;
-    key
 }
