@@ -56,21 +56,21 @@ pub(crate) enum Command {
     Cohorts,
     /// Join a cohort, or answer for further DIDs in one that was joined
     Join {
-        /// The cohort's id
-        cohort_id: String,
+        #[command(flatten)]
+        cohort: CohortArg,
         /// DID to answer for; may be given several times
         #[arg(long, required = true)]
         did: Vec<String>,
     },
     /// Leave a cohort that is not set yet
     Leave {
-        /// The cohort's id
-        cohort_id: String,
+        #[command(flatten)]
+        cohort: CohortArg,
     },
     /// Announce an update of a DID in the next signal
     RequestUpdate {
-        /// The cohort's id
-        cohort_id: String,
+        #[command(flatten)]
+        cohort: CohortArg,
         /// The DID [default: the only one that was registered]
         #[arg(long)]
         did: Option<String>,
@@ -93,6 +93,9 @@ pub(crate) enum Command {
         #[arg(long, default_value = "")]
         comment: String,
     },
+    /// Check evidence that a coordinator wrote against a member
+    #[command(subcommand)]
+    Evidence(EvidenceCommand),
     /// Show what the agent is doing
     Status,
     /// Resolve a DID and print its resolution result as JSON
@@ -129,8 +132,8 @@ pub(crate) enum ProofCommand {
     },
     /// Write the complete proof of a DID in a signal that was signed here
     Export {
-        /// The cohort's id
-        cohort_id: String,
+        #[command(flatten)]
+        cohort: CohortArg,
         /// The DID [default: the only one that was registered]
         #[arg(long)]
         did: Option<String>,
@@ -166,6 +169,25 @@ pub(crate) enum DidcommCommand {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct CohortArg {
+    /// The cohort's id
+    cohort_id: String,
+    /// DID of its coordinator, where two of them use this id
+    #[arg(long, value_name = "DID")]
+    coordinator: Option<String>,
+}
+
+impl CohortArg {
+    /// The parameters that name the cohort, and others.
+    pub(crate) fn with(self, others: serde_json::Value) -> serde_json::Value {
+        let mut params = others;
+        params["cohort_id"] = self.cohort_id.into();
+        params["coordinator"] = self.coordinator.into();
+        params
+    }
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct MessageArgs {
     /// The recipient's DID
     #[arg(long)]
@@ -180,4 +202,13 @@ pub(crate) struct MessageArgs {
     /// The body, a JSON object
     #[arg(long, default_value = "{}", value_name = "JSON")]
     pub(crate) body: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvidenceCommand {
+    /// Check an evidence file, without a running agent
+    Verify {
+        /// The file
+        file: PathBuf,
+    },
 }

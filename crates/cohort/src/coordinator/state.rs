@@ -357,6 +357,13 @@ impl Cohort {
         matches!(self.phase, Phase::Failed(_) | Phase::Dissolved(_))
     }
 
+    /// What convicts members, oldest first.
+    pub fn evidence(&self) -> impl Iterator<Item = &Evidence> {
+        self.strikes
+            .iter()
+            .filter_map(|strike| strike.evidence.as_deref())
+    }
+
     /// Strikes with which a member is out.
     pub fn max_strikes(&self) -> u64 {
         self.terms.max_strikes.max(1)

@@ -66,7 +66,7 @@ impl Participant {
             step = end(step, cohort, open.id, "superseded", comment);
         }
         step.events.push(Event::SignalProposed {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             session,
             proposal: Box::new(proposal),
             approved: self.policy.auto_sign,
@@ -96,7 +96,7 @@ impl Participant {
             Step::nothing()
         } else {
             Step::event(Event::SignalApproved {
-                cohort: cohort.id,
+                cohort: cohort.handle,
                 session,
             })
         })
@@ -133,7 +133,7 @@ impl Participant {
     /// A session that the user names. Coordinators choose the ids, so two of them could be the same.
     fn named_session(&self, id: SessionId) -> Result<(&Membership, &Session), Rejection> {
         let cohorts = self.state.cohorts.values();
-        let mut named = cohorts.filter_map(|cohort| self.open_session(cohort.id, id));
+        let mut named = cohorts.filter_map(|cohort| self.open_session(cohort.handle, id));
         match (named.next(), named.next()) {
             (Some(session), None) => Ok(session),
             (Some(_), Some(_)) => {
@@ -187,7 +187,7 @@ impl Participant {
                 // Time for the others' nonces, and for the coordinator to answer.
                 let deadline = now.after(cohort.terms.response_deadline_s.saturating_mul(2));
                 let step = Step::event(Event::NonceCommitted {
-                    cohort: cohort.id,
+                    cohort: cohort.handle,
                     session,
                     nonces: nonces.clone(),
                     signature,
@@ -205,7 +205,7 @@ impl Participant {
                     if matches!(open.progress, Progress::PartialAuthorized { .. }) =>
                 {
                     let step = Step::event(Event::PartialReleased {
-                        cohort: cohort.id,
+                        cohort: cohort.handle,
                         session,
                         partials: partials.clone(),
                         signature,
@@ -219,8 +219,15 @@ impl Participant {
                 session,
                 reason,
             } => match self.open_session(cohort, session) {
-                Some((cohort, _)) => {
-                    Self::decline(cohort, session, DeclineCode::Signer, &reason, now)
+                Some((cohort, open)) => {
+                    // Asked for partial signatures, it used up or never had the nonces: a new session can be signed.
+                    let lost = matches!(open.progress, Progress::PartialAuthorized { .. });
+                    let code = if lost {
+                        DeclineCode::NonceLost
+                    } else {
+                        DeclineCode::Signer
+                    };
+                    Self::decline(cohort, session, code, &reason, now)
                 }
                 None => Step::nothing(),
             },
@@ -324,7 +331,7 @@ impl Participant {
             (*index, proof)
         });
         let event = Event::PartialAuthorized {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             session: session.id,
             nonces: body.aggregated_nonces.clone(),
             txid: request.pending_tx.compute_txid(),
@@ -332,7 +339,7 @@ impl Participant {
             proofs: complete.collect(),
         };
         Step::event(event).with(Effect::Sign(SignerRequest::SignPartials {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             session: session.id,
             nonces: body.aggregated_nonces,
         }))

@@ -1,10 +1,11 @@
 //! A participant's state: what replaying its log gives.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use beacon_signal::{Index, Proof, Root, UpdateId};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 
+use super::derive;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::OutputView;
 use crate::message::Subscribe;
@@ -21,10 +22,8 @@ use crate::values::{
 pub struct State {
     /// Coordinators that we subscribed to.
     pub coordinators: BTreeMap<PeerId, Relationship>,
-    /// Cohorts that we heard of or belong to.
+    /// Cohorts that we heard of or belong to, by our own names for them: see [`Membership::handle`].
     pub cohorts: BTreeMap<CohortId, Membership>,
-    /// Index of the next fresh cohort key.
-    pub next_key: u32,
     /// Index of the next fresh identity.
     pub next_identity: u32,
 }
@@ -64,7 +63,9 @@ pub enum Stage {
 /// One cohort, as we see it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Membership {
-    /// Its id.
+    /// Our name for it: its id, unless another coordinator has a cohort of that id here already.
+    pub handle: CohortId,
+    /// Its id, chosen by its coordinator.
     pub id: CohortId,
     /// Who runs it.
     pub coordinator: PeerId,
@@ -96,6 +97,9 @@ pub struct Membership {
     pub session: Option<Session>,
     /// Everything that we ever signed, oldest first: any of them may be the one that is mined.
     pub candidates: Vec<Candidate>,
+    /// Sessions for which we signed nonces, for ever. Sessions that are over may be forgotten, and one of these asked for
+    /// again would get other nonces: two contributions that we signed for one session, which convict us.
+    pub contributed: BTreeSet<SessionId>,
     /// Sessions that are over, newest last; the last 64.
     pub ended: VecDeque<Ended>,
 }
@@ -206,10 +210,26 @@ pub struct Ended {
     pub comment: String,
 }
 
+impl State {
+    /// The cohort that this coordinator calls `id`.
+    pub fn cohort_of(&self, coordinator: &PeerId, id: CohortId) -> Option<&Membership> {
+        [id, derive::handle(coordinator, id)]
+            .iter()
+            .filter_map(|handle| self.cohorts.get(handle))
+            .find(|cohort| cohort.id == id && cohort.coordinator == *coordinator)
+    }
+
+    /// All cohorts of this id, of different coordinators.
+    pub fn cohorts_named(&self, id: CohortId) -> impl Iterator<Item = &Membership> {
+        self.cohorts.values().filter(move |cohort| cohort.id == id)
+    }
+}
+
 impl Membership {
     /// What a proposal is checked against. `None` before the cohort was agreed on.
     pub fn context<'a>(&'a self, view: &'a OutputView) -> Option<SignalContext<'a>> {
         Some(SignalContext {
+            cohort: self.handle,
             beacon: self.beacon.as_ref()?,
             terms: &self.terms,
             path: self.path?,
@@ -246,7 +266,8 @@ impl Membership {
 
     /// Whether a session of this id was here before.
     pub fn knows_session(&self, id: SessionId) -> bool {
-        self.ended.iter().any(|ended| ended.session == id)
+        self.contributed.contains(&id)
+            || self.ended.iter().any(|ended| ended.session == id)
             || self
                 .candidates
                 .iter()

@@ -21,7 +21,7 @@ use beacon_cohort::coordinator::{self, Cohort, Coordinator};
 use beacon_cohort::ids::{CohortId, PeerId, Timestamp};
 use beacon_cohort::machine::{ChainFact, Code, Effect, Input, Machine, Rejection};
 use beacon_cohort::message::{Message, Subscribe, TYPE_PREFIX};
-use beacon_cohort::participant::{self, Membership, Participant, Policy};
+use beacon_cohort::participant::{self, LeafSecret, Membership, Participant, Policy};
 use beacon_cohort::signer::{KeyPath, LocalSigner};
 use beacon_cohort::statement::Statement;
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork, Terms};
@@ -153,19 +153,24 @@ pub fn policy(number: usize) -> Policy {
     }
 }
 
+pub fn participant(number: usize) -> Participant {
+    let secret = Zeroizing::new([u8::try_from(number).unwrap(); 32]);
+    Participant::new(policy(number), LeafSecret::new(secret))
+}
+
 pub fn did(number: usize) -> String {
     format!("did:example:controlled-by-{number}")
 }
 
-/// The secret key of a member at a path.
-fn secret(number: usize, path: KeyPath) -> [u8; 32] {
+/// What a member's key source gives for a path.
+pub fn secret_key(number: usize, path: KeyPath) -> [u8; 32] {
     let mut key = [u8::try_from(number).unwrap() + 1; 32];
-    key[31] = u8::try_from(path.index).unwrap();
+    key[28..].copy_from_slice(&path.steps()[0].to_be_bytes());
     key
 }
 
 fn signer(number: usize, seed: u64) -> LocalSigner<Keys, ChaCha20Rng> {
-    let keys: Keys = Box::new(move |path| Zeroizing::new(secret(number, path)));
+    let keys: Keys = Box::new(move |path| Zeroizing::new(secret_key(number, path)));
     LocalSigner::new(keys, ChaCha20Rng::seed_from_u64(seed))
 }
 
@@ -175,7 +180,7 @@ impl World {
             .map(|number| Peer {
                 id: PeerId::new(format!("did:example:peer-{number}")),
                 did: did(number),
-                node: Node::new(|number| Participant::new(policy(number)), number),
+                node: Node::new(participant, number),
                 signer: signer(number, seed ^ (number as u64) << 32),
                 seed,
             })
@@ -449,10 +454,16 @@ impl World {
 
     /// Delivers in order and looks at the chain until nothing moves.
     pub fn settle(&mut self) {
+        self.settle_watched(|_, _| {});
+    }
+
+    /// Settles, and shows each piece of mail before it is delivered.
+    pub fn settle_watched(&mut self, mut watch: impl FnMut(&Self, &Mail)) {
         loop {
             let before = self.log_lines();
             while !self.mail.is_empty() {
                 let mail = self.mail.remove(0);
+                watch(self, &mail);
                 self.deliver(mail);
             }
             self.look_at_chain();
@@ -490,7 +501,7 @@ impl World {
         statement: &Statement,
     ) -> StatementSignature {
         let path = self.membership(number, cohort).path.unwrap();
-        let pair = secp256k1::Keypair::from_secret_bytes(secret(number, path)).unwrap();
+        let pair = secp256k1::Keypair::from_secret_bytes(secret_key(number, path)).unwrap();
         let signature = secp256k1::schnorr::sign_with_aux_rand(statement.digest(), &pair, &[0; 32]);
         StatementSignature::from_bytes(&signature.to_byte_array()).unwrap()
     }

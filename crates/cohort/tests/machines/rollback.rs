@@ -68,8 +68,9 @@ fn an_output_that_is_gone_is_foreign_only_with_a_spender() {
         value: 5_000,
         height: Some(1),
     };
-    let see = |world: &mut World, funds| {
-        let script = script.clone();
+    let change = world.cohort(cohort).funds.clone();
+    let see = |world: &mut World, more: Vec<Fund>| {
+        let (script, funds) = (script.clone(), [change.clone(), more].concat());
         world
             .at_coordinator(Input::Chain(ChainFact::Funds { script, funds }))
             .unwrap();

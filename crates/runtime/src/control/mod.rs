@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 pub use client::{CallError, Follow, call, follow};
-pub use server::{ControlError, ControlServer};
+pub use server::{ControlError, ControlServer, parse};
 
 /// Connections at one time; one more gets an error and is closed.
 pub const MAX_CONNECTIONS: usize = 32;

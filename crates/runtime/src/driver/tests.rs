@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use beacon_chain::EsploraChain;
 use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{ChainFact, OutputView};
-use beacon_cohort::participant::{Event, Participant, Policy};
+use beacon_cohort::participant::{Event, LeafSecret, Participant, Policy};
 use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::protocols::{Disclosure, PROBLEM_REPORT};
 use bitcoin::blockdata::constants::genesis_block;
@@ -157,15 +157,19 @@ impl Disk {
         let (calls, called) = mpsc::channel(8);
         let seed = self.seed();
         let agent = ParticipantAgent::new(Box::new(move |path| {
-            seed.cohort_key(path.network.bitcoin(), path.index).unwrap()
+            seed.cohort_key(path.network.bitcoin(), path.steps())
+                .unwrap()
         }));
         let (driver, inputs) = Driver::start(Parts {
             agent,
-            machine: Participant::new(Policy {
-                auto_join: Some(vec!["did:example:fred".to_owned()]),
-                auto_sign: true,
-                ..Policy::asking(BtcNetwork::Regtest)
-            }),
+            machine: Participant::new(
+                Policy {
+                    auto_join: Some(vec!["did:example:fred".to_owned()]),
+                    auto_sign: true,
+                    ..Policy::asking(BtcNetwork::Regtest)
+                },
+                LeafSecret::new(self.seed().leaf_secret()),
+            ),
             store: Box::new(FailingStore {
                 memory: Arc::clone(&self.memory),
                 trap,
@@ -338,6 +342,17 @@ async fn a_refused_command_changes_nothing_sends_nothing_and_can_be_given_again(
     );
     conductor.until("keygen/cohort_ack").await;
     assert_eq!(conductor.times_heard("keygen/subscribe"), 1);
+    participant.stopped().await;
+}
+
+/// Nobody repeats a signer's answer, so the driver does.
+#[tokio::test]
+async fn a_signers_answer_that_the_store_refuses_is_taken_later() {
+    let (disk, mut conductor) = (Disk::new(), Conductor::start().await);
+    let participant = disk.run(Some(("opted_in", Failure::Refused))).await;
+    participant.subscribe(&conductor.did()).await.unwrap();
+    conductor.until("keygen/cohort_ack").await;
+    assert_eq!(conductor.times_heard("keygen/opt_in"), 1);
     participant.stopped().await;
 }
 

@@ -10,7 +10,7 @@ use beacon_cohort::message::{
     CohortAck, Decline, DidRegistration, Leaf, Message, NoUpdate, NonceContribution, OptIn, OptOut,
     RequestSignature, SignatureAuthorization, Subscribe, SubscribeAccept, Unsubscribe,
 };
-use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
+use beacon_cohort::signer::{KeyPath, KeyPlace, LocalSigner, SignerAnswer, SignerRequest};
 use beacon_cohort::terms::{Admission, AgreedTerms, BtcNetwork, Terms};
 use beacon_cohort::values::{AckHash, CohortKey, StatementSignature, TermsHash};
 use beacon_signal::{Index, LeafValue};
@@ -96,11 +96,12 @@ fn possession(
     let mut signer = LocalSigner::new(keys, ChaCha20Rng::seed_from_u64(key.into()));
     let path = KeyPath {
         network: BtcNetwork::Regtest,
-        index: 0,
+        place: KeyPlace::Index(0),
     };
     let did = did.clone();
     match signer.handle(SignerRequest::ProvePossession {
         cohort,
+        id: cohort,
         path,
         did,
         terms,

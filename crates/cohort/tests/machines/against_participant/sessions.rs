@@ -419,7 +419,7 @@ fn nothing_is_signed_without_approval() {
     let (mut world, cohort) = signing(21);
     let request = request(&mut world);
     let session = request.session_id;
-    let mut asking = Participant::new(Policy::asking(BtcNetwork::Regtest));
+    let mut asking = Participant::new(Policy::asking(BtcNetwork::Regtest), leaf_secret());
     for line in &world.peers[0].node.log {
         asking.apply(&serde_json::from_str(line).unwrap());
     }
