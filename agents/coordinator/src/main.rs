@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use args::{Args, CohortCommand, Command, EvidenceCommand, SessionCommand};
 use beacon_runtime::cli::{self, Failure};
 use beacon_runtime::coordinator::{self, CoordinatorAgent};
-use beacon_runtime::evidence;
+use beacon_runtime::{evidence, proofs};
 use serde_json::{Map, Value, json};
 
 const AGENT: &str = "beacon-coordinator";
@@ -60,7 +60,7 @@ impl Args {
             }) => {
                 let params = json!({ "cohort_id": cohort_id, "number": number });
                 let answer = global.ask(AGENT, "evidence.export", params).await?;
-                evidence::write(&answer["evidence"], out.as_deref())
+                proofs::write(&answer["evidence"], out.as_deref())
             }
             Command::Evidence(EvidenceCommand::Verify { file }) => evidence::verify(&global, &file),
             Command::Subscribers => global.call(AGENT, "subscribers", Value::Null).await,

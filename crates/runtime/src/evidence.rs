@@ -1,6 +1,6 @@
-//! Evidence files: checked offline, written for others.
+//! Evidence files, checked offline.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -45,16 +45,33 @@ pub fn verify(global: &Global, path: &Path) -> Result<(), Failure> {
     print_line(&format!("proven: {proven}"))
 }
 
-/// Writes evidence to a new file, or to standard output.
-pub fn write(evidence: &Value, out: Option<&Path>) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(evidence)?;
-    let Some(path) = out else {
-        return print_line(&text);
-    };
-    let written = std::fs::File::create_new(path).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.write_all(b"\n")?;
-        file.sync_all()
-    });
-    Ok(written.with_context(|| format!("cannot write {}", path.display()))?)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAD_NONCE: &str = include_str!("../../cohort/tests/golden/evidence-1-bad-nonce.json");
+
+    fn code(text: &str) -> Option<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("evidence.json");
+        std::fs::write(&path, text).unwrap();
+        let global = Global {
+            data_dir: None,
+            config: None,
+            json: false,
+        };
+        verify(&global, &path).err().map(|failure| failure.code)
+    }
+
+    /// Proven, not proven, and not to be read are three different answers.
+    #[test]
+    fn the_exit_code_says_what_the_file_is_worth() {
+        assert_eq!(code(BAD_NONCE), None);
+        assert_eq!(code(&BAD_NONCE.replace("bad-nonce", "good-nonce")), Some(1));
+        let other_session = BAD_NONCE.replace("\"session_id\": \"", "\"session_id\": \"0");
+        assert_eq!(code(&other_session), Some(1));
+        assert_eq!(code("{}"), Some(1));
+        assert_eq!(code("not JSON"), Some(2));
+        assert_eq!(code(&" ".repeat(5_000_000)), Some(2));
+    }
 }

@@ -306,18 +306,15 @@ impl Coordinator {
             .find(|code| *code == body.code)
             .unwrap_or(OTHER_DECLINE);
         let ended = cohort.declines.as_ref();
-        if let Some(ended) = ended.filter(|ended| ended.session == body.session_id) {
+        let ended = ended.filter(|ended| ended.session == body.session_id);
+        if ended.is_some_and(|ended| !ended.by.contains_key(&peer)) {
             // Another one ended it already. How many they are matters: most of them cannot all be to blame.
-            return Ok(if ended.by.contains_key(&peer) {
-                Step::nothing()
-            } else {
-                Step::event(Event::DeclineNoted {
-                    cohort: cohort.id,
-                    session: body.session_id,
-                    peer,
-                    code: code.to_owned(),
-                })
-            });
+            return Ok(Step::event(Event::DeclineNoted {
+                cohort: cohort.id,
+                session: body.session_id,
+                peer,
+                code: code.to_owned(),
+            }));
         }
         let session = Self::session(cohort, body.session_id)?;
         let why = Abandonment {

@@ -304,3 +304,20 @@ fn an_equivocation_is_one_strike_and_the_session_goes_on() {
     world.settle();
     assert_eq!(world.cohort(cohort).signals.len(), 1);
 }
+
+/// Files of this version, which must convict for ever: they are pinned like the golden logs (see there).
+#[test]
+fn pinned_evidence_still_convicts() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+    for (number, (kind, evidence)) in all().into_iter().enumerate() {
+        let path = format!("{folder}/evidence-{}-{kind}.json", number + 1);
+        if crate::golden::is_writing() {
+            let text = serde_json::to_string_pretty(&evidence).unwrap() + "\n";
+            std::fs::write(&path, text).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let pinned: Evidence = serde_json::from_str(&text).unwrap();
+        assert_eq!(pinned.misdeed.kind(), kind);
+        pinned.verify().unwrap();
+    }
+}
