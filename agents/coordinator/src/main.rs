@@ -62,9 +62,15 @@ impl Args {
                 let answer = global.ask(AGENT, "evidence.export", params).await?;
                 proofs::write(&answer["evidence"], out.as_deref())
             }
-            Command::Evidence(EvidenceCommand::Verify { file }) => evidence::verify(&global, &file),
+            Command::Evidence(EvidenceCommand::Verify { file }) => {
+                evidence::verify(global.json, &file)
+            }
             Command::Subscribers => global.call(AGENT, "subscribers", Value::Null).await,
             Command::Status => global.call(AGENT, "status", Value::Null).await,
+            Command::Keys(command) => {
+                let role = |_: &_, config: &_| Ok(coordinator::role(config));
+                global.keys::<CoordinatorAgent>(AGENT, command, role).await
+            }
             Command::Events(args) => global.events(AGENT, args).await,
         }
     }

@@ -55,9 +55,14 @@ impl Args {
                 return proofs::write(&answer["proof"], out.as_deref());
             }
             Command::Evidence(EvidenceCommand::Verify { file }) => {
-                return evidence::verify(&global, &file);
+                return evidence::verify(global.json, &file);
             }
             Command::Didcomm(command) => return didcomm(&global, command).await,
+            Command::Keys(command) => {
+                return global
+                    .keys::<ParticipantAgent>(AGENT, command, participant::role)
+                    .await;
+            }
             Command::Events(args) => return global.events(AGENT, args).await,
             Command::Subscribe {
                 coordinator,

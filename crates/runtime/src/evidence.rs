@@ -7,14 +7,14 @@ use anyhow::{Context as _, anyhow};
 use beacon_cohort::evidence::Evidence;
 use serde_json::{Value, json};
 
-use crate::cli::{Failure, Global, print_line};
+use crate::cli::{Failure, print_line};
 
 /// Longest file that is read: a cohort of 1000 keys and a transaction fit many times.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Checks an evidence file. Ends with exit code 0 and what is proven, 1 when nothing is, naming the reason, and 2 when it
 /// cannot be read.
-pub fn verify(global: &Global, path: &Path) -> Result<(), Failure> {
+pub fn verify(json: bool, path: &Path) -> Result<(), Failure> {
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
@@ -36,11 +36,12 @@ pub fn verify(global: &Global, path: &Path) -> Result<(), Failure> {
     let proven = evidence
         .verify()
         .map_err(|error| anyhow!("nothing is proven: {error}"))?;
-    if global.json {
+    if json {
         let kind = evidence.misdeed.kind();
-        return global.print(&json!({
+        let answer = json!({
             "proven": true, "kind": kind, "key": proven.key, "did": evidence.culprit_did, "sentence": proven.to_string(),
-        }));
+        });
+        return print_line(&answer.to_string());
     }
     print_line(&format!("proven: {proven}"))
 }
@@ -55,12 +56,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("evidence.json");
         std::fs::write(&path, text).unwrap();
-        let global = Global {
-            data_dir: None,
-            config: None,
-            json: false,
-        };
-        verify(&global, &path).err().map(|failure| failure.code)
+        verify(false, &path).err().map(|failure| failure.code)
     }
 
     /// Proven, not proven, and not to be read are three different answers.

@@ -1,5 +1,5 @@
 //! Members that do not do their part: strikes, the end of a cohort, and the cohort that follows it
-//! (docs/adr/0011-strikes.md).
+//! (docs/adr/0012-strikes.md).
 
 use std::collections::BTreeSet;
 
