@@ -161,7 +161,9 @@ fn run_of_failures() -> World {
         .unwrap();
     let requests = world.settle_until(|message| message.kind() == "sign/authorization_request");
     let session = world.cohort(cohort).session.as_ref().unwrap().id;
-    requests.into_iter().for_each(|mail| world.deliver(mail));
+    for mail in requests {
+        world.deliver(mail);
+    }
     for number in [2, 3] {
         let comment = String::new();
         world
