@@ -238,7 +238,6 @@ fn by_index(dids: &[String]) -> BTreeMap<Index, String> {
 impl Machine for Participant {
     type Event = Event;
     type Command = Command;
-    type State = State;
 
     fn step(
         &self,
@@ -264,14 +263,6 @@ impl Machine for Participant {
 
     fn apply(&mut self, event: &Event) {
         self.state.apply(event);
-    }
-
-    fn state(&self) -> &State {
-        &self.state
-    }
-
-    fn restore(&mut self, state: State) {
-        self.state = state;
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
