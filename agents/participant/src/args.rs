@@ -96,6 +96,9 @@ pub(crate) enum Command {
         #[arg(long, default_value = "")]
         comment: String,
     },
+    /// Check evidence that a coordinator wrote against a member
+    #[command(subcommand)]
+    Evidence(EvidenceCommand),
     /// Show what the agent is doing
     Status,
     /// Resolve a DID and print its resolution result as JSON
@@ -205,4 +208,13 @@ pub(crate) struct MessageArgs {
     /// The body, a JSON object
     #[arg(long, default_value = "{}", value_name = "JSON")]
     pub(crate) body: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvidenceCommand {
+    /// Check an evidence file, without a running agent
+    Verify {
+        /// The file
+        file: PathBuf,
+    },
 }

@@ -4,10 +4,10 @@ mod args;
 
 use std::process::ExitCode;
 
-use args::{Args, Command, DidcommCommand, MessageArgs, ProofCommand};
+use args::{Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand};
 use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::participant::{self, ParticipantAgent};
-use beacon_runtime::{by_hand, proofs};
+use beacon_runtime::{by_hand, evidence, proofs};
 use serde_json::{Value, json};
 
 const AGENT: &str = "beacon-participant";
@@ -53,6 +53,9 @@ impl Args {
                 let params = cohort.with(json!({ "did": did, "txid": txid }));
                 let answer = global.ask(AGENT, "proof.export", params).await?;
                 return proofs::write(&answer["proof"], out.as_deref());
+            }
+            Command::Evidence(EvidenceCommand::Verify { file }) => {
+                return evidence::verify(global.json, &file);
             }
             Command::Didcomm(command) => return didcomm(&global, command).await,
             Command::Keys(command) => {
