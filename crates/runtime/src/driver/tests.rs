@@ -4,6 +4,7 @@
 //! A real participant on a real socket. The other side is a socket of the test's own, so that all that left is seen.
 
 mod conductor;
+mod envelopes;
 
 use std::path::PathBuf;
 use std::sync::Mutex;
