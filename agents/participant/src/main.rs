@@ -4,10 +4,12 @@ mod args;
 
 use std::process::ExitCode;
 
-use args::{Args, Command, DidcommCommand, MessageArgs, ProofCommand};
+use args::{
+    Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand, RollbackCommand,
+};
 use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::participant::{self, ParticipantAgent};
-use beacon_runtime::{by_hand, proofs};
+use beacon_runtime::{by_hand, evidence, proofs};
 use serde_json::{Value, json};
 
 const AGENT: &str = "beacon-participant";
@@ -53,6 +55,24 @@ impl Args {
                 let params = cohort.with(json!({ "did": did, "txid": txid }));
                 let answer = global.ask(AGENT, "proof.export", params).await?;
                 return proofs::write(&answer["proof"], out.as_deref());
+            }
+            Command::Proof(ProofCommand::Fetch {
+                cohort,
+                update_hash,
+            }) => (
+                "proof.fetch",
+                cohort.with(json!({ "update_hashes": update_hash })),
+            ),
+            Command::Rollback(RollbackCommand::Show) => ("rollback.show", Value::Null),
+            Command::Rollback(RollbackCommand::Confirm {
+                cohort_id,
+                coordinator,
+            }) => (
+                "rollback.confirm",
+                json!({ "cohort_id": cohort_id, "coordinator": coordinator }),
+            ),
+            Command::Evidence(EvidenceCommand::Verify { file }) => {
+                return evidence::verify(&global, &file);
             }
             Command::Didcomm(command) => return didcomm(&global, command).await,
             Command::Events(args) => return global.events(AGENT, args).await,

@@ -8,6 +8,7 @@ pub mod control;
 pub mod coordinator;
 pub mod data_dir;
 pub mod driver;
+pub mod evidence;
 pub mod identities;
 pub mod keys;
 mod params;
