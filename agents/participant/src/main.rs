@@ -75,6 +75,11 @@ impl Args {
                 return evidence::verify(&global, &file);
             }
             Command::Didcomm(command) => return didcomm(&global, command).await,
+            Command::Keys(command) => {
+                return global
+                    .keys::<ParticipantAgent>(AGENT, command, participant::role)
+                    .await;
+            }
             Command::Events(args) => return global.events(AGENT, args).await,
             Command::Subscribe {
                 coordinator,

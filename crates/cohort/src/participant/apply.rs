@@ -127,6 +127,7 @@ impl Membership {
             session: None,
             candidates: Vec::new(),
             committed: None,
+            contributed: BTreeSet::new(),
             ended: VecDeque::new(),
             succeeds: None,
             opted_in: Timestamp::default(),
@@ -261,6 +262,7 @@ impl Membership {
                 if let Some(session) = &mut self.session {
                     if matches!(event, Event::NonceCommitted { .. }) {
                         self.committed = Some(session.proposal.0.round);
+                        self.contributed.insert(session.id);
                     }
                     session.apply(event);
                 }

@@ -4,6 +4,7 @@
 //! A real participant on a real socket. The other side is a socket of the test's own, so that all that left is seen.
 
 mod conductor;
+mod envelopes;
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -24,7 +25,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::control::{ControlReply, FAILED};
-use crate::keys::Seed;
+use crate::keys::{Seed, SeedFile, Unlock};
 use crate::participant::ParticipantAgent;
 use crate::store::{Batch, MemoryStore, OutboxRow, Pruned, Seen, Snapshot};
 use crate::transport::TransportConfig;
@@ -139,7 +140,8 @@ impl Disk {
     }
 
     fn seed(&self) -> Seed {
-        Seed::load_or_create(&self.folder.path().join("seed")).unwrap()
+        let file = SeedFile::new(self.folder.path().join("seed"));
+        file.load_or_create(&Unlock::unencrypted()).unwrap()
     }
 
     /// A participant that joins and signs without asking. What the chain says, the test says.
@@ -342,6 +344,17 @@ async fn a_refused_command_changes_nothing_sends_nothing_and_can_be_given_again(
     );
     conductor.until("keygen/cohort_ack").await;
     assert_eq!(conductor.times_heard("keygen/subscribe"), 1);
+    participant.stopped().await;
+}
+
+/// Nobody repeats a signer's answer, so the driver does.
+#[tokio::test]
+async fn a_signers_answer_that_the_store_refuses_is_taken_later() {
+    let (disk, mut conductor) = (Disk::new(), Conductor::start().await);
+    let participant = disk.run(Some(("opted_in", Failure::Refused))).await;
+    participant.subscribe(&conductor.did()).await.unwrap();
+    conductor.until("keygen/cohort_ack").await;
+    assert_eq!(conductor.times_heard("keygen/opt_in"), 1);
     participant.stopped().await;
 }
 

@@ -7,15 +7,19 @@ use beacon_cohort::machine::{Input, Machine};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::situations::apply;
 use crate::common::START;
 
 /// Ticks that are tried. A state that no machine led to need not come to rest.
-const TICKS: usize = 20;
+const TICKS: usize = 8;
 
 /// A coordinator's log, one event on each line.
 pub fn coordinator(data: &[u8]) {
     let machine = run(Coordinator::new(coordinator::Config::default()), data);
+    survives(machine.state());
     for cohort in machine.state().cohorts.values() {
         assert!(cohort.abandoned.len() <= 32);
     }
@@ -36,12 +40,7 @@ fn run<M: Machine + Clone>(mut machine: M, data: &[u8]) -> M {
         }
     }
     let mut rng = ChaCha20Rng::seed_from_u64(1);
-    for now in [
-        START,
-        Timestamp(0),
-        START.after(86_400),
-        Timestamp(u64::MAX),
-    ] {
+    for now in [START.after(86_400), Timestamp(u64::MAX)] {
         let mut woken = machine.clone();
         let _ = (woken.next_deadline(), woken.watches());
         let mut step = woken.step(Input::Restarted, now, &mut rng);
@@ -57,4 +56,14 @@ fn run<M: Machine + Clone>(mut machine: M, data: &[u8]) -> M {
         }
     }
     machine
+}
+
+/// Snapshots hold the state: whatever log led to it, it is read as it was written.
+pub(super) fn survives<S>(state: &S)
+where
+    S: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    let written = serde_json::to_string(state).expect("a state can be stored");
+    let read: S = serde_json::from_str(&written).expect("a state can be read");
+    assert!(read == *state, "{read:?}\nis not\n{state:?}");
 }
