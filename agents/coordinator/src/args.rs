@@ -1,5 +1,7 @@
 //! The command line of `beacon-coordinator`.
 
+use std::path::PathBuf;
+
 use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs, name_and_value};
 use beacon_runtime::keys::commands::KeysCommand;
 use clap::{Parser, Subcommand};
@@ -18,8 +20,8 @@ Every option with a value can be set in the environment as BEACON_COORDINATOR_<N
 config.toml in the data directory. BEACON_COORDINATOR_PASSPHRASE can hold the passphrase of the keys; a file is
 better (--passphrase-file). RUST_LOG chooses what is logged.
 
-Exit codes: 0 done; 1 refused or failed; 2 command line or configuration; 3 the agent is not running;
-4 the passphrase is missing or wrong.";
+Exit codes: 0 done, or proven; 1 refused, failed or not proven; 2 command line, configuration or unreadable file;
+3 the agent is not running; 4 the passphrase is missing or wrong.";
 
 /// Coordinates beacon cohorts: advertises them, collects updates, has members co-sign a signal and publishes it. Holds
 /// no key and no money.
@@ -38,12 +40,15 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Show this agent's DID, and an invitation to it
     Did(DidArgs),
-    /// Open, list, show and close cohorts
+    /// Open, list, show, close and end cohorts
     #[command(subcommand)]
     Cohort(CohortCommand),
     /// Start and list signing sessions
     #[command(subcommand)]
     Session(SessionCommand),
+    /// List, write and check evidence against members
+    #[command(subcommand)]
+    Evidence(EvidenceCommand),
     /// List the peers that hear of cohorts
     Subscribers,
     /// Show what the agent is doing
@@ -92,6 +97,41 @@ pub(crate) enum CohortCommand {
     CloseAdmission {
         /// Its id
         cohort_id: String,
+    },
+    /// End a cohort that was set, and invite its members to a new one. What the address holds stays locked there
+    Dissolve {
+        /// Its id
+        cohort_id: String,
+        /// DID of a member that is left behind; may be given several times
+        #[arg(long, value_name = "DID")]
+        without: Vec<String>,
+        /// Invite nobody to a new cohort
+        #[arg(long)]
+        no_successor: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvidenceCommand {
+    /// List what convicts members
+    List {
+        /// Only of this cohort
+        cohort_id: Option<String>,
+    },
+    /// Write an evidence file that anybody can check
+    Export {
+        /// The cohort's id
+        cohort_id: String,
+        /// Its number in the list
+        number: u64,
+        /// The file to write [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Check an evidence file, without a running agent
+    Verify {
+        /// The file
+        file: PathBuf,
     },
 }
 

@@ -4,9 +4,10 @@ mod args;
 
 use std::process::ExitCode;
 
-use args::{Args, CohortCommand, Command, SessionCommand};
+use args::{Args, CohortCommand, Command, EvidenceCommand, SessionCommand};
 use beacon_runtime::cli::{self, Failure};
 use beacon_runtime::coordinator::{self, CoordinatorAgent};
+use beacon_runtime::{evidence, proofs};
 use serde_json::{Map, Value, json};
 
 const AGENT: &str = "beacon-coordinator";
@@ -46,6 +47,23 @@ impl Args {
                 global
                     .call(AGENT, "session.list", json!({ "cohort_id": cohort_id }))
                     .await
+            }
+            Command::Evidence(EvidenceCommand::List { cohort_id }) => {
+                global
+                    .call(AGENT, "evidence.list", json!({ "cohort_id": cohort_id }))
+                    .await
+            }
+            Command::Evidence(EvidenceCommand::Export {
+                cohort_id,
+                number,
+                out,
+            }) => {
+                let params = json!({ "cohort_id": cohort_id, "number": number });
+                let answer = global.ask(AGENT, "evidence.export", params).await?;
+                proofs::write(&answer["evidence"], out.as_deref())
+            }
+            Command::Evidence(EvidenceCommand::Verify { file }) => {
+                evidence::verify(global.json, &file)
             }
             Command::Subscribers => global.call(AGENT, "subscribers", Value::Null).await,
             Command::Status => global.call(AGENT, "status", Value::Null).await,
@@ -95,5 +113,13 @@ fn cohort(command: CohortCommand) -> (&'static str, Value) {
         CohortCommand::CloseAdmission { cohort_id } => {
             ("cohort.close_admission", json!({ "cohort_id": cohort_id }))
         }
+        CohortCommand::Dissolve {
+            cohort_id,
+            without,
+            no_successor,
+        } => (
+            "cohort.dissolve",
+            json!({ "cohort_id": cohort_id, "without": without, "successor": !no_successor }),
+        ),
     }
 }

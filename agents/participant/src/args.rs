@@ -96,6 +96,9 @@ pub(crate) enum Command {
         #[arg(long, default_value = "")]
         comment: String,
     },
+    /// Check evidence that a coordinator wrote against a member
+    #[command(subcommand)]
+    Evidence(EvidenceCommand),
     /// Show what the agent is doing
     Status,
     /// Resolve a DID and print its resolution result as JSON
@@ -106,9 +109,6 @@ pub(crate) enum Command {
     /// Show and lift what follows from a restored old state
     #[command(subcommand)]
     Rollback(RollbackCommand),
-    /// Check evidence against a member
-    #[command(subcommand)]
-    Evidence(EvidenceCommand),
     /// Export, fetch and verify proofs
     #[command(subcommand)]
     Proof(ProofCommand),
@@ -178,15 +178,6 @@ pub(crate) enum RollbackCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum EvidenceCommand {
-    /// Check an evidence file, offline, and say what it proves
-    Verify {
-        /// The file
-        file: PathBuf,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum DidcommCommand {
     /// Encrypt a message to a DID (authcrypt) and print the envelope
     Pack {
@@ -242,4 +233,13 @@ pub(crate) struct MessageArgs {
     /// The body, a JSON object
     #[arg(long, default_value = "{}", value_name = "JSON")]
     pub(crate) body: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvidenceCommand {
+    /// Check an evidence file, without a running agent
+    Verify {
+        /// The file
+        file: PathBuf,
+    },
 }

@@ -72,7 +72,7 @@ impl Args {
                 json!({ "cohort_id": cohort_id, "coordinator": coordinator }),
             ),
             Command::Evidence(EvidenceCommand::Verify { file }) => {
-                return evidence::verify(&global, &file);
+                return evidence::verify(global.json, &file);
             }
             Command::Didcomm(command) => return didcomm(&global, command).await,
             Command::Keys(command) => {

@@ -70,6 +70,17 @@ pub enum Misdeed {
     },
 }
 
+impl Misdeed {
+    /// As written in the file.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::BadNonce { .. } => "bad-nonce",
+            Self::BadPartialSignature { .. } => "bad-partial-signature",
+            Self::Equivocation { .. } => "equivocation",
+        }
+    }
+}
+
 /// A contribution of either kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

@@ -1,16 +1,15 @@
-//! The coordinator's role: its control methods, and its state as users see it.
+//! The coordinator's role: its control methods.
+
+mod view;
 
 use std::collections::BTreeSet;
 
-use beacon_cohort::coordinator::{
-    Cohort, Command, Config, Coordinator, Phase, Signal, Stage, Standing,
-};
+use beacon_cohort::coordinator::{Command, Config, Coordinator, Phase};
 use beacon_cohort::ids::{CohortId, PeerId};
 use beacon_cohort::signer::{SignerAnswer, SignerRequest};
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork};
 use beacon_didcomm::Did;
 use beacon_didcomm::protocols::Invitation;
-use beacon_signal::LeafValue;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -22,6 +21,7 @@ use crate::identities::Identities;
 use crate::keys::list;
 use crate::params::read;
 use crate::settings::Config as Settings;
+use view::{detail, evidence_list, sessions, summary};
 
 /// The role of a coordinator.
 #[derive(Debug)]
@@ -68,6 +68,30 @@ struct OneCohort {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Dissolve {
+    cohort_id: CohortId,
+    /// Members that are left behind.
+    #[serde(default)]
+    without: BTreeSet<Did>,
+    /// Whether the others are invited to a new cohort.
+    #[serde(default = "yes")]
+    successor: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OneEvidence {
+    cohort_id: CohortId,
+    /// As `evidence.list` counts, from 1.
+    number: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct AnyCohort {
     cohort_id: Option<CohortId>,
 }
@@ -101,6 +125,41 @@ impl Agent for CoordinatorAgent {
                     Command::CloseAdmission { cohort },
                     json!({ "cohort_id": cohort }),
                 ));
+            }
+            "cohort.dissolve" => {
+                let Dissolve {
+                    cohort_id,
+                    without,
+                    successor,
+                } = read(params)?;
+                let command = Command::Dissolve {
+                    cohort: cohort_id,
+                    without: peers(&without),
+                    successor,
+                };
+                return Ok(Call::Command(command, json!({ "cohort_id": cohort_id })));
+            }
+            "evidence.list" => {
+                let wanted = read::<AnyCohort>(params)?.cohort_id;
+                let cohorts = machine.state().cohorts.values();
+                cohorts
+                    .filter(|cohort| wanted.is_none_or(|id| id == cohort.id))
+                    .flat_map(evidence_list)
+                    .collect()
+            }
+            "evidence.export" => {
+                let OneEvidence { cohort_id, number } = read(params)?;
+                let evidence = number.checked_sub(1).and_then(|at| {
+                    let cohort = machine.state().cohorts.get(&cohort_id)?;
+                    cohort.evidence().nth(at)
+                });
+                let expected = "expected one of `evidence list`";
+                let evidence = evidence.ok_or_else(|| {
+                    RpcError::failed(format!(
+                        "got evidence {number} of cohort {cohort_id}, {expected}"
+                    ))
+                })?;
+                json!({ "evidence": evidence })
             }
             "session.start" => {
                 let id = read::<OneCohort>(params)?.cohort_id;
@@ -180,11 +239,7 @@ impl CoordinatorAgent {
         let cohort = CohortId(Uuid::new_v4());
         let answer =
             json!({ "cohort_id": cohort, "terms_hash": terms.hash(), "terms": terms.value() });
-        let invited = params
-            .invited
-            .iter()
-            .map(|did| PeerId::new(did.as_str()))
-            .collect();
+        let invited = peers(&params.invited);
         Ok(Call::Command(
             Command::Advertise {
                 cohort,
@@ -196,6 +251,10 @@ impl CoordinatorAgent {
     }
 }
 
+fn peers(dids: &BTreeSet<Did>) -> BTreeSet<PeerId> {
+    dids.iter().map(|did| PeerId::new(did.as_str())).collect()
+}
+
 /// The agent's DID, with an invitation that carries it.
 pub fn own_did(identities: &mut Identities) -> Result<Value, RpcError> {
     let did = identities.get(0).map_err(RpcError::failed)?.did().clone();
@@ -204,178 +263,4 @@ pub fn own_did(identities: &mut Identities) -> Result<Value, RpcError> {
         "subscribe to this coordinator's cohorts",
     );
     Ok(json!({ "did": did, "invitation": invitation.to_deep_link() }))
-}
-
-fn phase(cohort: &Cohort) -> &'static str {
-    match cohort.phase {
-        Phase::Advertised => "advertised",
-        Phase::Set => "set",
-        Phase::Acknowledged => "acknowledged",
-        Phase::Failed(_) => "failed",
-    }
-}
-
-fn summary(cohort: &Cohort) -> Value {
-    json!({
-        "cohort_id": cohort.id,
-        "phase": phase(cohort),
-        "network": cohort.terms.btc_network.to_string(),
-        "members": cohort.members.len(),
-        "min_members": cohort.terms.min_members,
-        "max_members": cohort.terms.max_members,
-        "beacon_address": address(cohort),
-        "balance_sat": cohort.confirmed_balance(),
-        "at_risk": at_risk(cohort),
-        "round": cohort.round.number,
-        "signals": cohort.signals.len(),
-    })
-}
-
-/// What everybody is told with every balance.
-fn at_risk(cohort: &Cohort) -> Option<String> {
-    cohort.beacon.as_ref()?;
-    let (balance, members) = (cohort.confirmed_balance(), cohort.members.len());
-    Some(format!(
-        "{balance} sat: the key is {members} of {members}, so one lost key silences the beacon and locks what the address holds"
-    ))
-}
-
-fn address(cohort: &Cohort) -> Option<String> {
-    cohort
-        .beacon
-        .as_ref()
-        .map(|beacon| beacon.address(cohort.terms.btc_network.bitcoin()))
-}
-
-fn detail(machine: &Coordinator, cohort: &Cohort) -> Value {
-    let mut value = summary(cohort);
-    let waiting: Vec<_> = cohort
-        .members
-        .iter()
-        .filter(|(_, member)| !member.acknowledged)
-        .map(|(peer, _)| peer)
-        .collect();
-    value["terms"] = cohort.terms.value().clone();
-    value["terms_hash"] = json!(cohort.terms.hash());
-    value["member_list"] = cohort
-        .members
-        .iter()
-        .map(|(peer, member)| {
-            json!({
-                "did": peer,
-                "key": member.key,
-                "indexes": member.indexes.len(),
-                "acknowledged": member.acknowledged,
-                "unanswered": cohort.unanswered(member).count(),
-            })
-        })
-        .collect();
-    value["stage"] = stage(&cohort.round.stage);
-    value["funds"] = json!(cohort.funds);
-    value["funding"] = match cohort.phase {
-        Phase::Acknowledged => json!(funding(machine, cohort)),
-        Phase::Set => json!(format!(
-            "do not fund yet: {} members have not acknowledged the address",
-            waiting.len()
-        )),
-        Phase::Failed(ref reason) => json!(format!("do not fund: {reason}")),
-        Phase::Advertised => json!("no address yet"),
-    };
-    value["signal_list"] = cohort.signals.iter().map(signal).collect();
-    value["sessions"] = sessions(cohort).into();
-    let balance = cohort.confirmed_balance();
-    if balance > cohort.terms.max_balance_sat {
-        value["warning"] = json!(format!(
-            "balance is above the terms' maximum of {} sat",
-            cohort.terms.max_balance_sat
-        ));
-    }
-    value
-}
-
-/// Whether a signal could be paid for, whatever its root is.
-fn funding(machine: &Coordinator, cohort: &Cohort) -> String {
-    match machine.build(cohort, beacon_signal::Root(LeafValue::EMPTY.0)) {
-        Ok((tx, spent)) => {
-            let paid: u64 = tx.output.iter().map(|output| output.value.to_sat()).sum();
-            let held: u64 = spent.iter().map(|output| output.value).sum();
-            format!(
-                "enough for the next signal, whose fee will be {} sat",
-                held.saturating_sub(paid)
-            )
-        }
-        Err(error) => error.to_string(),
-    }
-}
-
-fn stage(stage: &Stage) -> Value {
-    match stage {
-        Stage::Waiting => json!({ "name": "waiting" }),
-        Stage::Open { deadline } => json!({ "name": "open", "deadline": deadline }),
-        Stage::Closed { not_before } => json!({ "name": "closed", "not_before": not_before }),
-        Stage::Stopped { reason } => {
-            json!({ "name": "stopped", "reason": reason, "next": "session start tries again" })
-        }
-    }
-}
-
-fn signal(signal: &Signal) -> Value {
-    let mut value = json!({
-        "session_id": signal.session,
-        "round": signal.round,
-        "txid": signal.txid,
-        "signal_bytes": signal.root.to_hex(),
-    });
-    let status = match signal.standing {
-        Standing::Unsigned => "unsigned",
-        Standing::Signed => "signed",
-        Standing::Broadcast => "broadcast",
-        Standing::Confirmed { height, block_hash } | Standing::Buried { height, block_hash } => {
-            value["block_height"] = json!(height);
-            value["block_hash"] = json!(block_hash);
-            if matches!(signal.standing, Standing::Buried { .. }) {
-                "buried"
-            } else {
-                "confirmed"
-            }
-        }
-    };
-    value["status"] = json!(status);
-    if let Some(reason) = &signal.refusal {
-        value["refused"] = json!(reason);
-    }
-    value
-}
-
-/// The session under way, then what was signed, then what was abandoned.
-fn sessions(cohort: &Cohort) -> Vec<Value> {
-    let open = cohort.session.iter().map(|session| {
-        json!({
-            "cohort_id": cohort.id,
-            "session_id": session.id,
-            "round": session.round,
-            "status": if session.aggregated.is_some() { "collecting-partials" } else { "collecting-nonces" },
-            "nonces": session.nonces.len(),
-            "partials": session.partials.len(),
-            "members": cohort.members.len(),
-            "deadline": session.deadline,
-        })
-    });
-    let signed = cohort.signals.iter().map(|known| {
-        let mut value = signal(known);
-        value["cohort_id"] = json!(cohort.id);
-        value
-    });
-    let abandoned = cohort.abandoned.iter().map(|session| {
-        json!({
-            "cohort_id": cohort.id,
-            "session_id": session.session,
-            "round": session.round,
-            "status": "abandoned",
-            "code": session.code,
-            "culprit": session.culprit,
-            "comment": session.comment,
-        })
-    });
-    open.chain(signed).chain(abandoned).collect()
 }

@@ -77,9 +77,9 @@ pub fn verify(
     ))
 }
 
-/// Writes a proof as JSON, to a file or standard output.
-pub fn write(proof: &Value, out: Option<&Path>) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(proof)?;
+/// Writes a proof, or evidence, as JSON, to a file or standard output.
+pub fn write(value: &Value, out: Option<&Path>) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value)?;
     match out {
         Some(path) => {
             std::fs::write(path, text + "\n")

@@ -1,11 +1,14 @@
 //! How each event changes a coordinator's state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::{Transaction, Txid};
+use bitcoin::{OutPoint, Transaction, Txid};
 
 use super::event::Event;
-use super::state::{Cohort, Member, Phase, Round, Signal, Standing, State};
+use super::state::{Cohort, FilterChanges, Member, Phase, Round, Signal, Stage, Standing, State};
+use super::{FILTER_WINDOW_S, MAX_FUNDS};
+use crate::ids::{PeerId, Timestamp};
+use crate::machine::Fund;
 use crate::musig::BeaconKey;
 use crate::review::impossible_beside;
 
@@ -14,8 +17,14 @@ impl State {
     /// writes one.
     pub fn apply(&mut self, event: &Event) {
         match event {
-            Event::Subscribed { peer, filter } => {
+            Event::Restarted { at } => {
+                for cohort in self.cohorts.values_mut() {
+                    cohort.restarted(*at);
+                }
+            }
+            Event::Subscribed { peer, filter, at } => {
                 self.subscribers.insert(peer.clone(), filter.clone());
+                self.filter_changed(peer, *at);
             }
             Event::Unsubscribed { peer } => {
                 self.subscribers.remove(peer);
@@ -25,12 +34,21 @@ impl State {
                 terms,
                 invited,
                 at,
+                succeeds,
             } => {
+                let before = succeeds.and_then(|id| self.cohorts.get_mut(&id));
+                if let Some(before) = before {
+                    before.successor = Some(*cohort);
+                }
                 self.cohorts.insert(
                     *cohort,
                     Cohort {
                         id: *cohort,
                         terms: terms.clone(),
+                        advertised: *at,
+                        succeeds: *succeeds,
+                        successor: None,
+                        without: BTreeSet::new(),
                         invited: invited.clone(),
                         phase: Phase::Advertised,
                         members: BTreeMap::new(),
@@ -38,7 +56,12 @@ impl State {
                         funds: Vec::new(),
                         round: Round::new(1, *at),
                         session: None,
+                        declines: None,
                         signals: Vec::new(),
+                        trees: BTreeMap::new(),
+                        vanished: BTreeSet::new(),
+                        foreign_spends: BTreeMap::new(),
+                        doubt: None,
                         abandoned: Vec::new(),
                         strikes: Vec::new(),
                     },
@@ -53,7 +76,57 @@ impl State {
     }
 }
 
+impl State {
+    fn filter_changed(&mut self, peer: &PeerId, at: Timestamp) {
+        let recent = |changes: &FilterChanges| at < changes.since.after(FILTER_WINDOW_S);
+        self.filter_changes.retain(|_, changes| recent(changes));
+        let changes = self.filter_changes.entry(peer.clone());
+        let changes = changes.or_insert(FilterChanges {
+            since: at,
+            count: 0,
+        });
+        changes.count = changes.count.saturating_add(1);
+    }
+}
+
 impl Cohort {
+    /// Nothing that was late since the process ended is anybody's fault: seats and acknowledgements have their whole time
+    /// again, and deadlines that pass in what is under way strike nobody.
+    fn restarted(&mut self, at: Timestamp) {
+        match self.phase {
+            Phase::Advertised => {
+                let held = self
+                    .members
+                    .values_mut()
+                    .filter_map(|member| member.seen.as_mut());
+                held.for_each(|seen| *seen = at);
+            }
+            Phase::Set => self.round.since = at,
+            Phase::Acknowledged => {
+                self.round.excused = true;
+                if let Some(session) = &mut self.session {
+                    session.excused = true;
+                }
+            }
+            Phase::Failed(_) | Phase::Dissolved(_) => {}
+        }
+    }
+
+    /// What was there and is no more, though nothing of ours spends it, is looked at: who did?
+    fn funds_seen(&mut self, funds: &[Fund]) {
+        let before = std::mem::replace(&mut self.funds, funds.to_vec());
+        let there = |outpoint: &OutPoint| funds.iter().any(|fund| fund.outpoint == *outpoint);
+        self.vanished.retain(|outpoint| !there(outpoint));
+        let mut inputs = self.signals.iter().flat_map(|signal| &signal.tx.input);
+        let ours: BTreeSet<OutPoint> = inputs.by_ref().map(|input| input.previous_output).collect();
+        for fund in before {
+            let known = there(&fund.outpoint) || ours.contains(&fund.outpoint);
+            if !known && self.vanished.len() < MAX_FUNDS {
+                self.vanished.insert(fund.outpoint);
+            }
+        }
+    }
+
     fn apply(&mut self, event: &Event) {
         match event {
             Event::OptedIn {
@@ -61,6 +134,7 @@ impl Cohort {
                 key,
                 indexes,
                 proof,
+                at,
                 ..
             } => {
                 let member = Member {
@@ -69,10 +143,16 @@ impl Cohort {
                     proof: *proof,
                     acknowledged: false,
                     strikes: 0,
+                    seen: *at,
                 };
                 self.members.insert(peer.clone(), member);
             }
-            Event::OptedOut { peer, .. } => {
+            Event::SeatRenewed { peer, at, .. } => {
+                if let Some(member) = self.members.get_mut(peer) {
+                    member.seen = Some(*at);
+                }
+            }
+            Event::OptedOut { peer, .. } | Event::SeatReleased { peer, .. } => {
                 self.members.remove(peer);
             }
             Event::CohortSet { at, .. } => {
@@ -82,6 +162,16 @@ impl Cohort {
                 self.round.since = *at;
             }
             Event::CohortFailed { reason, .. } => self.phase = Phase::Failed(reason.clone()),
+            Event::CohortDissolved {
+                without, reason, ..
+            } => {
+                self.phase = Phase::Dissolved(reason.clone());
+                self.without.clone_from(without);
+                self.session = None;
+                self.round.stage = Stage::Stopped {
+                    reason: reason.clone(),
+                };
+            }
             Event::Acknowledged { peer, .. } => {
                 if let Some(member) = self.members.get_mut(peer) {
                     member.acknowledged = true;
@@ -95,7 +185,7 @@ impl Cohort {
                     member.indexes.extend(indexes.iter().copied());
                 }
             }
-            Event::FundsSeen { funds, .. } => self.funds.clone_from(funds),
+            Event::FundsSeen { funds, .. } => self.funds_seen(funds),
             Event::LeavesGiven {
                 leaves, update, at, ..
             } => {
@@ -105,6 +195,9 @@ impl Cohort {
                 if *update {
                     self.round.updates += leaves.len() as u64;
                     self.round.first_update.get_or_insert(*at);
+                }
+                if let Some(session) = &mut self.session {
+                    session.outdated = true;
                 }
             }
             event => self.apply_round(event),
@@ -159,6 +252,21 @@ impl Cohort {
                 }
             }
             Event::SignalBuried { txid, .. } => self.buried(*txid),
+            Event::ForeignSpend { outpoint, txid, .. } => {
+                self.vanished.remove(outpoint);
+                if self.foreign_spends.len() < MAX_FUNDS {
+                    self.foreign_spends.insert(*outpoint, *txid);
+                }
+                self.doubt = Some(format!(
+                    "output {outpoint} of the beacon was spent by transaction {txid}, which this coordinator has no record of"
+                ));
+            }
+            Event::LaterRoundClaimed { round, .. } => {
+                self.doubt = Some(format!(
+                    "a member asks for round {round}, and this coordinator is in round {}",
+                    self.round.number
+                ));
+            }
             _ => {}
         }
     }
@@ -175,6 +283,9 @@ impl Cohort {
         let impossible = impossible_beside(txid, &all);
         self.signals
             .retain(|signal| !impossible.contains(&signal.txid));
+        let signals = &self.signals;
+        let known = |round: &u64| signals.iter().any(|signal| signal.round == *round);
+        self.trees.retain(|round, _| known(round));
     }
 
     pub(super) fn signal_mut(&mut self, txid: Txid) -> Option<&mut Signal> {

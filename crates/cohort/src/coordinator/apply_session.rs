@@ -2,17 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use beacon_signal::{Index, LeafValue};
 use bitcoin::{Transaction, TxOut};
 
+use super::OTHER_DECLINE;
 use super::event::Event;
 use super::state::{
-    Abandoned, Cohort, GivenNonces, Round, Session, Signal, Stage, Standing, Strike,
+    Abandoned, Cohort, Contribution, Declines, GivenNonces, Round, Session, Signal, Stage,
+    Standing, Strike,
 };
 use crate::evidence::SignedPartials;
-use crate::ids::{SessionId, Timestamp};
+use crate::ids::{PeerId, SessionId, Timestamp};
 use crate::machine::Code;
 use crate::message::SpentOutput;
 use crate::musig::sighashes;
+use crate::review::DeclineCode;
 use crate::values::AggregatedNonce;
 
 /// Abandoned sessions that a cohort remembers.
@@ -21,8 +25,10 @@ const MAX_ABANDONED: usize = 32;
 /// Strikes that a cohort remembers one by one, with their evidence.
 const MAX_STRIKES: usize = 256;
 
-/// Seconds before a round is tried again, times the attempts so far.
-const RETRY_DELAY_S: u64 = 2;
+/// Seconds before a round is tried again: doubled with each failure, at most an hour.
+fn retry_delay_s(failures: u32) -> u64 {
+    (1 << failures.min(12)).min(3_600)
+}
 
 impl Cohort {
     pub(super) fn apply_round(&mut self, event: &Event) {
@@ -30,7 +36,11 @@ impl Cohort {
             Event::RoundRequested { .. } => {
                 self.round.requested = true;
                 self.round.failures = 0;
-                if matches!(self.round.stage, Stage::Stopped { .. }) {
+                self.doubt = None;
+                if matches!(
+                    self.round.stage,
+                    Stage::Stopped { .. } | Stage::Unanswered { .. }
+                ) {
                     self.round.stage = if self.root_is_fixed() {
                         Stage::Closed {
                             not_before: Timestamp::default(),
@@ -41,9 +51,16 @@ impl Cohort {
                 }
             }
             Event::RoundOpened { deadline, .. } => {
+                self.round.excused = false;
                 self.round.stage = Stage::Open {
                     deadline: *deadline,
                 }
+            }
+            Event::AnswersMissing { at, .. } => {
+                self.round.failures += 1;
+                self.round.stage = Stage::Unanswered {
+                    again: at.after(retry_delay_s(self.round.failures)),
+                };
             }
             Event::RoundClosed { .. } => {
                 self.round.stage = Stage::Closed {
@@ -62,7 +79,10 @@ impl Cohort {
 
     fn apply_session(&mut self, event: &Event) {
         match event {
-            Event::SessionStarted { .. } => self.session = Session::started(event),
+            Event::SessionStarted { .. } => {
+                self.session = Session::started(event);
+                self.declines = None;
+            }
             Event::NonceGiven {
                 peer,
                 nonces,
@@ -92,7 +112,15 @@ impl Cohort {
                         partial_signatures: partials.iter().map(|one| (*one).into()).collect(),
                         signature: *signature,
                     };
+                    let contribution = Contribution {
+                        session: session.id,
+                        signed: given.clone(),
+                    };
+                    let txid = session.tx.compute_txid();
                     session.partials.insert(peer.clone(), given);
+                    if let Some(signal) = self.signal_mut(txid) {
+                        signal.contributions.insert(peer.clone(), contribution);
+                    }
                 }
             }
             Event::Struck {
@@ -122,10 +150,12 @@ impl Cohort {
             } => {
                 if let Some(ended) = self.end_session(*session) {
                     self.round.failures += 1;
-                    let delay = RETRY_DELAY_S * u64::from(self.round.failures);
                     self.round.stage = Stage::Closed {
-                        not_before: at.after(delay),
+                        not_before: at.after(retry_delay_s(self.round.failures)),
                     };
+                    if let Some(peer) = culprit {
+                        self.declined(*session, ended.excused, peer, code);
+                    }
                     self.abandoned.push(Abandoned {
                         session: *session,
                         round: ended.round,
@@ -137,8 +167,43 @@ impl Cohort {
                     self.abandoned.drain(..surplus);
                 }
             }
+            event => self.apply_declines(event),
+        }
+    }
+
+    fn apply_declines(&mut self, event: &Event) {
+        match event {
+            Event::DeclineNoted {
+                session,
+                peer,
+                code,
+                ..
+            } => {
+                let declines = self.declines.as_mut();
+                if let Some(declines) = declines.filter(|declines| declines.session == *session) {
+                    declines.by.entry(peer.clone()).or_insert(code.clone());
+                }
+            }
+            Event::DeclinesJudged { .. } => self.declines = None,
             event => self.apply_chain(event),
         }
+    }
+
+    /// The decline that ended a session. Others may follow before it is judged.
+    fn declined(&mut self, session: SessionId, excused: bool, peer: &PeerId, code: &str) {
+        let is_decline = DeclineCode::ALL.iter().any(|known| known.as_str() == code);
+        if !is_decline && code != OTHER_DECLINE {
+            return;
+        }
+        if self.has_crossed(peer, code) {
+            self.round.crossed.insert(peer.clone());
+            return;
+        }
+        self.declines = Some(Declines {
+            session,
+            excused,
+            by: [(peer.clone(), code.to_owned())].into(),
+        });
     }
 
     fn struck(&mut self, strike: Strike) {
@@ -162,6 +227,12 @@ impl Cohort {
         };
         session.aggregated = Some(nonces.to_vec());
         session.deadline = deadline;
+        session.excused = false;
+        let given = &self.round.leaves;
+        let value = |index: &Index| given.get(index).copied().unwrap_or(LeafValue::EMPTY);
+        let indexes = self.members.values().flat_map(|member| &member.indexes);
+        let leaves = indexes.map(|index| (*index, value(index))).collect();
+        self.trees.insert(session.round, leaves);
         let txid = session.tx.compute_txid();
         if self.signals.iter().any(|signal| signal.txid == txid) {
             return; // A retry of the same transaction.
@@ -172,6 +243,8 @@ impl Cohort {
             root: session.root,
             tx: session.tx.clone(),
             txid,
+            spent: session.spent.clone(),
+            contributions: BTreeMap::new(),
             standing: Standing::Unsigned,
             tried: None,
             tries: 0,
@@ -186,6 +259,7 @@ impl Cohort {
             signal.session = id;
             signal.tx = tx.clone();
             signal.standing = Standing::Signed;
+            signal.contributions.clear(); // The transaction shows what everybody signed.
         }
         self.round = Round::new(self.round.number + 1, at);
     }
@@ -223,6 +297,8 @@ impl Session {
             aggregated: None,
             partials: BTreeMap::new(),
             equivocated: BTreeSet::new(),
+            excused: false,
+            outdated: false,
         })
     }
 }

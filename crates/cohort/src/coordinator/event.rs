@@ -27,8 +27,15 @@ use crate::values::{
     reason = "members mean what their types and the messages of the same name document"
 )]
 pub enum Event {
+    /// The process started while something was under way: whatever was late since, was late because of us.
+    Restarted { at: Timestamp },
     /// A peer wants to hear of cohorts.
-    Subscribed { peer: PeerId, filter: Subscribe },
+    Subscribed {
+        peer: PeerId,
+        filter: Subscribe,
+        #[serde(default)]
+        at: Timestamp,
+    },
     /// It does no more.
     Unsubscribed { peer: PeerId },
     /// A cohort is open. `invited` matters where the terms admit invited peers only.
@@ -37,6 +44,9 @@ pub enum Event {
         terms: AgreedTerms,
         invited: BTreeSet<PeerId>,
         at: Timestamp,
+        /// The cohort whose other members are invited to this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        succeeds: Option<CohortId>,
     },
     /// A peer joined.
     OptedIn {
@@ -45,13 +55,30 @@ pub enum Event {
         key: CohortKey,
         indexes: BTreeSet<Index>,
         proof: StatementSignature,
+        /// Absent in logs of versions that held seats for ever.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Timestamp>,
     },
+    /// The holder of a seat repeated its opt-in.
+    SeatRenewed {
+        cohort: CohortId,
+        peer: PeerId,
+        at: Timestamp,
+    },
+    /// The holder of a seat was silent for too long.
+    SeatReleased { cohort: CohortId, peer: PeerId },
     /// A peer left before the cohort was set.
     OptedOut { cohort: CohortId, peer: PeerId },
     /// Membership is frozen; keys and address follow from the members.
     CohortSet { cohort: CohortId, at: Timestamp },
     /// It will never be: too few members, or not all of them agree.
     CohortFailed { cohort: CohortId, reason: String },
+    /// It is over, though every member had agreed, without these members.
+    CohortDissolved {
+        cohort: CohortId,
+        without: BTreeSet<PeerId>,
+        reason: String,
+    },
     /// A member recomputed and agreed.
     Acknowledged { cohort: CohortId, peer: PeerId },
     /// A member answers for further indexes.
@@ -86,6 +113,12 @@ pub enum Event {
         cohort: CohortId,
         round: u64,
         reason: String,
+    },
+    /// The deadline passed and the terms want every answer: those who are missing are asked again later.
+    AnswersMissing {
+        cohort: CohortId,
+        round: u64,
+        at: Timestamp,
     },
     /// A transaction was built and members are asked to sign it.
     SessionStarted {
@@ -139,6 +172,18 @@ pub enum Event {
         comment: String,
         at: Timestamp,
     },
+    /// A member declined a session that had ended by then.
+    DeclineNoted {
+        cohort: CohortId,
+        session: SessionId,
+        peer: PeerId,
+        code: String,
+    },
+    /// Who declined the last session has been judged.
+    DeclinesJudged {
+        cohort: CohortId,
+        session: SessionId,
+    },
     /// A member failed its cohort. `code` as in the reason of a session's end, or `e.m.conflict` for two different
     /// contributions to one session.
     Struck {
@@ -175,6 +220,18 @@ pub enum Event {
     },
     /// The transaction left the chain.
     SignalGone { cohort: CohortId, txid: Txid },
+    /// An output of the beacon was spent by a transaction that is not in this log.
+    ForeignSpend {
+        cohort: CohortId,
+        outpoint: OutPoint,
+        txid: Txid,
+    },
+    /// A member asks for a round that this log has not come to.
+    LaterRoundClaimed {
+        cohort: CohortId,
+        peer: PeerId,
+        round: u64,
+    },
     /// The transaction is as deep as the terms want.
     SignalBuried {
         cohort: CohortId,
@@ -187,12 +244,15 @@ impl Event {
     /// The cohort that the event belongs to.
     pub fn cohort(&self) -> Option<CohortId> {
         match self {
-            Self::Subscribed { .. } | Self::Unsubscribed { .. } => None,
+            Self::Restarted { .. } | Self::Subscribed { .. } | Self::Unsubscribed { .. } => None,
             Self::CohortAdvertised { cohort, .. }
             | Self::OptedIn { cohort, .. }
             | Self::OptedOut { cohort, .. }
             | Self::CohortSet { cohort, .. }
             | Self::CohortFailed { cohort, .. }
+            | Self::SeatRenewed { cohort, .. }
+            | Self::SeatReleased { cohort, .. }
+            | Self::CohortDissolved { cohort, .. }
             | Self::Acknowledged { cohort, .. }
             | Self::IndexesRegistered { cohort, .. }
             | Self::FundsSeen { cohort, .. }
@@ -201,13 +261,18 @@ impl Event {
             | Self::RoundOpened { cohort, .. }
             | Self::RoundClosed { cohort, .. }
             | Self::RoundStopped { cohort, .. }
+            | Self::AnswersMissing { cohort, .. }
             | Self::SessionStarted { cohort, .. }
             | Self::NonceGiven { cohort, .. }
             | Self::NoncesAggregated { cohort, .. }
             | Self::PartialGiven { cohort, .. }
             | Self::SessionSigned { cohort, .. }
             | Self::SessionAbandoned { cohort, .. }
+            | Self::DeclineNoted { cohort, .. }
+            | Self::DeclinesJudged { cohort, .. }
             | Self::Struck { cohort, .. }
+            | Self::ForeignSpend { cohort, .. }
+            | Self::LaterRoundClaimed { cohort, .. }
             | Self::BroadcastTried { cohort, .. }
             | Self::SignalBroadcast { cohort, .. }
             | Self::BroadcastRefused { cohort, .. }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Cohort, Command, Coordinator, Event, FORMATION_EXPIRY_S, Phase, State};
+use super::{
+    Cohort, Coordinator, Event, FILTER_WINDOW_S, FORMATION_EXPIRY_S, MAX_FILTER_CHANGES, Member,
+    Phase,
+};
 use crate::ids::{CohortId, PeerId, Timestamp};
 use crate::machine::{Code, Rejection, Step};
-use crate::message::{
-    CohortAck, CohortAdvert, DidRegistration, IndexResult, MAX_TEXT, OptIn, RegistrationResult,
-    Subscribe, SubscribeAccept,
-};
+use crate::message::{CohortAck, CohortAdvert, MAX_TEXT, OptIn, Subscribe, SubscribeAccept};
 use crate::statement;
 use crate::terms::Admission;
 
@@ -48,9 +48,11 @@ impl Coordinator {
         }
         let mut step = Step::nothing();
         if known != Some(filter) {
+            self.check_filter_changes(peer, now)?;
             step.events.push(Event::Subscribed {
                 peer: peer.clone(),
                 filter: filter.clone(),
+                at: now,
             });
         }
         let accept = SubscribeAccept {
@@ -66,6 +68,24 @@ impl Coordinator {
         Ok(step)
     }
 
+    /// Every change goes to the log: nobody may change its mind without end.
+    fn check_filter_changes(&self, peer: &PeerId, now: Timestamp) -> Result<(), Rejection> {
+        let changes = &self.state.filter_changes;
+        let made = changes
+            .get(peer)
+            .filter(|made| now < made.since.after(FILTER_WINDOW_S));
+        let full = made.is_none() && changes.len() >= self.config.max_subscribers;
+        if full || made.is_some_and(|made| made.count >= MAX_FILTER_CHANGES) {
+            let expected = format!("at most {MAX_FILTER_CHANGES} within {FILTER_WINDOW_S} s");
+            return Err(Rejection::new(
+                Code::Limit,
+                "one subscription or change of filter more",
+                expected,
+            ));
+        }
+        Ok(())
+    }
+
     pub(super) fn unsubscribe(&self, peer: PeerId) -> Result<Step<Event>, Rejection> {
         if !self.state.subscribers.contains_key(&peer) {
             return Err(Rejection::new(
@@ -75,95 +95,6 @@ impl Coordinator {
             ));
         }
         Ok(Step::event(Event::Unsubscribed { peer }))
-    }
-
-    pub(super) fn command(
-        &self,
-        command: Command,
-        now: Timestamp,
-    ) -> Result<Step<Event>, Rejection> {
-        match command {
-            Command::Advertise {
-                cohort,
-                terms,
-                invited,
-            } => {
-                if self.state.cohorts.contains_key(&cohort) {
-                    return Err(Rejection::new(
-                        Code::Invalid,
-                        format!("cohort id {cohort}"),
-                        "a fresh one",
-                    ));
-                }
-                if terms.advert_expires <= now {
-                    let got = format!("advert_expires {}", terms.advert_expires);
-                    return Err(Rejection::new(
-                        Code::Invalid,
-                        got,
-                        format!("later than now, {now}"),
-                    ));
-                }
-                if (terms.admission == Admission::Invited) == invited.is_empty() {
-                    let got = format!("{} invited peers", invited.len());
-                    let expected = "invited peers exactly where admission is \"invited\"";
-                    return Err(Rejection::new(Code::Invalid, got, expected));
-                }
-                let running = |cohort: &&Cohort| !matches!(cohort.phase, Phase::Failed(_));
-                if self.state.cohorts.values().filter(running).count() >= self.config.max_cohorts {
-                    let max = self.config.max_cohorts;
-                    return Err(Rejection::new(
-                        Code::Limit,
-                        "one cohort more",
-                        format!("at most {max}"),
-                    ));
-                }
-                let event = Event::CohortAdvertised {
-                    cohort,
-                    terms,
-                    invited,
-                    at: now,
-                };
-                let mut preview = State::default();
-                preview.apply(&event);
-                let mut step = Step::event(event);
-                for cohort in preview.cohorts.values() {
-                    for (peer, filter) in &self.state.subscribers {
-                        if wants(filter, cohort) && may_join(cohort, peer) {
-                            step = step.send(peer, advert(cohort), cohort.terms.advert_expires);
-                        }
-                    }
-                }
-                Ok(step)
-            }
-            Command::CloseAdmission { cohort } => {
-                let cohort = self.cohort(cohort)?;
-                if cohort.phase != Phase::Advertised {
-                    return Err(Rejection::new(
-                        Code::Phase,
-                        "a cohort that is not advertised",
-                        "one that is",
-                    ));
-                }
-                if (cohort.members.len() as u64) < cohort.terms.min_members {
-                    let got = format!("{} members", cohort.members.len());
-                    let expected = format!("at least {}", cohort.terms.min_members);
-                    return Err(Rejection::new(Code::Phase, got, expected));
-                }
-                Ok(Self::set(cohort, now))
-            }
-            Command::StartRound { cohort } => {
-                let cohort = self.cohort(cohort)?;
-                if cohort.phase != Phase::Acknowledged {
-                    let expected = "a cohort that every member acknowledged";
-                    return Err(Rejection::new(
-                        Code::Phase,
-                        format!("{:?}", cohort.phase),
-                        expected,
-                    ));
-                }
-                Ok(Step::event(Event::RoundRequested { cohort: cohort.id }))
-            }
-        }
     }
 
     pub(super) fn opt_in(
@@ -177,7 +108,7 @@ impl Coordinator {
         if let Some(member) = cohort.members.get(&peer) {
             // The same again is fine, whatever the phase; a different one is a conflict.
             return if member.key == body.participant_pk && indexes.is_subset(&member.indexes) {
-                Ok(Step::nothing())
+                Ok(renew_seat(cohort, peer, member, now))
             } else {
                 Err(Rejection::new(
                     Code::Conflict,
@@ -260,6 +191,7 @@ impl Coordinator {
             key: body.participant_pk,
             indexes,
             proof: body.proof_of_possession,
+            at: Some(now),
         }))
     }
 
@@ -333,72 +265,20 @@ impl Coordinator {
             _ => Step::nothing(),
         }
     }
+}
 
-    /// Registers further indexes. Once a signal may exist, a new index would need a proof for every root that came
-    /// before it, and handing those out is not built yet.
-    pub(super) fn did_registration(
-        &self,
-        peer: &PeerId,
-        body: DidRegistration,
-        now: Timestamp,
-    ) -> Result<Step<Event>, Rejection> {
-        let (cohort, member) = self.membership(body.cohort_id, peer)?;
-        if matches!(cohort.phase, Phase::Failed(_)) {
-            let expected = "none: the cohort has failed";
-            return Err(Rejection::new(Code::Phase, "a registration", expected));
-        }
-        let asked: BTreeSet<_> = body.indexes.iter().copied().collect();
-        let max = usize::try_from(cohort.terms.max_indexes_per_member).unwrap_or(usize::MAX);
-        if asked.len() != body.indexes.len() || asked.is_empty() || asked.len() > max {
-            let got = format!("{} indexes", body.indexes.len());
-            return Err(Rejection::new(
-                Code::IndexCount,
-                got,
-                format!("1 to {max}, none twice"),
-            ));
-        }
-        let mut room = max.saturating_sub(member.indexes.len());
-        let mut accepted = BTreeSet::new();
-        let mut results = Vec::new();
-        for index in body.indexes {
-            let refusal = if member.indexes.contains(&index) {
-                None
-            } else if !cohort.signals.is_empty() {
-                Some("earlier-roots-unsupported")
-            } else if !matches!(cohort.round.stage, super::Stage::Waiting) {
-                Some("round-open")
-            } else if cohort.indexes().any(|taken| *taken == index) {
-                Some("index-taken")
-            } else if room == 0 {
-                Some("too-many-indexes")
-            } else {
-                room -= 1;
-                accepted.insert(index);
-                None
-            };
-            results.push(IndexResult {
-                index,
-                accepted: refusal.is_none(),
-                code: refusal.map(str::to_owned),
-                proofs: Vec::new(),
-            });
-        }
-        let mut step = Step::nothing();
-        if !accepted.is_empty() {
-            step.events.push(Event::IndexesRegistered {
-                cohort: cohort.id,
-                peer: peer.clone(),
-                indexes: accepted,
-            });
-        }
-        let result = RegistrationResult {
-            cohort_id: cohort.id,
-            results,
-            signals: Vec::new(),
-            next_round: None,
-        };
-        Ok(step.send(peer, result, now.after(FORMATION_EXPIRY_S)))
+/// The identical opt-in keeps the seat. Written to the log no more often than it matters.
+fn renew_seat(cohort: &Cohort, peer: PeerId, member: &Member, now: Timestamp) -> Step<Event> {
+    let fresh = cohort.terms.seat_deadline_s() / 4;
+    let is_fresh = member.seen.is_some_and(|seen| now < seen.after(fresh));
+    if cohort.phase != Phase::Advertised || is_fresh {
+        return Step::nothing();
     }
+    Step::event(Event::SeatRenewed {
+        cohort: cohort.id,
+        peer,
+        at: now,
+    })
 }
 
 pub(super) fn is_open(cohort: &Cohort, now: Timestamp) -> bool {
@@ -406,7 +286,7 @@ pub(super) fn is_open(cohort: &Cohort, now: Timestamp) -> bool {
     cohort.phase == Phase::Advertised && now < cohort.terms.advert_expires && !full
 }
 
-fn may_join(cohort: &Cohort, peer: &PeerId) -> bool {
+pub(super) fn may_join(cohort: &Cohort, peer: &PeerId) -> bool {
     cohort.terms.admission == Admission::Open || cohort.invited.contains(peer)
 }
 
@@ -416,7 +296,7 @@ pub(super) fn wants(filter: &Subscribe, cohort: &Cohort) -> bool {
             || filter.beacon_types.contains(&cohort.terms.beacon_type))
 }
 
-fn advert(cohort: &Cohort) -> CohortAdvert {
+pub(super) fn advert(cohort: &Cohort) -> CohortAdvert {
     CohortAdvert {
         cohort_id: cohort.id,
         btc_network: cohort.terms.btc_network,
@@ -424,6 +304,6 @@ fn advert(cohort: &Cohort) -> CohortAdvert {
         beacon_type: cohort.terms.beacon_type,
         terms: cohort.terms.value().clone(),
         terms_hash: cohort.terms.hash(),
-        succeeds: None,
+        succeeds: cohort.succeeds,
     }
 }

@@ -3,40 +3,67 @@
 use beacon_signal::Root;
 use rand_core::CryptoRng;
 
+use super::chain::broadcast;
 use super::formation::is_open;
-use super::{
-    Cohort, Coordinator, Event, FORMATION_EXPIRY_S, Phase, Signal, Stage, Standing, broadcast,
-};
-use crate::ids::Timestamp;
+use super::{Cohort, Coordinator, Event, Phase, Signal, Stage, Standing, TIMEOUT};
+use crate::ids::{PeerId, Timestamp};
 use crate::machine::{Code, Effect, Rejection, Step};
 use crate::message::{CohortSet, UpdateOpportunity};
 use crate::musig::BeaconKey;
 use crate::terms::Flow;
 
 impl Coordinator {
-    /// The next thing that follows, of the first cohort where something does.
+    /// The next thing that follows, of one cohort where something does. Looking starts anywhere: were it always the same
+    /// cohort, one whose commits are refused would starve all others.
     pub(super) fn progress(&self, now: Timestamp, rng: &mut dyn CryptoRng) -> Step<Event> {
-        self.state
-            .cohorts
+        let cohorts = &self.state.cohorts;
+        let start = match u64::try_from(cohorts.len()) {
+            Ok(count @ 2..) => usize::try_from(rng.next_u64() % count).unwrap_or_default(),
+            _ => 0,
+        };
+        let mut from_there = cohorts
             .values()
-            .map(|cohort| match cohort.phase {
-                Phase::Advertised => Self::progress_formation(cohort, now),
-                Phase::Acknowledged => self.progress_signing(cohort, now, rng),
-                Phase::Set if acknowledgements_end(cohort) <= now => {
-                    let missing = cohort.members.values();
-                    let missing = missing.filter(|member| !member.acknowledged).count();
-                    Self::fail(
-                        cohort,
-                        format!("{missing} members did not acknowledge in time"),
-                    )
-                }
-                Phase::Set | Phase::Failed(_) => Step::nothing(),
-            })
-            .find(|step| !step.is_empty())
-            .unwrap_or_default()
+            .skip(start)
+            .chain(cohorts.values().take(start));
+        let step = from_there.find_map(|cohort| {
+            let step = self.progress_of(cohort, now, rng);
+            (!step.is_empty()).then_some(step)
+        });
+        step.unwrap_or_default()
+    }
+
+    fn progress_of(&self, cohort: &Cohort, now: Timestamp, rng: &mut dyn CryptoRng) -> Step<Event> {
+        match cohort.phase {
+            Phase::Advertised => Self::progress_formation(cohort, now),
+            Phase::Set if acknowledgements_end(cohort) <= now => {
+                let members = cohort.members.iter();
+                let (there, missing): (Vec<_>, Vec<_>) =
+                    members.partition(|(_, member)| member.acknowledged);
+                let reason = format!("{} members did not acknowledge in time", missing.len());
+                let there = there.into_iter().map(|(peer, _)| peer.clone()).collect();
+                Self::fail(cohort, reason).and(Self::succeed(cohort, there, now, rng))
+            }
+            Phase::Acknowledged => self.progress_signing(cohort, now, rng),
+            Phase::Dissolved(_) => progress_broadcast(cohort, now),
+            Phase::Set | Phase::Failed(_) => Step::nothing(),
+        }
     }
 
     fn progress_formation(cohort: &Cohort, now: Timestamp) -> Step<Event> {
+        if let Some((peer, _)) = seat_ends(cohort).find(|(_, end)| *end <= now) {
+            let silent = cohort.terms.seat_deadline_s();
+            let got = format!("no sign of life within {silent} s");
+            let expected = "the same opt-in again before that";
+            let event = Event::SeatReleased {
+                cohort: cohort.id,
+                peer: peer.clone(),
+            };
+            return Step::event(event).with(Effect::Report {
+                to: peer.clone(),
+                cohort: cohort.id,
+                rejection: Rejection::new(Code::SeatReleased, got, expected),
+            });
+        }
         let members = cohort.members.len() as u64;
         if is_open(cohort, now) {
             Step::nothing()
@@ -83,8 +110,9 @@ impl Coordinator {
             cohort: cohort.id,
             at: now,
         });
+        let deadline = now.after(cohort.phase_deadline_s());
         cohort.members.keys().fold(step, |step, peer| {
-            step.send(peer, message.clone(), now.after(FORMATION_EXPIRY_S))
+            step.send(peer, message.clone(), deadline)
         })
     }
 
@@ -94,32 +122,47 @@ impl Coordinator {
         now: Timestamp,
         rng: &mut dyn CryptoRng,
     ) -> Step<Event> {
-        let due = |signal: &&Signal| signal.standing == Standing::Signed && signal.is_due(now);
-        if let Some(signal) = cohort.signals.iter().find(due) {
-            return broadcast(cohort, signal, now);
+        let mut first = progress_broadcast(cohort, now);
+        if first.is_empty() {
+            first = Self::dissolve_without_offenders(cohort, now, rng);
+        }
+        if !first.is_empty() {
+            return first;
         }
         if let Some(session) = &cohort.session {
-            return self.progress_session(cohort, session, now);
+            return Self::progress_session(cohort, session, now);
         }
         match &cohort.round.stage {
+            Stage::Stopped { .. } => Step::nothing(),
+            _ if cohort.doubt.is_some() => Self::stop_in_doubt(cohort),
             Stage::Waiting if triggered(cohort, now) => Self::open_round(cohort, now),
             Stage::Open { deadline } => Self::progress_open_round(cohort, *deadline, now),
             Stage::Closed { not_before } if *not_before <= now => {
                 self.start_session(cohort, now, rng)
             }
-            // It stopped for answers that were missing, and all of them have come since.
-            Stage::Stopped { .. } if cohort.round.failures == 0 && is_complete(cohort) => {
-                Step::event(Event::RoundClosed {
-                    cohort: cohort.id,
-                    round: cohort.round.number,
-                })
-            }
-            Stage::Waiting | Stage::Closed { .. } | Stage::Stopped { .. } => Step::nothing(),
+            Stage::Unanswered { .. } if is_complete(cohort) => Step::event(Event::RoundClosed {
+                cohort: cohort.id,
+                round: cohort.round.number,
+            }),
+            Stage::Unanswered { again } if *again <= now => Self::open_round(cohort, now),
+            Stage::Waiting | Stage::Unanswered { .. } | Stage::Closed { .. } => Step::nothing(),
         }
     }
 
+    /// This log may be older than the cohort: what is signed now could be undone by what it has forgotten.
+    fn stop_in_doubt(cohort: &Cohort) -> Step<Event> {
+        let doubt = cohort.doubt.as_deref().unwrap_or_default();
+        Step::event(Event::RoundStopped {
+            cohort: cohort.id,
+            round: cohort.round.number,
+            reason: format!(
+                "{doubt}: if the state was restored from a backup, restore the newest one; else start the round again"
+            ),
+        })
+    }
+
     fn open_round(cohort: &Cohort, now: Timestamp) -> Step<Event> {
-        let deadline = now.after(cohort.terms.response_deadline_s);
+        let deadline = now.after(cohort.phase_deadline_s());
         let round = cohort.round.number;
         let step = Step::event(Event::RoundOpened {
             cohort: cohort.id,
@@ -144,23 +187,36 @@ impl Coordinator {
 
     fn progress_open_round(cohort: &Cohort, deadline: Timestamp, now: Timestamp) -> Step<Event> {
         let round = cohort.round.number;
-        let missing: usize = cohort
-            .members
-            .values()
-            .map(|member| cohort.unanswered(member).count())
-            .sum();
-        if missing == 0 || (deadline <= now && cohort.terms.empty_leaf_allowed) {
+        let members = cohort.members.iter();
+        let missing = members.filter(|(_, member)| cohort.unanswered(member).next().is_some());
+        let missing: Vec<&PeerId> = missing.map(|(peer, _)| peer).collect();
+        if missing.is_empty() || (deadline <= now && cohort.terms.empty_leaf_allowed) {
             Step::event(Event::RoundClosed {
                 cohort: cohort.id,
                 round,
             })
         } else if deadline <= now {
-            let reason = format!("{missing} indexes without an answer at the deadline");
-            Step::event(Event::RoundStopped {
+            let late = Self::late(cohort, &missing, cohort.round.excused);
+            let mut events: Vec<_> = late
+                .into_iter()
+                .map(|peer| Event::Struck {
+                    cohort: cohort.id,
+                    peer,
+                    session: None,
+                    code: TIMEOUT.to_owned(),
+                    at: now,
+                    evidence: None,
+                })
+                .collect();
+            events.push(Event::AnswersMissing {
                 cohort: cohort.id,
                 round,
-                reason,
-            })
+                at: now,
+            });
+            Step {
+                events,
+                effects: Vec::new(),
+            }
         } else {
             Step::nothing()
         }
@@ -172,9 +228,12 @@ impl Coordinator {
         let signed = signed.filter(|signal| signal.standing == Standing::Signed);
         let retry = signed.map(Signal::due).min();
         let next = match cohort.phase {
-            Phase::Advertised => Some(cohort.terms.advert_expires),
+            Phase::Advertised => {
+                let seats = seat_ends(cohort).map(|(_, end)| end);
+                seats.chain([cohort.terms.advert_expires]).min()
+            }
             Phase::Set => Some(acknowledgements_end(cohort)),
-            Phase::Failed(_) => None,
+            Phase::Failed(_) | Phase::Dissolved(_) => None,
             Phase::Acknowledged => match (&cohort.session, &cohort.round.stage) {
                 (Some(session), _) => Some(session.deadline),
                 (None, Stage::Waiting) => trigger_time(cohort),
@@ -184,6 +243,7 @@ impl Coordinator {
                     let funded = self.build(cohort, Root([0; 32])).is_ok();
                     funded.then_some(*not_before)
                 }
+                (None, Stage::Unanswered { again }) => Some(*again),
                 (None, Stage::Stopped { .. }) => None,
             },
         };
@@ -193,7 +253,21 @@ impl Coordinator {
 
 /// When a cohort that is set has failed, if an acknowledgement is still missing.
 fn acknowledgements_end(cohort: &Cohort) -> Timestamp {
-    cohort.round.since.after(FORMATION_EXPIRY_S)
+    cohort.round.since.after(cohort.phase_deadline_s())
+}
+
+/// When each seat is free again, if its holder stays silent.
+fn seat_ends(cohort: &Cohort) -> impl Iterator<Item = (&PeerId, Timestamp)> {
+    let wait = cohort.terms.seat_deadline_s();
+    let members = cohort.members.iter();
+    members.filter_map(move |(peer, member)| Some((peer, member.seen?.after(wait))))
+}
+
+/// A signal that is signed goes to the network, whatever became of its cohort.
+fn progress_broadcast(cohort: &Cohort, now: Timestamp) -> Step<Event> {
+    let due = |signal: &&Signal| signal.standing == Standing::Signed && signal.is_due(now);
+    let signal = cohort.signals.iter().find(due);
+    signal.map_or_else(Step::nothing, |signal| broadcast(cohort, signal, now))
 }
 
 fn triggered(cohort: &Cohort, now: Timestamp) -> bool {

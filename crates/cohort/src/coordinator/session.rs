@@ -3,13 +3,14 @@
 use beacon_signal::{LeafValue, Root, SparseMerkleTree, transaction};
 use bitcoin::{OutPoint, Transaction, TxIn, TxOut, Witness};
 use rand_core::CryptoRng;
-use uuid::Builder;
+use uuid::{Builder, Uuid};
 
 use super::signing::aggregated;
-use super::{Cohort, Coordinator, Event, FORMATION_EXPIRY_S, Session};
+use super::strikes::is_forgiven;
+use super::{Cohort, Coordinator, Event, FORMATION_EXPIRY_S, Session, TIMEOUT};
 use crate::evidence::Evidence;
 use crate::ids::{PeerId, SessionId, Timestamp};
-use crate::machine::{Fund, Step};
+use crate::machine::{Code, Fund, Step};
 use crate::message::{
     AuthorizationRequest, IndexProof, Kind, NextStep, SessionAborted, SpentOutput,
 };
@@ -32,8 +33,12 @@ pub(super) struct Abandonment {
     pub(super) code: &'static str,
     pub(super) culprit: Option<PeerId>,
     pub(super) comment: String,
-    pub(super) evidence: Option<Box<Evidence>>,
+    /// Who is struck for it, and what convicts them.
+    pub(super) struck: Vec<(PeerId, Option<Box<Evidence>>)>,
 }
+
+/// The end of a session whose tree lacks a leaf that has come since.
+const LATE_LEAF: &str = "late-leaf";
 
 impl Coordinator {
     /// Starts a session, as soon as there is money for it.
@@ -44,20 +49,9 @@ impl Coordinator {
         rng: &mut dyn CryptoRng,
     ) -> Step<Event> {
         let round = cohort.round.number;
-        if cohort.round.failures >= self.config.max_attempts {
-            let last = cohort
-                .abandoned
-                .last()
-                .map_or("unknown", |abandoned| abandoned.code.as_str());
-            let reason = format!(
-                "{} sessions failed, the last with {last}",
-                cohort.round.failures
-            );
-            return Step::event(Event::RoundStopped {
-                cohort: cohort.id,
-                round,
-                reason,
-            });
+        let judged = Self::judge(cohort, now);
+        if !judged.is_empty() {
+            return judged;
         }
         // Asked at every tick until a deposit comes: no tree is built for nothing.
         if self.build(cohort, Root(LeafValue::EMPTY.0)).is_err() {
@@ -80,8 +74,8 @@ impl Coordinator {
         let Ok((tx, spent)) = self.build(cohort, tree.root()) else {
             return Step::nothing();
         };
-        let deadline = now.after(cohort.terms.response_deadline_s);
-        let session = fresh_session(rng);
+        let deadline = now.after(cohort.phase_deadline_s());
+        let session = SessionId(fresh_uuid(rng));
         let mut step = Step::event(Event::SessionStarted {
             cohort: cohort.id,
             session,
@@ -170,17 +164,25 @@ impl Coordinator {
     }
 
     pub(super) fn progress_session(
-        &self,
         cohort: &Cohort,
         session: &Session,
         now: Timestamp,
     ) -> Step<Event> {
         let members = cohort.members.len();
+        if session.outdated && session.aggregated.is_none() {
+            let why = Abandonment {
+                code: LATE_LEAF,
+                culprit: None,
+                comment: "a leaf came after the tree was built".to_owned(),
+                struck: Vec::new(),
+            };
+            return Self::abandon(cohort, session, why, now);
+        }
         if session.aggregated.is_none() && session.nonces.len() == members {
             return Self::aggregate(cohort, session, now);
         }
         if session.partials.len() == members {
-            return self.complete(cohort, session, now);
+            return Self::complete(cohort, session, now);
         }
         if now < session.deadline {
             return Step::nothing();
@@ -207,13 +209,14 @@ impl Coordinator {
             [only] => Some((*only).clone()),
             _ => None,
         };
+        let struck = Self::late(cohort, &late, session.excused);
         let why = Abandonment {
-            code: "timeout",
+            code: TIMEOUT,
             culprit,
             comment,
-            evidence: None,
+            struck: struck.into_iter().map(|peer| (peer, None)).collect(),
         };
-        self.abandon(cohort, session, why, now)
+        Self::abandon(cohort, session, why, now)
     }
 
     fn aggregate(cohort: &Cohort, session: &Session, now: Timestamp) -> Step<Event> {
@@ -226,7 +229,7 @@ impl Coordinator {
         let Some(nonces) = nonces else {
             return Step::nothing();
         };
-        let deadline = now.after(cohort.terms.response_deadline_s);
+        let deadline = now.after(cohort.phase_deadline_s());
         let collected = Session {
             aggregated: Some(nonces.clone()),
             ..session.clone()
@@ -245,7 +248,7 @@ impl Coordinator {
         })
     }
 
-    fn complete(&self, cohort: &Cohort, session: &Session, now: Timestamp) -> Step<Event> {
+    fn complete(cohort: &Cohort, session: &Session, now: Timestamp) -> Step<Event> {
         let (Some(beacon), Some(nonces)) = (&cohort.beacon, &session.aggregated) else {
             return Step::nothing();
         };
@@ -263,9 +266,9 @@ impl Coordinator {
                     code: "aggregate",
                     culprit: None,
                     comment: "the aggregated signature does not verify".to_owned(),
-                    evidence: None,
+                    struck: Vec::new(),
                 };
-                return self.abandon(cohort, session, why, now);
+                return Self::abandon(cohort, session, why, now);
             };
             input.witness = Witness::from_slice(&[signature]);
         }
@@ -279,7 +282,6 @@ impl Coordinator {
 
     /// Ends a session and tells every member. The round tries again by itself, or stops where that cannot help.
     pub(super) fn abandon(
-        &self,
         cohort: &Cohort,
         session: &Session,
         why: Abandonment,
@@ -289,14 +291,23 @@ impl Coordinator {
             code,
             culprit,
             comment,
-            evidence,
+            struck,
         } = why;
-        let again = is_transient(code) && cohort.round.failures + 1 < self.config.max_attempts;
+        let crossed = culprit
+            .as_ref()
+            .is_some_and(|peer| cohort.has_crossed(peer, code));
+        let again = crossed || is_transient(code);
+        let strikes = |peer: &PeerId| cohort.members.get(peer).map_or(0, |member| member.strikes);
+        let over = struck
+            .iter()
+            .any(|(peer, _)| strikes(peer) + 1 >= cohort.max_strikes());
         let message = SessionAborted {
             session_id: session.id,
             cohort_id: cohort.id,
             code: code.to_owned(),
-            next: if again {
+            next: if over {
+                NextStep::CohortDissolved // At the next tick.
+            } else if again {
                 NextStep::NewSession
             } else {
                 NextStep::Wait
@@ -306,22 +317,21 @@ impl Coordinator {
             cohort: cohort.id,
             session: session.id,
             code: code.to_owned(),
-            culprit: culprit.clone(),
+            culprit,
             comment: comment.clone(),
             at: now,
         });
-        if let (Some(peer), Some(_)) = (culprit, &evidence) {
-            step.events.push(Event::Struck {
+        step.events
+            .extend(struck.into_iter().map(|(peer, evidence)| Event::Struck {
                 cohort: cohort.id,
                 peer,
                 session: Some(session.id),
                 code: code.to_owned(),
                 at: now,
                 evidence,
-            });
-        }
+            }));
         if !again {
-            let reason = format!("{code}: {comment}");
+            let reason = format!("{code}: {comment}{}", remedy(code));
             step.events.push(Event::RoundStopped {
                 cohort: cohort.id,
                 round: session.round,
@@ -336,17 +346,25 @@ impl Coordinator {
     }
 }
 
-/// Whether trying again can help without anybody deciding anything: a member restarted, was late, or its chain source
-/// was behind.
+/// Whether trying again helps without anybody deciding anything: a member restarted, was late, its chain source was behind,
+/// or it is out after a few more of the same.
 fn is_transient(code: &str) -> bool {
-    code == "timeout"
-        || [
-            DeclineCode::NonceLost,
-            DeclineCode::ChainUnseen,
-            DeclineCode::ChainUnconfirmed,
-        ]
-        .iter()
-        .any(|transient| transient.as_str() == code)
+    let others = [
+        TIMEOUT,
+        LATE_LEAF,
+        Code::Nonce.as_str(),
+        Code::PartialSignature.as_str(),
+    ];
+    others.contains(&code) || is_forgiven(code)
+}
+
+/// What the operator can do about it, where that is not plain.
+fn remedy(code: &str) -> &'static str {
+    if code == DeclineCode::WrongRound.as_str() {
+        "; a member is in another round: if the state was restored from a backup, restore the newest one"
+    } else {
+        ""
+    }
 }
 
 fn spend(previous_output: OutPoint) -> TxIn {
@@ -356,8 +374,8 @@ fn spend(previous_output: OutPoint) -> TxIn {
     }
 }
 
-fn fresh_session(rng: &mut dyn CryptoRng) -> SessionId {
+pub(super) fn fresh_uuid(rng: &mut dyn CryptoRng) -> Uuid {
     let mut bytes = [0; 16];
     rng.fill_bytes(&mut bytes);
-    SessionId(Builder::from_random_bytes(bytes).into_uuid())
+    Builder::from_random_bytes(bytes).into_uuid()
 }

@@ -3,7 +3,7 @@
 use beacon_signal::LeafValue;
 
 use super::session::Abandonment;
-use super::{Cohort, Coordinator, Event, GivenNonces, Phase, Session, Stage};
+use super::{Cohort, Coordinator, Event, GivenNonces, OTHER_DECLINE, Phase, Session};
 use crate::evidence::{
     Contribution, Evidence, EvidenceType, Misdeed, SignedNonces, SignedPartials,
 };
@@ -79,17 +79,9 @@ impl Coordinator {
         if new.is_empty() {
             return Ok(Step::nothing());
         }
-        let collecting = match cohort.round.stage {
-            Stage::Waiting | Stage::Open { .. } => true,
-            Stage::Stopped { .. } => !cohort.root_is_fixed(),
-            Stage::Closed { .. } => false,
-        };
-        if !collecting {
-            return Err(Rejection::new(
-                Code::Phase,
-                "leaves",
-                "none: the round's leaves are complete",
-            ));
+        if cohort.root_is_fixed() {
+            let expected = "none: the round's root is made without it";
+            return Err(Rejection::new(Code::LeafLate, "a leaf", expected));
         }
         Ok(Step::event(Event::LeavesGiven {
             cohort: cohort.id,
@@ -176,10 +168,10 @@ impl Coordinator {
                 let why = Abandonment {
                     code: Code::Nonce.as_str(),
                     comment: error.to_string(),
-                    evidence: evidence(cohort, session, &peer, misdeed),
+                    struck: vec![(peer.clone(), evidence(cohort, session, &peer, misdeed))],
                     culprit: Some(peer),
                 };
-                Ok(self.abandon(cohort, session, why, now))
+                Ok(Self::abandon(cohort, session, why, now))
             }
         }
     }
@@ -259,10 +251,10 @@ impl Coordinator {
                 let why = Abandonment {
                     code: Code::PartialSignature.as_str(),
                     comment: format!("partial signature of input {number} does not verify"),
-                    evidence: evidence(cohort, session, &peer, misdeed),
+                    struck: vec![(peer.clone(), evidence(cohort, session, &peer, misdeed))],
                     culprit: Some(peer),
                 };
-                Ok(self.abandon(cohort, session, why, now))
+                Ok(Self::abandon(cohort, session, why, now))
             }
         }
     }
@@ -308,19 +300,30 @@ impl Coordinator {
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         let (cohort, _) = self.membership(body.cohort_id, &peer)?;
-        let session = Self::session(cohort, body.session_id)?;
         // A code that this version does not know is a reason all the same.
-        let code = DeclineCode::ALL
-            .iter()
-            .map(|code| code.as_str())
-            .find(|code| *code == body.code);
+        let mut known = DeclineCode::ALL.iter().map(|code| code.as_str());
+        let code = known
+            .find(|code| *code == body.code)
+            .unwrap_or(OTHER_DECLINE);
+        let ended = cohort.declines.as_ref();
+        let ended = ended.filter(|ended| ended.session == body.session_id);
+        if ended.is_some_and(|ended| !ended.by.contains_key(&peer)) {
+            // Another one ended it already. How many they are matters: most of them cannot all be to blame.
+            return Ok(Step::event(Event::DeclineNoted {
+                cohort: cohort.id,
+                session: body.session_id,
+                peer,
+                code: code.to_owned(),
+            }));
+        }
+        let session = Self::session(cohort, body.session_id)?;
         let why = Abandonment {
-            code: code.unwrap_or("other"),
+            code,
             culprit: Some(peer),
             comment: shortened(&body.comment),
-            evidence: None,
+            struck: Vec::new(),
         };
-        Ok(self.abandon(cohort, session, why, now))
+        Ok(Self::abandon(cohort, session, why, now))
     }
 }
 

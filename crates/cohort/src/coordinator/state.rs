@@ -11,6 +11,7 @@ use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Fund;
 use crate::message::{SpentOutput, Subscribe};
 use crate::musig::BeaconKey;
+use crate::review::DeclineCode;
 use crate::terms::AgreedTerms;
 use crate::values::{AggregatedNonce, CohortKey, PublicNonce, StatementSignature, transaction_hex};
 
@@ -19,8 +20,19 @@ use crate::values::{AggregatedNonce, CohortKey, PublicNonce, StatementSignature,
 pub struct State {
     /// Peers that hear of cohorts.
     pub subscribers: BTreeMap<PeerId, Subscribe>,
-    /// All cohorts, those that failed included.
+    /// Who changed its filter within the last hour, or subscribed and left again.
+    pub filter_changes: BTreeMap<PeerId, FilterChanges>,
+    /// All cohorts, those that are over included.
     pub cohorts: BTreeMap<CohortId, Cohort>,
+}
+
+/// How often a peer changed what it wants to hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterChanges {
+    /// Counted from here on.
+    pub since: Timestamp,
+    /// How often.
+    pub count: u32,
 }
 
 /// Where a cohort stands.
@@ -32,8 +44,10 @@ pub enum Phase {
     Set,
     /// Every member agreed: it may be funded, and signs.
     Acknowledged,
-    /// Never set.
+    /// It never came to be agreed on.
     Failed(String),
+    /// It is over, though it was agreed on: its signals and funds are still watched.
+    Dissolved(String),
 }
 
 /// One cohort.
@@ -43,6 +57,14 @@ pub struct Cohort {
     pub id: CohortId,
     /// Its terms.
     pub terms: AgreedTerms,
+    /// When it was advertised.
+    pub advertised: Timestamp,
+    /// The cohort from whose members it was formed.
+    pub succeeds: Option<CohortId>,
+    /// The cohort that was formed from its members.
+    pub successor: Option<CohortId>,
+    /// Who was left behind when it was dissolved.
+    pub without: BTreeSet<PeerId>,
     /// Peers that may join where the terms say "invited".
     pub invited: BTreeSet<PeerId>,
     /// Where it stands.
@@ -57,8 +79,18 @@ pub struct Cohort {
     pub round: Round,
     /// The session that is under way.
     pub session: Option<Session>,
+    /// Who declined the last session, until that is judged.
+    pub declines: Option<Declines>,
     /// Transactions for which nonces were aggregated, signed or not, that may still be mined or are mined; oldest first.
     pub signals: Vec<Signal>,
+    /// The leaves of every round that has a transaction, kept for ever: proofs can be asked for again.
+    pub trees: BTreeMap<u64, BTreeMap<Index, LeafValue>>,
+    /// Outputs of the beacon that are gone and that none of our transactions spends; the last 64.
+    pub vanished: BTreeSet<OutPoint>,
+    /// Outputs of the beacon that were spent by a transaction that we do not know; the last 64.
+    pub foreign_spends: BTreeMap<OutPoint, Txid>,
+    /// Why this state may be older than the cohort: no session is started until the operator says so.
+    pub doubt: Option<String>,
     /// Why sessions ended without a signature, newest last; the last 32.
     pub abandoned: Vec<Abandoned>,
     /// Who failed, newest last; the last 256.
@@ -78,6 +110,19 @@ pub struct Member {
     pub acknowledged: bool,
     /// How often it failed the cohort.
     pub strikes: u64,
+    /// When it last gave a sign of life before the cohort was set; `None` where an older log does not say.
+    pub seen: Option<Timestamp>,
+}
+
+/// Who declined a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declines {
+    /// The session.
+    pub session: SessionId,
+    /// Whether the process was started during it.
+    pub excused: bool,
+    /// Codes, by member.
+    pub by: BTreeMap<PeerId, String>,
 }
 
 /// One round: leaves are collected, a root is made, sessions try to sign it.
@@ -97,8 +142,12 @@ pub struct Round {
     pub requested: bool,
     /// What it is doing.
     pub stage: Stage,
-    /// Sessions that were abandoned in it since the operator last asked.
+    /// Sessions that were abandoned in it, and deadlines for answers that passed, since the operator last asked.
     pub failures: u32,
+    /// Whether the process was started while answers were waited for.
+    pub excused: bool,
+    /// Members that declined a proof while an index of theirs had no answer: once in a round, their leaf was on its way.
+    pub crossed: BTreeSet<PeerId>,
 }
 
 /// What a round is doing.
@@ -110,6 +159,11 @@ pub enum Stage {
     Open {
         /// When answers must be there.
         deadline: Timestamp,
+    },
+    /// Answers were missing at the deadline.
+    Unanswered {
+        /// When those who have not answered are asked again.
+        again: Timestamp,
     },
     /// All the leaves there will be.
     Closed {
@@ -134,6 +188,8 @@ impl Round {
             requested: false,
             stage: Stage::Waiting,
             failures: 0,
+            excused: false,
+            crossed: BTreeSet::new(),
         }
     }
 }
@@ -164,6 +220,10 @@ pub struct Session {
     pub partials: BTreeMap<PeerId, SignedPartials>,
     /// Members that signed two different contributions to it.
     pub equivocated: BTreeSet<PeerId>,
+    /// Whether the process was started during this phase.
+    pub excused: bool,
+    /// Whether a leaf came after the tree was built.
+    pub outdated: bool,
 }
 
 /// A member's public nonces.
@@ -214,6 +274,10 @@ pub struct Signal {
     pub tx: Transaction,
     /// Its id.
     pub txid: Txid,
+    /// What the inputs spend.
+    pub spent: Vec<SpentOutput>,
+    /// What each member signed of it last, while others are missing.
+    pub contributions: BTreeMap<PeerId, Contribution>,
     /// Where it stands.
     pub standing: Standing,
     /// When it was last given to the network.
@@ -222,6 +286,15 @@ pub struct Signal {
     pub tries: u32,
     /// The network's reason, if it refused.
     pub refusal: Option<String>,
+}
+
+/// A member's partial signatures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Contribution {
+    /// The session they were made in.
+    pub session: SessionId,
+    /// What was signed.
+    pub signed: SignedPartials,
 }
 
 impl Signal {
@@ -279,6 +352,28 @@ pub struct Abandoned {
 }
 
 impl Cohort {
+    /// Whether it forms and signs no more.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Failed(_) | Phase::Dissolved(_))
+    }
+
+    /// What convicts members, oldest first.
+    pub fn evidence(&self) -> impl Iterator<Item = &Evidence> {
+        self.strikes
+            .iter()
+            .filter_map(|strike| strike.evidence.as_deref())
+    }
+
+    /// Strikes with which a member is out.
+    pub fn max_strikes(&self) -> u64 {
+        self.terms.max_strikes.max(1)
+    }
+
+    /// Seconds that each phase takes at most.
+    pub(super) fn phase_deadline_s(&self) -> u64 {
+        self.terms.phase_deadline_s(self.members.len())
+    }
+
     /// All registered indexes.
     pub fn indexes(&self) -> impl Iterator<Item = &Index> {
         self.members.values().flat_map(|member| &member.indexes)
@@ -297,6 +392,15 @@ impl Cohort {
     pub fn root_is_fixed(&self) -> bool {
         let round = self.round.number;
         self.signals.iter().any(|signal| signal.round == round)
+    }
+
+    /// Whether a decline of this code comes of a leaf that crossed the request: an index of the member had no answer when
+    /// the tree was built. Believed once in a round.
+    pub(super) fn has_crossed(&self, peer: &PeerId, code: &str) -> bool {
+        let unanswered = |member: &Member| self.unanswered(member).next().is_some();
+        code == DeclineCode::ProofInvalid.as_str()
+            && self.members.get(peer).is_some_and(unanswered)
+            && !self.round.crossed.contains(peer)
     }
 
     /// Transactions that may still be mined, or be replaced by a reorganisation.

@@ -23,7 +23,9 @@ use beacon_cohort::machine::{ChainFact, Code, Effect, Input, Machine, Rejection}
 use beacon_cohort::message::{Message, Subscribe, TYPE_PREFIX};
 use beacon_cohort::participant::{self, LeafSecret, Membership, Participant, Policy};
 use beacon_cohort::signer::{KeyPath, LocalSigner};
+use beacon_cohort::statement::Statement;
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork, Terms};
+use beacon_cohort::values::StatementSignature;
 use beacon_signal::UpdateId;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -197,8 +199,17 @@ impl World {
 
     /// A world whose cohort is agreed on, funded and idle.
     pub fn formed(members: usize, seed: u64) -> (Self, CohortId) {
+        Self::formed_with(members, seed, |_| {})
+    }
+
+    /// The same, on other terms.
+    pub fn formed_with(
+        members: usize,
+        seed: u64,
+        change: impl FnOnce(&mut Terms),
+    ) -> (Self, CohortId) {
         let mut world = Self::new(members, seed);
-        let cohort = world.advertise(|_| {});
+        let cohort = world.advertise(change);
         for number in 0..members {
             world.subscribe(number);
         }
@@ -482,6 +493,25 @@ impl World {
         panic!("nothing of the kind was sent");
     }
 
+    /// A member's statement about anything, signed with its key of this cohort.
+    pub fn sign_as(
+        &self,
+        number: usize,
+        cohort: CohortId,
+        statement: &Statement,
+    ) -> StatementSignature {
+        let path = self.membership(number, cohort).path.unwrap();
+        let pair = secp256k1::Keypair::from_secret_bytes(secret_key(number, path)).unwrap();
+        let signature = secp256k1::schnorr::sign_with_aux_rand(statement.digest(), &pair, &[0; 32]);
+        StatementSignature::from_bytes(&signature.to_byte_array()).unwrap()
+    }
+
+    /// The coordinator's process ends: the log is read, the machine learns of it.
+    pub fn restart_coordinator(&mut self) {
+        self.coordinator.reload();
+        self.at_coordinator(Input::Restarted).unwrap();
+    }
+
     pub fn pass(&mut self, seconds: u64) {
         self.now = self.now.after(seconds);
         self.at_coordinator(Input::Tick).unwrap();
@@ -512,10 +542,11 @@ impl World {
 
     /// Replaying each log gives the state in memory.
     pub fn assert_replay_equals_memory(&self) {
-        assert_eq!(
-            self.coordinator.replayed().state(),
-            self.coordinator.machine.state()
-        );
+        let state = self.coordinator.machine.state();
+        assert_eq!(self.coordinator.replayed().state(), state);
+        let snapshot = serde_json::to_vec(state).unwrap();
+        let read: coordinator::State = serde_json::from_slice(&snapshot).unwrap();
+        assert!(read == *state, "a snapshot keeps everything");
         for peer in &self.peers {
             assert_eq!(peer.node.replayed().state(), peer.node.machine.state());
         }

@@ -35,9 +35,10 @@ fn a_lost_update_is_sent_again_byte_for_byte_when_it_is_asked_for_again() {
     assert_eq!(world.cohort(cohort).signals.len(), 1);
 }
 
-/// One member was away for longer than the deadline: its answer, when it comes, starts the round again by itself.
+/// One member was away for longer than the deadline: its answer, when it comes, lets the round go on by itself, and it is
+/// asked again meanwhile.
 #[test]
-fn a_round_that_stopped_for_a_missing_answer_goes_on_when_it_comes() {
+fn a_round_without_an_answer_asks_again_and_goes_on_when_it_comes() {
     let mut world = World::new(2, 2);
     let cohort = world.advertise(|terms| terms.flow = Flow::Pull);
     world.subscribe(0);
@@ -50,11 +51,16 @@ fn a_round_that_stopped_for_a_missing_answer_goes_on_when_it_comes() {
     let asked = world.settle_until(|message| matches!(message, Message::UpdateOpportunity(_)));
     world.deliver(asked[0].clone());
     world.settle();
-    world.pass(61);
-    assert!(matches!(
+    world.pass(62);
+    let again = world.now.after(2);
+    assert_eq!(
         world.cohort(cohort).round.stage,
-        Stage::Stopped { .. }
-    ));
+        Stage::Unanswered { again }
+    );
+    world.pass(2);
+    let again = world.settle_until(|message| matches!(message, Message::UpdateOpportunity(_)));
+    assert_eq!(again.len(), 1, "only who has not answered");
+    world.pass(62);
     world.deliver(asked[1].clone());
     world.settle();
     let signals = &world.cohort(cohort).signals;

@@ -188,24 +188,26 @@ fn a_round_keeps_its_root_once_nonces_were_aggregated() {
     world.fund(cohort, 50_000);
     world.request_update(0, cohort, 1);
     world.settle_until(|message| message.kind() == "sign/update_opportunity"); // Lost.
-    world.pass(60);
+    world.pass(62);
     world.settle_until(|message| message.kind() == "sign/signature_authorization"); // Lost.
     let root = world.cohort(cohort).signals[0].root;
-    for _ in 0..5 {
-        world.pass(60);
+    for wait in [2, 4, 8, 16, 32] {
+        world.pass(62);
         world.settle_until(|message| message.kind() == "sign/session_aborted");
         world.mail.clear();
-        world.pass(20);
+        assert!(world.cohort(cohort).session.is_none());
+        world.pass(wait - 1);
+        assert!(
+            world.cohort(cohort).session.is_none(),
+            "twice as long each time"
+        );
+        world.pass(1);
+        assert!(world.cohort(cohort).session.is_some());
+        world.mail.clear();
     }
-    assert!(matches!(
-        world.cohort(cohort).round.stage,
-        Stage::Stopped { .. }
-    ));
+    world.pass(3_600);
     world.mail.clear();
-    world
-        .operator(coordinator::Command::StartRound { cohort })
-        .unwrap();
-    world.pass(121);
+    world.pass(3_600);
     world.settle();
     let signals = &world.cohort(cohort).signals;
     assert!(
@@ -214,8 +216,8 @@ fn a_round_keeps_its_root_once_nonces_were_aggregated() {
     );
 }
 
-/// Nobody funds a cohort that is not agreed on by all: it fails when an acknowledgement is missing for a day, and those
-/// who agreed are told.
+/// Nobody funds a cohort that is not agreed on by all: it fails when an acknowledgement is missing at the deadline, and
+/// those who agreed are told.
 #[test]
 fn a_cohort_without_all_acknowledgements_fails() {
     let mut world = World::new(2, 7);
@@ -225,7 +227,7 @@ fn a_cohort_without_all_acknowledgements_fails() {
     let first = world.settle_until(|message| message.kind() == "keygen/cohort_ack");
     let second = world.settle_until(|message| message.kind() == "keygen/cohort_ack");
     world.deliver(first[0].clone());
-    world.pass(86_399);
+    world.pass(61);
     assert_eq!(world.cohort(cohort).phase, Phase::Set);
     world.pass(1);
     assert!(matches!(world.cohort(cohort).phase, Phase::Failed(_)));

@@ -11,7 +11,6 @@ use beacon_cohort::message::{
     RequestSignature, SignatureAuthorization, Subscribe, SubscribeAccept, Unsubscribe,
 };
 use beacon_cohort::signer::{KeyPath, KeyPlace, LocalSigner, SignerAnswer, SignerRequest};
-use beacon_cohort::statement::Statement;
 use beacon_cohort::terms::{Admission, AgreedTerms, BtcNetwork, Terms};
 use beacon_cohort::values::{AckHash, CohortKey, StatementSignature, TermsHash};
 use beacon_signal::{Index, LeafValue};
@@ -21,7 +20,7 @@ use rand_core::SeedableRng;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::common::{Mail, START, World, secret_key};
+use crate::common::{Mail, START, World};
 
 fn stranger() -> PeerId {
     PeerId::new("did:example:stranger")

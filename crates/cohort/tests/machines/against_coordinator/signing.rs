@@ -54,21 +54,24 @@ fn leaves_that_are_not_the_members_to_give() {
     });
 }
 
-/// Leaves before the cohort is set, and after the round was closed.
+/// Leaves before the cohort is set, and after the round's root was made without them.
 #[test]
 fn leaves_out_of_phase() {
     let (mut world, cohort_id, peer, opt_in) = open(21);
-    let index = opt_in.indexes[0];
-    world.tell_coordinator(&peer, opt_in).unwrap();
-    let leaves = vec![Leaf {
-        index,
-        value: LeafValue([1; 32]),
-    }];
-    let early = NoUpdate {
+    let leaf = |index| {
+        vec![Leaf {
+            index,
+            value: LeafValue([1; 32]),
+        }]
+    };
+    let no_update = |leaves| NoUpdate {
         cohort_id,
         round: 1,
         leaves,
     };
+    let index = opt_in.indexes[0];
+    world.tell_coordinator(&peer, opt_in).unwrap();
+    let early = no_update(leaf(index));
     world.refuses(Code::Phase, |world| world.tell_coordinator(&peer, early));
 
     let mut world = World::new(2, 21);
@@ -76,28 +79,21 @@ fn leaves_out_of_phase() {
     world.subscribe(0);
     world.subscribe(1);
     world.settle();
+    world.fund(cohort_id, 50_000);
+    world.settle();
     world.request_update(0, cohort_id, 1);
     world.settle_until(|message| message.kind() == "sign/update_opportunity"); // Lost: the index stays empty.
-    world.pass(60);
-    assert!(matches!(
-        world.cohort(cohort_id).round.stage,
-        Stage::Closed { .. }
-    ));
+    world.pass(62);
+    world.settle_until(|message| message.kind() == "sign/aggregated_nonce");
     let member = world.peers[1].id.clone();
     let index = *world.membership(1, cohort_id).dids.keys().next().unwrap();
-    let leaves = vec![Leaf {
-        index,
-        value: LeafValue([1; 32]),
-    }];
-    world.refuses(Code::Phase, |world| {
-        world.tell_coordinator(
-            &member,
-            NoUpdate {
-                cohort_id,
-                round: 1,
-                leaves,
-            },
-        )
+    let late = NoUpdate {
+        cohort_id,
+        round: 1,
+        leaves: leaf(index),
+    };
+    world.refuses(Code::LeafLate, |world| {
+        world.tell_coordinator(&member, late)
     });
 }
 
@@ -113,7 +109,7 @@ fn contributions_for_another_session() {
     world.refuses(Code::UnknownSession, |world| {
         world.tell_coordinator(&from, other)
     });
-    world.pass(60);
+    world.pass(62);
     assert_eq!(
         world.cohort(cohort).abandoned.len(),
         1,
@@ -221,7 +217,7 @@ fn a_bad_partial_signature_names_its_culprit() {
     let aggregated = session.aggregated.as_ref().unwrap();
     let statement =
         beacon_cohort::statement::partials(session.id, &session.sighashes, aggregated, &bad);
-    let signature = sign_as(&world, cohort, number, &statement);
+    let signature = world.sign_as(number, cohort, &statement);
     let message = SignatureAuthorization {
         partial_signature: bad[0],
         partial_signatures: bad.clone(),
@@ -234,8 +230,8 @@ fn a_bad_partial_signature_names_its_culprit() {
     assert_eq!(abandoned.culprit.as_ref(), Some(culprit));
     assert_eq!(abandoned.code, Code::PartialSignature.as_str());
     assert!(
-        matches!(world.cohort(cohort).round.stage, Stage::Stopped { .. }),
-        "trying again would not help"
+        matches!(world.cohort(cohort).round.stage, Stage::Closed { .. }),
+        "it is tried again until the culprit is out"
     );
     let strike = &world.cohort(cohort).strikes[0];
     let evidence = strike.evidence.as_ref().expect("what the culprit signed");
@@ -251,17 +247,4 @@ fn a_bad_partial_signature_names_its_culprit() {
         )
     });
     assert_eq!(told.count(), 2);
-}
-
-/// A signature by a member's key of this cohort.
-fn sign_as(
-    world: &World,
-    cohort: CohortId,
-    number: usize,
-    statement: &Statement,
-) -> StatementSignature {
-    let path = world.membership(number, cohort).path.unwrap();
-    let pair = secp256k1::Keypair::from_secret_bytes(secret_key(number, path)).unwrap();
-    let signature = secp256k1::schnorr::sign_with_aux_rand(statement.digest(), &pair, &[0; 32]);
-    StatementSignature::from_bytes(&signature.to_byte_array()).unwrap()
 }

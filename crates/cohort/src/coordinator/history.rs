@@ -1,0 +1,175 @@
+//! Registrations, and what a member gets to hear again of earlier rounds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use beacon_signal::{Index, SparseMerkleTree};
+
+use super::{Cohort, Coordinator, Event, FORMATION_EXPIRY_S, Phase, Signal, Stage, Standing};
+use crate::ids::{PeerId, Timestamp};
+use crate::machine::{Code, Rejection, Step};
+use crate::message::{
+    DidRegistration, IndexResult, MAX_ANSWER_BYTES, RegistrationResult, RoundProof, SignalProgress,
+    SignalRecord,
+};
+
+/// Rounds that one answer tells of: their trees are built anew.
+const MAX_ANSWER_ROUNDS: usize = 64;
+
+impl Coordinator {
+    /// Registers further indexes, and tells of earlier rounds where that is asked for. Once a signal may exist, a new index
+    /// would need a proof for every root that came before it, and taking those in is not built yet.
+    pub(super) fn did_registration(
+        &self,
+        peer: &PeerId,
+        body: DidRegistration,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        let (cohort, member) = self.seat(body.cohort_id, peer)?;
+        if let Phase::Failed(reason) = &cohort.phase {
+            let expected = "none: the cohort is over";
+            return Err(Rejection::new(Code::CohortFailed, reason, expected));
+        }
+        let asked: BTreeSet<_> = body.indexes.iter().copied().collect();
+        let max = usize::try_from(cohort.terms.max_indexes_per_member).unwrap_or(usize::MAX);
+        if asked.len() != body.indexes.len() || asked.is_empty() || asked.len() > max {
+            let got = format!("{} indexes", body.indexes.len());
+            return Err(Rejection::new(
+                Code::IndexCount,
+                got,
+                format!("1 to {max}, none twice"),
+            ));
+        }
+        let held: Vec<Index> = asked.intersection(&member.indexes).copied().collect();
+        let mut history = History::default();
+        if let Some(from) = body.from_round {
+            history = History::of(cohort, peer, &held, from);
+        }
+        let mut room = max.saturating_sub(member.indexes.len());
+        let mut accepted = BTreeSet::new();
+        let mut results = Vec::new();
+        for index in body.indexes {
+            let refusal = if member.indexes.contains(&index) {
+                None
+            } else if cohort.is_over() {
+                Some("cohort-over")
+            } else if !cohort.signals.is_empty() {
+                Some("earlier-roots-unsupported")
+            } else if !matches!(cohort.round.stage, Stage::Waiting) {
+                Some("round-open")
+            } else if cohort.indexes().any(|taken| *taken == index) {
+                Some("index-taken")
+            } else if room == 0 {
+                Some("too-many-indexes")
+            } else {
+                room -= 1;
+                accepted.insert(index);
+                None
+            };
+            results.push(IndexResult {
+                index,
+                accepted: refusal.is_none(),
+                code: refusal.map(str::to_owned),
+                proofs: history.proofs.remove(&index).unwrap_or_default(),
+            });
+        }
+        let mut step = Step::nothing();
+        if !accepted.is_empty() {
+            step.events.push(Event::IndexesRegistered {
+                cohort: cohort.id,
+                peer: peer.clone(),
+                indexes: accepted,
+            });
+        }
+        let later = body.from_round.filter(|round| *round > cohort.round.number);
+        if let Some(round) = later
+            && cohort.phase == Phase::Acknowledged
+            && cohort.doubt.is_none()
+        {
+            // Either the member lies, or our log is older than the cohort. The operator finds out.
+            step.events.push(Event::LaterRoundClaimed {
+                cohort: cohort.id,
+                peer: peer.clone(),
+                round,
+            });
+        }
+        let result = RegistrationResult {
+            cohort_id: cohort.id,
+            results,
+            signals: history.signals,
+            next_round: history.next_round,
+        };
+        Ok(step.send(peer, result, now.after(FORMATION_EXPIRY_S)))
+    }
+}
+
+/// What one member hears of earlier rounds.
+#[derive(Default)]
+struct History {
+    signals: Vec<SignalRecord>,
+    proofs: BTreeMap<Index, Vec<RoundProof>>,
+    next_round: Option<u64>,
+}
+
+impl History {
+    /// From round `from` on, as much as fits into one answer, one round at least.
+    fn of(cohort: &Cohort, peer: &PeerId, indexes: &[Index], from: u64) -> Self {
+        let mut history = Self::default();
+        let mut bytes = 0;
+        let rounds = cohort.trees.range(from..);
+        for (told, (round, leaves)) in rounds.enumerate() {
+            let Ok(tree) =
+                SparseMerkleTree::new(leaves.iter().map(|(index, leaf)| (*index, *leaf)))
+            else {
+                continue; // It was built once.
+            };
+            let of_round = cohort
+                .signals
+                .iter()
+                .filter(|signal| signal.round == *round);
+            let records: Vec<_> = of_round.map(|signal| record(signal, peer)).collect();
+            let proofs: Vec<_> = indexes
+                .iter()
+                .map(|index| (*index, tree.proof(index)))
+                .collect();
+            bytes += json_bytes(&records) + records.len() * json_bytes(&proofs);
+            if told > 0 && (bytes > MAX_ANSWER_BYTES || told >= MAX_ANSWER_ROUNDS) {
+                history.next_round = Some(*round);
+                break;
+            }
+            for record in records {
+                for (index, proof) in &proofs {
+                    history.proofs.entry(*index).or_default().push(RoundProof {
+                        session_id: record.session_id,
+                        round: *round,
+                        proof: proof.clone(),
+                    });
+                }
+                history.signals.push(record);
+            }
+        }
+        history
+    }
+}
+
+fn json_bytes(value: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(value).map_or(0, |json| json.len())
+}
+
+/// A transaction as its member is told of it.
+fn record(signal: &Signal, peer: &PeerId) -> SignalRecord {
+    let contribution = signal.contributions.get(peer);
+    SignalRecord {
+        session_id: contribution.map_or(signal.session, |made| made.session),
+        round: signal.round,
+        status: match signal.standing {
+            Standing::Unsigned => SignalProgress::Unsigned,
+            Standing::Signed => SignalProgress::Signed,
+            Standing::Broadcast => SignalProgress::Published,
+            Standing::Confirmed { .. } => SignalProgress::Confirmed,
+            Standing::Buried { .. } => SignalProgress::Buried,
+        },
+        transaction: signal.tx.clone(),
+        spent_outputs: signal.spent.clone(),
+        contribution: contribution.map(|made| made.signed.clone()),
+    }
+}

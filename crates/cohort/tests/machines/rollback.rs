@@ -1,0 +1,137 @@
+//! A coordinator whose state is older than its cohort.
+
+use beacon_cohort::coordinator::{Command, Stage};
+use beacon_cohort::machine::{ChainFact, Fund, Input, OutputView};
+use beacon_cohort::message::DidRegistration;
+use bitcoin::hashes::Hash as _;
+use bitcoin::{OutPoint, TxOut, Txid};
+
+use crate::common::World;
+
+fn reason(world: &World, cohort: beacon_cohort::ids::CohortId) -> String {
+    match &world.cohort(cohort).round.stage {
+        Stage::Stopped { reason } => reason.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The coordinator comes from a backup that was made before the last signal. The chain shows a spend that it does not know:
+/// it starts no session until the operator says so.
+#[test]
+fn a_spend_that_the_log_does_not_know_stops_the_round() {
+    let (mut world, cohort) = World::formed(2, 1);
+    let backup = world.coordinator.log.clone();
+    let funds = world.cohort(cohort).funds.clone();
+    world.request_update(0, cohort, 1);
+    world.settle();
+    world.chain.mine();
+    world.settle();
+    let txid = world.cohort(cohort).signals[0].txid;
+    world.coordinator.log = backup;
+    world.restart_coordinator();
+    assert_eq!(world.cohort(cohort).round.number, 1);
+    world.look_at_chain();
+    world.look_at_chain();
+    let state = world.cohort(cohort);
+    assert_eq!(state.foreign_spends, [(funds[0].outpoint, txid)].into());
+    let reason = reason(&world, cohort);
+    assert!(
+        reason.contains(&txid.to_string()) && reason.contains("backup"),
+        "{reason}"
+    );
+    assert!(state.session.is_none());
+    world.assert_replay_equals_memory();
+    world.operator(Command::StartRound { cohort }).unwrap();
+    assert_eq!(world.cohort(cohort).doubt, None, "the operator's word");
+}
+
+/// What our own signals spend, and what a reorganisation takes away, is no foreign spend.
+#[test]
+fn an_output_that_is_gone_is_foreign_only_with_a_spender() {
+    let (mut world, cohort) = World::formed(2, 2);
+    world.request_update(0, cohort, 1);
+    world.settle();
+    assert!(
+        world.cohort(cohort).vanished.is_empty(),
+        "spent by our own signal"
+    );
+    let script = world
+        .cohort(cohort)
+        .beacon
+        .as_ref()
+        .unwrap()
+        .script()
+        .to_owned();
+    let outpoint = OutPoint::new(Txid::all_zeros(), 7);
+    let fund = Fund {
+        outpoint,
+        value: 5_000,
+        height: Some(1),
+    };
+    let change = world.cohort(cohort).funds.clone();
+    let see = |world: &mut World, more: Vec<Fund>| {
+        let (script, funds) = (script.clone(), [change.clone(), more].concat());
+        world
+            .at_coordinator(Input::Chain(ChainFact::Funds { script, funds }))
+            .unwrap();
+    };
+    let view = |world: &mut World, spent_by| {
+        let output = TxOut {
+            value: bitcoin::Amount::from_sat(5_000),
+            script_pubkey: script.clone(),
+        };
+        let view = OutputView::Seen {
+            output,
+            confirmations: 1,
+            spent_by,
+        };
+        world
+            .at_coordinator(Input::Chain(ChainFact::Output { outpoint, view }))
+            .unwrap();
+    };
+    see(&mut world, vec![fund.clone()]);
+    see(&mut world, vec![]);
+    assert_eq!(world.cohort(cohort).vanished, [outpoint].into());
+    view(&mut world, None);
+    assert!(world.cohort(cohort).doubt.is_none());
+    see(&mut world, vec![fund]);
+    assert!(world.cohort(cohort).vanished.is_empty(), "it is back");
+    see(&mut world, vec![]);
+    view(&mut world, Some(Txid::all_zeros()));
+    assert!(world.cohort(cohort).doubt.is_some());
+}
+
+/// A member asks for a round that the coordinator has not come to.
+#[test]
+fn a_member_that_knows_a_later_round_stops_the_round() {
+    let (mut world, cohort) = World::formed(2, 3);
+    let from = world.peers[0].id.clone();
+    let indexes: Vec<_> = world.membership(0, cohort).dids.keys().copied().collect();
+    let registration = |from_round| DidRegistration {
+        cohort_id: cohort,
+        indexes: indexes.clone(),
+        from_round: Some(from_round),
+    };
+    world.tell_coordinator(&from, registration(1)).unwrap();
+    assert_eq!(
+        world.cohort(cohort).doubt,
+        None,
+        "the round that comes next"
+    );
+    world.tell_coordinator(&from, registration(2)).unwrap();
+    let reason = reason(&world, cohort);
+    assert!(reason.contains("asks for round 2"), "{reason}");
+    let lines = world.coordinator.log.len();
+    world.tell_coordinator(&from, registration(3)).unwrap();
+    assert_eq!(
+        world.coordinator.log.len(),
+        lines,
+        "once, until the operator has looked"
+    );
+    world.request_update(0, cohort, 1);
+    world.settle();
+    assert!(world.cohort(cohort).signals.is_empty());
+    world.operator(Command::StartRound { cohort }).unwrap();
+    world.settle();
+    assert_eq!(world.cohort(cohort).signals.len(), 1);
+}
