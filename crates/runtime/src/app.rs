@@ -28,13 +28,6 @@ use crate::watcher::Watcher;
 const ENDPOINT: &str = "endpoint";
 /// Metadata key under which it is kept to which seed the memory belongs: the public DID of its first identity.
 const SEED: &str = "seed";
-/// Frames and reports that wait for the loop.
-const QUEUE: usize = 256;
-/// One request to the chain source.
-const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Repetitions of a request that the chain source was too busy for.
-const CHAIN_RETRIES: usize = 2;
-
 /// Which endpoint the agent's DIDs announce.
 #[derive(Clone, Copy, Debug)]
 pub enum Choice<'a> {
@@ -71,8 +64,8 @@ pub struct Home {
 /// Opens an agent's home; the first time, its seed is made and its endpoint fixed.
 ///
 /// The endpoint is part of the DID, so a configuration that has changed is refused: every peer would see a stranger.
-pub fn open(data_dir: DataDir, choice: Choice<'_>) -> anyhow::Result<Home> {
-    let mut store = RedbStore::open(&data_dir.state_file(), StoreLimits::default())?;
+pub fn open(data_dir: DataDir, choice: Choice<'_>, limits: StoreLimits) -> anyhow::Result<Home> {
+    let mut store = RedbStore::open(&data_dir.state_file(), limits)?;
     let seed = seed_of(&data_dir, &mut store)?;
     let kept = store.meta(ENDPOINT)?.map(String::from_utf8).transpose()?;
     // An endpoint that nobody has configured yet may still become another one.
@@ -159,16 +152,22 @@ where
         .chain_url
         .as_deref()
         .context("chain_url is missing: name an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one)")?;
-    let chain: Arc<dyn Chain> =
-        Arc::new(EsploraChain::new(chain_url, CHAIN_TIMEOUT, CHAIN_RETRIES)?);
-    let (report_tx, reports) = mpsc::channel(QUEUE);
+    let bounds = &config.limits;
+    let patience = Duration::from_secs(bounds.chain_timeout_s);
+    let chain: Arc<dyn Chain> = Arc::new(EsploraChain::new(
+        chain_url,
+        patience,
+        bounds.chain_retries,
+    )?);
+    let (report_tx, reports) = mpsc::channel(bounds.inbound_queue);
     let genesis = genesis_block(config.network.bitcoin()).block_hash();
     let watcher = Watcher::start(chain, genesis, config.chain_poll, report_tx)
         .context("cannot start the chain watcher")?;
-    let (frame_tx, frames) = mpsc::channel(QUEUE);
+    let (frame_tx, frames) = mpsc::channel(bounds.inbound_queue);
     let transport = Transport::start(config.transport.clone(), frame_tx).await?;
-    let (call_tx, calls) = mpsc::channel(QUEUE);
-    let control = ControlServer::bind(data_dir.control_socket()).await?;
+    let (call_tx, calls) = mpsc::channel(bounds.inbound_queue);
+    let control =
+        ControlServer::bind(data_dir.control_socket(), bounds, transport.counts()).await?;
 
     let did = identities.get(0)?.did().clone();
     let ready = json!({
@@ -203,6 +202,7 @@ where
             allow_private: config.allow_private,
             disclosure,
             limits,
+            bounds: bounds.clone(),
             started,
             about,
         },

@@ -196,7 +196,11 @@ impl Global {
         init_logging(args.log_json);
         let path = self.data_dir(name)?;
         let config = self.config(args.options, &path)?.to_run::<A>()?;
-        let home = app::open(DataDir::open(&path)?, Choice::Configured(&config.endpoint))?;
+        let home = app::open(
+            DataDir::open(&path)?,
+            Choice::Configured(&config.endpoint),
+            config.limits.store(),
+        )?;
         let (agent, machine) = role(&home, &config)?;
         Ok(app::run(home, &config, agent, machine, self.json).await?)
     }
@@ -217,7 +221,7 @@ impl Global {
             Err(CallError::NotRunning { .. }) => {
                 let config = self.config(args.options, &path)?;
                 let choice = Choice::of(&config.endpoint, args.change_endpoint);
-                let mut home = app::open(DataDir::open(&path)?, choice)?;
+                let mut home = app::open(DataDir::open(&path)?, choice, config.limits.store())?;
                 check_endpoint::<A>(home.identities.endpoint())?;
                 self.print(&offline(&mut home.identities)?)
             }
@@ -238,7 +242,7 @@ impl Global {
             Err(CallError::NotRunning { .. }) => {
                 let config = self.config(Options::default(), &path)?;
                 let choice = Choice::of(&config.endpoint, false);
-                let mut home = app::open(DataDir::open(&path)?, choice)?;
+                let mut home = app::open(DataDir::open(&path)?, choice, config.limits.store())?;
                 // No agent took part: the code of its answers means nothing here.
                 Ok(
                     offline(&mut home.identities, params)

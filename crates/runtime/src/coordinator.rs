@@ -27,6 +27,8 @@ use crate::settings::Config as Settings;
 pub struct CoordinatorAgent {
     /// The network of cohorts for which none is named.
     network: BtcNetwork,
+    max_members: u64,
+    max_indexes_per_member: u64,
 }
 
 /// The role and the machine that this configuration asks for.
@@ -34,10 +36,14 @@ pub fn role(config: &Settings) -> (CoordinatorAgent, Coordinator) {
     let machine = Coordinator::new(Config {
         label: config.label.clone(),
         fee_rate_sat_vb: config.fee_rate,
-        ..Config::default()
+        max_subscribers: config.limits.max_subscribers,
+        max_cohorts: config.limits.max_cohorts,
+        max_attempts: config.limits.max_attempts,
     });
     let agent = CoordinatorAgent {
         network: config.network,
+        max_members: config.limits.max_members,
+        max_indexes_per_member: config.limits.max_indexes_per_member,
     };
     (agent, machine)
 }
@@ -175,6 +181,13 @@ impl CoordinatorAgent {
             terms.entry("admission").or_insert("invited".into());
         }
         let terms = AgreedTerms::parse(Value::Object(terms)).map_err(RpcError::invalid_params)?;
+        within("max_members", terms.max_members, self.max_members)?;
+        let indexes = self.max_indexes_per_member;
+        within(
+            "max_indexes_per_member",
+            terms.max_indexes_per_member,
+            indexes,
+        )?;
         let cohort = CohortId(Uuid::new_v4());
         let answer =
             json!({ "cohort_id": cohort, "terms_hash": terms.hash(), "terms": terms.value() });
@@ -192,6 +205,16 @@ impl CoordinatorAgent {
             answer,
         ))
     }
+}
+
+/// Terms may not promise more room than the configuration gives.
+fn within(name: &str, got: u64, limit: u64) -> Result<(), RpcError> {
+    if got <= limit {
+        return Ok(());
+    }
+    Err(RpcError::invalid_params(format!(
+        "{name} is {got}, expected at most {limit} as in the configuration: set a larger limit {name}"
+    )))
 }
 
 /// The agent's DID, with an invitation that carries it.

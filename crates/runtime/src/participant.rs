@@ -98,6 +98,8 @@ pub fn role(home: &Home, config: &Config) -> Result<(ParticipantAgent, Participa
     let machine = Participant::new(Policy {
         auto_join: config.auto_join.clone(),
         auto_sign: config.auto_sign,
+        max_coordinators: config.limits.max_coordinators,
+        max_cohorts: config.limits.max_cohorts_per_coordinator,
         ..Policy::asking(config.network)
     });
     Ok((agent, machine))

@@ -171,6 +171,7 @@ impl Disk {
                 allow_private: true,
                 disclosure: Disclosure::new(1 << 20),
                 limits: UnpackLimits::default(),
+                bounds: Limits::default(),
                 started: now(),
                 about: Value::Null,
             },
