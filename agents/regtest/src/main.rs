@@ -16,7 +16,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use beacon_chain::{Chain as _, EmbeddedChain};
+use beacon_chain::Chain as _;
+use beacon_embedded::EmbeddedChain;
 use clap::Parser as _;
 use serde_json::json;
 use tokio::net::TcpListener;

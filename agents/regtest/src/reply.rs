@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use beacon_chain::{ChainError, ControlError, EmbeddedChain};
+use beacon_chain::ChainError;
+use beacon_embedded::{ControlError, EmbeddedChain};
 use serde_json::json;
 
 /// An error with Esplora's status and plain text.

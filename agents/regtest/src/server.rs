@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::Uri;
-use beacon_chain::EmbeddedChain;
+use beacon_embedded::EmbeddedChain;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 

@@ -1,6 +1,6 @@
 //! The JSON objects of Esplora's interface.
 
-use beacon_chain::{
+use beacon_embedded::{
     BlockView, Confirmation, ScriptStats, Spend, TransactionDetails, UtxoView, Waiting,
 };
 use bitcoin::hex::DisplayHex;

@@ -2,7 +2,7 @@
 //! and how it starts and ends.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../../crates/chain/tests/contract/mod.rs"]
+#[path = "../../../crates/embedded/tests/contract/mod.rs"]
 mod contract;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

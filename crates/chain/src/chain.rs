@@ -74,7 +74,7 @@ pub struct Utxo {
 
 impl Utxo {
     /// The order that [`Chain::unspent`] promises.
-    pub(crate) fn sort(utxos: &mut [Self]) {
+    pub fn sort(utxos: &mut [Self]) {
         utxos.sort_by_key(|utxo| (utxo.height.unwrap_or(u32::MAX), utxo.outpoint));
     }
 }

@@ -7,11 +7,8 @@
 //! Non-goals: a wallet, a header chain of our own, fee estimation, push notifications. The
 //! runtime polls [`Chain::tip`] and asks again when the tip has moved.
 //!
-//! Two sources exist:
-//!
-//! - [`EsploraChain`] asks an Esplora server over HTTP.
-//! - `EmbeddedChain` (feature `kernel`) runs Bitcoin Core's own validation in this process on
-//!   regtest. The feature compiles C++; nothing else in this crate does.
+//! Two sources exist: [`EsploraChain`] asks an Esplora server over HTTP; `EmbeddedChain` of the crate
+//! `beacon-embedded`, which compiles Bitcoin Core's C++, validates a regtest chain in this process.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -25,16 +22,9 @@
 //! ```
 
 mod chain;
-#[cfg(feature = "kernel")]
-mod embedded;
 mod error;
 mod esplora;
 
 pub use chain::{Chain, OutputStatus, Tip, TransactionStatus, Utxo};
-#[cfg(feature = "kernel")]
-pub use embedded::{
-    BlockView, Confirmation, ControlError, EmbeddedChain, MAX_FUND_SAT, MAX_MINE_BLOCKS,
-    MAX_REORG_DEPTH, OpenError, ScriptStats, Spend, TransactionDetails, UtxoView, Waiting,
-};
 pub use error::{BroadcastError, ChainError, Reason};
 pub use esplora::{EsploraChain, InvalidBaseUrl, MAX_RETRIES};

@@ -26,7 +26,7 @@ use super::*;
 use crate::control::{ControlReply, FAILED};
 use crate::keys::Seed;
 use crate::participant::ParticipantAgent;
-use crate::store::{Batch, MemoryStore, OutboxRow, Pruned, Seen};
+use crate::store::{Batch, MemoryStore, OutboxRow, Pruned, Seen, Snapshot};
 use crate::transport::TransportConfig;
 use conductor::Conductor;
 
@@ -66,6 +66,14 @@ impl FailingStore {
 }
 
 impl Store for FailingStore {
+    fn snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
+        self.memory.lock().unwrap().snapshot()
+    }
+
+    fn compact(&mut self, snapshot: &[u8], keep: u64) -> Result<(), StoreError> {
+        self.memory.lock().unwrap().compact(snapshot, keep)
+    }
+
     fn events(&self, from: u64) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         self.memory.lock().unwrap().events(from)
     }

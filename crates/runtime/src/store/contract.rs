@@ -1,7 +1,8 @@
 //! What every store must do, run on each of them.
 
 use super::{
-    Batch, MemoryStore, OutboxRow, RedbStore, Seen, SeenRow, Store, StoreError, StoreLimits,
+    Batch, MemoryStore, OutboxRow, RedbStore, Seen, SeenRow, Snapshot, Store, StoreError,
+    StoreLimits,
 };
 
 /// Small enough to be reached in a test.
@@ -12,6 +13,7 @@ const LIMITS: StoreLimits = StoreLimits {
     outbox_total: 5,
     record_bytes: 100,
     name_bytes: 20,
+    snapshot_bytes: 100,
 };
 
 /// Runs a test on an empty store of each kind.
@@ -128,6 +130,39 @@ fn events_are_numbered_from_one_without_gaps() {
         assert_eq!(store.events(1).unwrap(), all);
         assert_eq!(store.events(3).unwrap(), all[2..]);
         assert_eq!(store.events(4).unwrap(), []);
+    });
+}
+
+#[test]
+fn a_snapshot_stands_for_the_events_before_it() {
+    on_every_store(|store| {
+        assert_eq!(store.snapshot().unwrap(), None);
+        store.commit(&events(&[b"a", b"b", b"c"])).unwrap();
+        store.compact(b"abc", 1).unwrap();
+        let snapshot = |event, state: &[u8]| {
+            Some(Snapshot {
+                event,
+                state: state.to_vec(),
+            })
+        };
+        assert_eq!(store.snapshot().unwrap(), snapshot(3, b"abc"));
+        assert_eq!(store.events(1).unwrap(), [(3, b"c".to_vec())]);
+        assert_eq!(store.commit(&events(&[b"d"])).unwrap(), 4);
+        assert_eq!(store.snapshot().unwrap(), snapshot(3, b"abc"));
+        assert_eq!(store.events(4).unwrap(), [(4, b"d".to_vec())]);
+        store.compact(b"abcd", 0).unwrap();
+        assert_eq!(store.snapshot().unwrap(), snapshot(4, b"abcd"));
+        assert_eq!(store.events(1).unwrap(), []);
+        assert_eq!(store.commit(&events(&[b"e"])).unwrap(), 5);
+        store.compact(b"abcde", 99).unwrap();
+        assert_eq!(store.events(1).unwrap(), [(5, b"e".to_vec())]);
+        let error = store.compact(&[0; 101], 0).unwrap_err();
+        assert!(error.is_refusal(), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "snapshot has 101 bytes, expected at most 100"
+        );
+        assert_eq!(store.snapshot().unwrap(), snapshot(5, b"abcde"));
     });
 }
 

@@ -1,41 +1,23 @@
 //! The store of the agents: one redb file, every commit on the disk before it returns.
 
-use std::fs::{File, OpenOptions, Permissions};
+mod file;
+
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
-    StorageError, TableDefinition, TableError,
+    StorageError, WriteTransaction,
 };
 
+pub use self::file::FORMAT_VERSION;
+use self::file::{
+    EVENTS, Format, META, OUTBOX, OutboxValue, SEEN, SEEN_BY_EXPIRY, SNAPSHOT, create, database,
+    open_private, recognise,
+};
 use super::usage::Usage;
-use super::{Batch, OutboxRow, Pruned, Seen, Store, StoreError, StoreLimits};
-
-/// Version of the tables below and of what is in them, kept in the file.
-pub const FORMAT_VERSION: u64 = 1;
-
-/// `"version"` → [`FORMAT_VERSION`].
-const FORMAT: TableDefinition<&str, u64> = TableDefinition::new("format");
-/// Key → value.
-const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-/// Sequence number from 1 → event.
-const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
-/// Message id → (number of arrival, from, to, kind, thid, expires, packed).
-const OUTBOX: TableDefinition<&str, OutboxValue<'static>> = TableDefinition::new("outbox");
-/// (sender, message id) → (expires, answers).
-const SEEN: TableDefinition<(&str, &str), SeenValue<'static>> = TableDefinition::new("seen");
-/// The same rows by age, so that pruning reads only what it removes: (expires, sender, message id).
-const SEEN_BY_EXPIRY: TableDefinition<(u64, &str, &str), ()> =
-    TableDefinition::new("seen_by_expiry");
-
-type SeenValue<'a> = (u64, Vec<&'a [u8]>);
-type OutboxValue<'a> = (u64, &'a str, &'a str, &'a str, &'a str, u64, &'a [u8]);
-
-/// Memory for redb's page cache. The driver reads nearly everything once, at the start; redb's own default is 1 GiB.
-const CACHE_BYTES: usize = 32 << 20;
+use super::{Batch, OutboxRow, Pruned, Seen, Snapshot, Store, StoreError, StoreLimits};
 
 /// A [`Store`] in one file with mode 0600.
 #[derive(Debug)]
@@ -83,6 +65,7 @@ impl RedbStore {
     }
 
     fn load(path: &Path, mut database: Database, limits: StoreLimits) -> Result<Self, StoreError> {
+        let fail = |error| failed(path, error);
         // redb itself notices a crash, but not a disk that lost or changed bytes since.
         match database.check_integrity() {
             Ok(true) => {}
@@ -96,18 +79,17 @@ impl RedbStore {
             }
             Err(error) => return Err(not_opened(path, error)),
         }
-        let fail = |error| failed(path, error);
-        match format_of(&database).map_err(fail)? {
-            Format::Foreign => {
-                return Err(StoreError::Foreign {
-                    path: path.to_owned(),
-                });
-            }
-            Format::Version(FORMAT_VERSION) => {}
-            Format::Version(got) => {
+        match recognise(&database).map_err(fail)? {
+            Format::Current => {}
+            Format::Other(got) => {
                 return Err(StoreError::Version {
                     path: path.to_owned(),
                     got,
+                });
+            }
+            Format::Foreign => {
+                return Err(StoreError::Foreign {
+                    path: path.to_owned(),
                 });
             }
         }
@@ -120,9 +102,10 @@ impl RedbStore {
             next_arrival: 0,
             stopped: false,
         };
-        let events = store.count().map_err(fail)?;
-        if events != store.last_event {
-            let fault = format!("it has {events} events, expected {}", store.last_event);
+        let (first, events) = store.count().map_err(fail)?;
+        let expected = (store.last_event + 1).saturating_sub(first);
+        if events != expected {
+            let fault = format!("it has {events} events, expected {expected}");
             return Err(StoreError::Corrupt {
                 path: path.to_owned(),
                 fault,
@@ -131,11 +114,17 @@ impl RedbStore {
         Ok(store)
     }
 
-    /// Fills the counters from the tables; returns the number of events.
-    fn count(&mut self) -> Result<u64, redb::Error> {
+    /// Fills the counters from the tables; returns the number that the first event must have, and how many there are.
+    fn count(&mut self) -> Result<(u64, u64), redb::Error> {
         let read = self.database.begin_read()?;
         let events = read.open_table(EVENTS)?;
-        self.last_event = events.last()?.map_or(0, |(number, _)| number.value());
+        let snapshot = read.open_table(SNAPSHOT)?.get(())?;
+        let snapshot = snapshot.map_or(0, |snapshot| snapshot.value().0);
+        let first = events.first()?.map(|(number, _)| number.value());
+        let last = events.last()?.map(|(number, _)| number.value());
+        self.last_event = last.unwrap_or(snapshot).max(snapshot);
+        // What the snapshot covers may be gone, and nothing else.
+        let first = first.unwrap_or(snapshot + 1).min(snapshot + 1);
         for row in read.open_table(OUTBOX)?.iter()? {
             let (id, value) = row?;
             let (arrival, row) = outbox_row(id.value(), value.value());
@@ -146,12 +135,20 @@ impl RedbStore {
             let (key, ()) = row.map(|(key, _)| (key, ()))?;
             self.usage.add_seen(key.value().1);
         }
-        Ok(events.len()?)
+        Ok((first, events.len()?))
+    }
+
+    /// Begins a transaction. It costs a second sync, and buys this: after a crash, a last commit that the disk has damaged
+    /// is damage, and not the end of an interrupted commit that is silently given up. An agent must not forget what it signed.
+    fn begin(&self) -> Result<WriteTransaction, redb::Error> {
+        let mut write = self.database.begin_write()?;
+        write.set_two_phase_commit(true);
+        Ok(write)
     }
 
     /// Writes a batch that was checked.
     fn write(&self, batch: &Batch) -> Result<(), redb::Error> {
-        let write = self.database.begin_write()?;
+        let write = self.begin()?;
         if let Some(row) = &batch.seen {
             let answers: Vec<&[u8]> = row.seen.answers.iter().map(Vec::as_slice).collect();
             let value = (row.seen.expires, answers);
@@ -213,7 +210,7 @@ impl RedbStore {
         if expired.is_empty() && outbox_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let write = self.database.begin_write()?;
+        let write = self.begin()?;
         {
             let mut outbox = write.open_table(OUTBOX)?;
             for id in outbox_ids {
@@ -228,6 +225,18 @@ impl RedbStore {
         }
         write.commit()?;
         Ok(expired.into_iter().map(|(_, sender, _)| sender).collect())
+    }
+
+    fn write_snapshot(&self, snapshot: &[u8], keep: u64) -> Result<(), redb::Error> {
+        let write = self.begin()?;
+        write
+            .open_table(SNAPSHOT)?
+            .insert((), (self.last_event, snapshot))?;
+        write
+            .open_table(EVENTS)?
+            .retain_in(..=self.last_event.saturating_sub(keep), |_, _| false)?;
+        write.commit()?;
+        Ok(())
     }
 
     fn refuse_when_stopped(&self) -> Result<(), StoreError> {
@@ -265,6 +274,26 @@ impl Store for RedbStore {
             }
             Ok(events)
         })
+    }
+
+    fn snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
+        self.read(|read| {
+            let row = read.open_table(SNAPSHOT)?.get(())?;
+            Ok(row.map(|row| {
+                let (event, state) = row.value();
+                Snapshot {
+                    event,
+                    state: state.to_owned(),
+                }
+            }))
+        })
+    }
+
+    fn compact(&mut self, snapshot: &[u8], keep: u64) -> Result<(), StoreError> {
+        self.refuse_when_stopped()?;
+        self.limits.check_snapshot(snapshot)?;
+        self.write_snapshot(snapshot, keep)
+            .map_err(|error| self.stop(error))
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<u64, StoreError> {
@@ -338,71 +367,6 @@ impl Store for RedbStore {
     }
 }
 
-enum Format {
-    Version(u64),
-    Foreign,
-}
-
-fn format_of(database: &Database) -> Result<Format, redb::Error> {
-    let read = database.begin_read()?;
-    let table = match read.open_table(FORMAT) {
-        Ok(table) => table,
-        Err(TableError::Storage(error)) => return Err(error.into()),
-        Err(_) => return Ok(Format::Foreign),
-    };
-    let version = table.get("version")?.map(|version| version.value());
-    Ok(version.map_or(Format::Foreign, Format::Version))
-}
-
-/// Makes an empty store beside `path` and moves it there when it is complete: a start that is interrupted leaves nothing
-/// that the next one would trip over. The data directory's lock keeps others out meanwhile.
-fn create(path: &Path) -> Result<(), StoreError> {
-    let unfinished = path.with_extension("new");
-    let io = |source| failed(path, StorageError::Io(source).into());
-    match std::fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-        _ => {}
-    }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&unfinished)
-        .map_err(io)?;
-    let database = database(file).map_err(|error| not_opened(path, error))?;
-    make_tables(&database).map_err(|error| failed(path, error))?;
-    drop(database);
-    std::fs::rename(&unfinished, path).map_err(io)?;
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))
-        .and_then(|directory| directory.sync_all())
-        .map_err(io)
-}
-
-fn database(file: File) -> Result<Database, DatabaseError> {
-    Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create_file(file)
-}
-
-/// Makes all tables at once, so that reading never meets a missing one.
-fn make_tables(database: &Database) -> Result<(), redb::Error> {
-    let write = database.begin_write()?;
-    write
-        .open_table(FORMAT)?
-        .insert("version", FORMAT_VERSION)?;
-    write.open_table(META)?;
-    write.open_table(EVENTS)?;
-    write.open_table(OUTBOX)?;
-    write.open_table(SEEN)?;
-    write.open_table(SEEN_BY_EXPIRY)?;
-    write.commit()?;
-    Ok(())
-}
-
 fn outbox_row(id: &str, value: OutboxValue<'_>) -> (u64, OutboxRow) {
     let (arrival, from, to, kind, thid, expires, packed) = value;
     let row = OutboxRow {
@@ -415,16 +379,6 @@ fn outbox_row(id: &str, value: OutboxValue<'_>) -> (u64, OutboxRow) {
         packed: packed.to_owned(),
     };
     (arrival, row)
-}
-
-/// The file, open for reading and writing, and readable by nobody else.
-fn open_private(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        tracing::warn!(path = %path.display(), "the store was readable by others; its mode is now 0600");
-        file.set_permissions(Permissions::from_mode(0o600))?;
-    }
-    Ok(file)
 }
 
 fn not_opened(path: &Path, error: DatabaseError) -> StoreError {

@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::usage::Usage;
-use super::{Batch, OutboxRow, Pruned, Seen, Store, StoreError, StoreLimits};
+use super::{Batch, OutboxRow, Pruned, Seen, Snapshot, Store, StoreError, StoreLimits};
 
 /// A [`Store`] in memory. A clone is an independent copy: what a crash at that moment would have left on the disk.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     limits: StoreLimits,
     usage: Usage,
-    events: Vec<Vec<u8>>,
+    /// Those that are still there, by number.
+    events: BTreeMap<u64, Vec<u8>>,
+    last_event: u64,
+    snapshot: Option<Snapshot>,
     /// In order of their arrival.
     outbox: BTreeMap<u64, OutboxRow>,
     arrivals: u64,
@@ -36,10 +39,25 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn events(&self, from: u64) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        Ok((1..)
-            .zip(self.events.iter().cloned())
-            .filter(|(number, _)| *number >= from)
+        let events = self.events.range(from..);
+        Ok(events
+            .map(|(number, event)| (*number, event.clone()))
             .collect())
+    }
+
+    fn snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
+        Ok(self.snapshot.clone())
+    }
+
+    fn compact(&mut self, snapshot: &[u8], keep: u64) -> Result<(), StoreError> {
+        self.limits.check_snapshot(snapshot)?;
+        self.snapshot = Some(Snapshot {
+            event: self.last_event,
+            state: snapshot.to_vec(),
+        });
+        let first = self.last_event.saturating_sub(keep) + 1;
+        self.events = self.events.split_off(&first);
+        Ok(())
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<u64, StoreError> {
@@ -58,14 +76,17 @@ impl Store for MemoryStore {
                 .insert((row.sender.clone(), row.id.clone()), row.seen.clone());
         }
         self.usage.apply(batch);
-        self.events.extend(batch.events.iter().cloned());
+        for event in &batch.events {
+            self.last_event += 1;
+            self.events.insert(self.last_event, event.clone());
+        }
         self.remove_outbox(&batch.retire);
         for row in &batch.outbox {
             self.arrivals += 1;
             self.outbox.insert(self.arrivals, row.clone());
         }
         self.meta.extend(batch.meta.iter().cloned());
-        Ok(self.events.len() as u64)
+        Ok(self.last_event)
     }
 
     fn seen(&self, sender: &str, id: &str) -> Result<Option<Seen>, StoreError> {

@@ -31,7 +31,8 @@ pub use memory::MemoryStore;
 
 /// An agent's memory. See the [module documentation](self).
 pub trait Store: Send {
-    /// The events with a sequence number of at least `from`, in order. Numbers begin at 1 and have no gaps.
+    /// The events with a sequence number of at least `from`, in order. Numbers begin at 1 and have no gaps; the first ones
+    /// may be gone, see [`compact`](Self::compact).
     fn events(&self, from: u64) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
 
     /// Writes all of `batch`, or nothing of it where this returns an error for which [`StoreError::is_refusal`] holds.
@@ -39,6 +40,14 @@ pub trait Store: Send {
     /// On success it is on the disk, and the sequence number of the last event in the log is returned (0 for an empty log).
     /// Rows are retired before new ones are added, so a batch may replace an outbox row. Retiring an unknown id does nothing.
     fn commit(&mut self, batch: &Batch) -> Result<u64, StoreError>;
+
+    /// The newest snapshot, if one was ever made.
+    fn snapshot(&self) -> Result<Option<Snapshot>, StoreError>;
+
+    /// Replaces the snapshot by one of the state after the last event, and removes all events but the newest `keep`, durably.
+    ///
+    /// Whatever must be kept for ever has to be in the state: the events are the history of it, and a history may end.
+    fn compact(&mut self, snapshot: &[u8], keep: u64) -> Result<(), StoreError>;
 
     /// What was stored when message `id` of `sender` was processed; none if it never was, or so long ago that it was pruned.
     fn seen(&self, sender: &str, id: &str) -> Result<Option<Seen>, StoreError>;
@@ -68,6 +77,15 @@ pub struct Batch {
     pub seen: Option<SeenRow>,
     /// Metadata to set: small settings that are read at the start (key, value), in order.
     pub meta: Vec<(String, Vec<u8>)>,
+}
+
+/// The state after an event: what replaying the log up to it gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Number of the last event in it.
+    pub event: u64,
+    /// The state, in the machine's form.
+    pub state: Vec<u8>,
 }
 
 /// A message on its way to a peer. It stays until the protocol's progress or its expiry retires it.
@@ -135,6 +153,21 @@ pub struct StoreLimits {
     pub record_bytes: usize,
     /// Bytes of one name: a DID, a message id, a type, a thread, a metadata key.
     pub name_bytes: usize,
+    /// Bytes of a snapshot.
+    pub snapshot_bytes: usize,
+}
+
+impl StoreLimits {
+    fn check_snapshot(&self, snapshot: &[u8]) -> Result<(), StoreError> {
+        if snapshot.len() <= self.snapshot_bytes {
+            return Ok(());
+        }
+        Err(StoreError::TooLarge {
+            what: "snapshot",
+            got: snapshot.len(),
+            limit: self.snapshot_bytes,
+        })
+    }
 }
 
 impl Default for StoreLimits {
@@ -146,6 +179,7 @@ impl Default for StoreLimits {
             outbox_total: 65_536,
             record_bytes: 16 << 20,
             name_bytes: 4_096,
+            snapshot_bytes: 1 << 30,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! [`EmbeddedChain`]: a regtest chain in this process, validated by Bitcoin Core's own code.
 //!
+//! A crate of its own, so that only `beacon-regtest` and tests link the C++: the agents speak to a source by HTTP.
+//!
 //! The kernel validates and stores blocks. It has no mempool, no index and no miner, so those are
 //! here: `index` follows the kernel's active chain, `mempool` lets the kernel verify every script
 //! before it takes a transaction, `template` builds blocks and `miner` pays from coinbases.
@@ -31,7 +33,7 @@ use self::kernel::Kernel;
 use self::mempool::{COINBASE_MATURITY, Mempool};
 use self::miner::Miner;
 use self::template::Template;
-use crate::{
+use beacon_chain::{
     BroadcastError, Chain, ChainError, OutputStatus, Reason, Tip, TransactionStatus, Utxo,
 };
 

@@ -1,12 +1,12 @@
-//! Look-ups beyond the [`Chain`](crate::Chain) trait, as a block explorer makes them. The regtest
+//! Look-ups beyond the [`Chain`](beacon_chain::Chain) trait, as a block explorer makes them. The regtest
 //! agent serves them over HTTP.
 
 use bitcoin::hashes::sha256;
 use bitcoin::{Amount, Block, BlockHash, OutPoint, Script, Transaction, TxOut, Txid};
 
-use super::index::{ScriptHash, Spender, script_hash};
-use super::{EmbeddedChain, State};
-use crate::{ChainError, Utxo};
+use crate::index::{ScriptHash, Spender, script_hash};
+use crate::{EmbeddedChain, State};
+use beacon_chain::{ChainError, Utxo};
 
 /// Where a confirmed transaction is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +145,7 @@ impl EmbeddedChain {
     }
 
     /// The unspent outputs of the script with this SHA-256, in the order of
-    /// [`Chain::unspent`](crate::Chain::unspent).
+    /// [`Chain::unspent`](beacon_chain::Chain::unspent).
     pub fn utxos(&self, script: sha256::Hash) -> Result<Vec<UtxoView>, ChainError> {
         let state = self.state()?;
         Ok(state
@@ -215,7 +215,7 @@ impl EmbeddedChain {
 
 impl State {
     /// A transaction of the chain or the mempool.
-    pub(super) fn find_transaction(&self, txid: &Txid) -> Option<&Transaction> {
+    pub(crate) fn find_transaction(&self, txid: &Txid) -> Option<&Transaction> {
         let confirmed = self.index.transaction(txid);
         confirmed
             .map(|confirmed| &confirmed.transaction)
@@ -223,7 +223,7 @@ impl State {
     }
 
     /// An output of the chain or the mempool, spent or not, with its block's height.
-    pub(super) fn find_output(&self, outpoint: &OutPoint) -> Option<(&TxOut, Option<u32>)> {
+    pub(crate) fn find_output(&self, outpoint: &OutPoint) -> Option<(&TxOut, Option<u32>)> {
         if let Some(output) = self.index.output(outpoint) {
             let confirmed = self.index.transaction(&outpoint.txid);
             return Some((output, confirmed.map(|confirmed| confirmed.height)));
@@ -231,12 +231,12 @@ impl State {
         Some((self.mempool.output(outpoint)?, None))
     }
 
-    pub(super) fn spender(&self, outpoint: &OutPoint) -> Option<Spender> {
+    pub(crate) fn spender(&self, outpoint: &OutPoint) -> Option<Spender> {
         let confirmed = self.index.spender(outpoint);
         confirmed.or_else(|| self.mempool.spender(outpoint))
     }
 
-    pub(super) fn confirmation(&self, txid: &Txid) -> Option<Confirmation> {
+    pub(crate) fn confirmation(&self, txid: &Txid) -> Option<Confirmation> {
         let height = self.index.transaction(txid)?.height;
         Some(Confirmation {
             height,
@@ -245,7 +245,7 @@ impl State {
         })
     }
 
-    pub(super) fn unspent(&self, script: &Script) -> Vec<Utxo> {
+    pub(crate) fn unspent(&self, script: &Script) -> Vec<Utxo> {
         self.unspent_of(&script_hash(script))
     }
 

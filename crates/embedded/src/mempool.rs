@@ -7,8 +7,8 @@ use bitcoin::relative::LockTime;
 use bitcoin::{Amount, OutPoint, Transaction, TxOut, Txid};
 use thiserror::Error;
 
-use super::index::{Index, ScriptHash, Spender, output_of, touched_scripts};
-use super::kernel;
+use crate::index::{Index, ScriptHash, Spender, output_of, touched_scripts};
+use crate::kernel;
 
 /// Most transactions that wait at a time. At the weight limit of one this is 2 GB, at the size of
 /// beacon signals 1 MB.
@@ -20,7 +20,7 @@ const MAX_SIGOP_COST: usize = 16_000;
 /// Bitcoin Core's limit on what one replacement may evict (BIP125 rule 5).
 const MAX_REPLACED: usize = 100;
 /// Blocks that must be mined on a coinbase's block, it included, before it may be spent.
-pub(super) const COINBASE_MATURITY: u32 = 100;
+pub(crate) const COINBASE_MATURITY: u32 = 100;
 /// Weight units that a template fills: the block limit less room for header and coinbase.
 const TEMPLATE_WEIGHT: u64 = 3_990_000;
 /// Signature operations that a template fills: the block limit less room for the coinbase.
@@ -28,7 +28,7 @@ const TEMPLATE_SIGOP_COST: usize = 79_000;
 
 /// The waiting transactions, in the order of their arrival: parents before children.
 #[derive(Default)]
-pub(super) struct Mempool {
+pub(crate) struct Mempool {
     entries: BTreeMap<u64, Entry>,
     places: HashMap<Txid, u64>,
     spends: HashMap<OutPoint, Spender>,
@@ -36,19 +36,19 @@ pub(super) struct Mempool {
 }
 
 /// One waiting transaction.
-pub(super) struct Entry {
-    pub(super) txid: Txid,
-    pub(super) transaction: Transaction,
-    pub(super) fee: Amount,
+pub(crate) struct Entry {
+    pub(crate) txid: Txid,
+    pub(crate) transaction: Transaction,
+    pub(crate) fee: Amount,
     /// Scripts that it funds or spends.
-    pub(super) scripts: BTreeSet<ScriptHash>,
+    pub(crate) scripts: BTreeSet<ScriptHash>,
     sigop_cost: usize,
 }
 
 /// Why a transaction may not wait. Where Bitcoin Core has a name for the reason, the message
 /// starts with it.
 #[derive(Debug, Error)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     #[error("bad-txns: got {0} from the kernel's transaction check, expected valid")]
     Malformed(String),
     #[error("coinbase: a coinbase is valid in a block only")]
@@ -106,26 +106,26 @@ pub(super) enum Refusal {
 }
 
 impl Mempool {
-    pub(super) fn entry(&self, txid: &Txid) -> Option<&Entry> {
+    pub(crate) fn entry(&self, txid: &Txid) -> Option<&Entry> {
         self.entries.get(self.places.get(txid)?)
     }
 
     /// All entries, parents before children.
-    pub(super) fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+    pub(crate) fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.entries.values()
     }
 
-    pub(super) fn spender(&self, outpoint: &OutPoint) -> Option<Spender> {
+    pub(crate) fn spender(&self, outpoint: &OutPoint) -> Option<Spender> {
         self.spends.get(outpoint).copied()
     }
 
-    pub(super) fn output(&self, outpoint: &OutPoint) -> Option<&TxOut> {
+    pub(crate) fn output(&self, outpoint: &OutPoint) -> Option<&TxOut> {
         output_of(&self.entry(&outpoint.txid)?.transaction, outpoint)
     }
 
     /// Takes in a transaction that neither the chain nor the mempool has, if it could be in the
     /// next block on `index`. Transactions that it replaces (BIP125) leave.
-    pub(super) fn accept(
+    pub(crate) fn accept(
         &mut self,
         transaction: Transaction,
         index: &Index,
@@ -171,7 +171,7 @@ impl Mempool {
     }
 
     /// Forgets what a connected block has confirmed or made impossible.
-    pub(super) fn block_connected(&mut self, transactions: &[Transaction]) {
+    pub(crate) fn block_connected(&mut self, transactions: &[Transaction]) {
         for transaction in transactions {
             self.remove(&transaction.compute_txid());
             for input in &transaction.input {
@@ -185,7 +185,7 @@ impl Mempool {
     }
 
     /// Empties the mempool. The transactions come out parents before children.
-    pub(super) fn drain(&mut self) -> Vec<Transaction> {
+    pub(crate) fn drain(&mut self) -> Vec<Transaction> {
         std::mem::take(self)
             .entries
             .into_values()
@@ -194,7 +194,7 @@ impl Mempool {
     }
 
     /// Transactions for the next block, parents before children, and the sum of their fees.
-    pub(super) fn template(&self) -> (Vec<Transaction>, Amount) {
+    pub(crate) fn template(&self) -> (Vec<Transaction>, Amount) {
         let mut chosen = Vec::new();
         let mut left_out = HashSet::new();
         let (mut weight, mut sigops, mut fees) = (0, 0, Amount::ZERO);

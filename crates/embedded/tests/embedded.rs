@@ -1,12 +1,10 @@
 //! The embedded chain: the contract, and what only it has (mining, funding, reopening, locks).
-#![cfg(feature = "kernel")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod contract;
 
-use beacon_chain::{
-    Chain, ControlError, EmbeddedChain, MAX_FUND_SAT, MAX_MINE_BLOCKS, OpenError, TransactionStatus,
-};
+use beacon_chain::{Chain, TransactionStatus};
+use beacon_embedded::{ControlError, EmbeddedChain, MAX_FUND_SAT, MAX_MINE_BLOCKS, OpenError};
 use bitcoin::absolute::LockTime;
 use bitcoin::{Address, Amount, Network, OutPoint, Sequence};
 

@@ -13,7 +13,7 @@ use bitcoinkernel::{
     ScriptPubkey, Transaction, TxCheckResult, ValidationMode,
 };
 
-use crate::{ChainError, Tip};
+use beacon_chain::{ChainError, Tip};
 
 /// What the kernel said about one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ struct Verdict {
 /// Its databases live in memory and are rebuilt from the block files at each start, which takes
 /// about 0.1 ms a block. That makes reopening after a crash the same as reopening after a clean
 /// stop: a block that was written is there, and no database can lag behind it.
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     // Destroyed before the context that it reports to.
     manager: ChainstateManager,
     verdicts: Arc<Mutex<Vec<Verdict>>>,
@@ -37,7 +37,7 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Opens the block files in `directory`, or starts with the genesis block.
-    pub(super) fn open(directory: &Path) -> Result<Self, String> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, String> {
         // The kernel's log is a global of the C++ library, may be disabled once only, and would
         // otherwise be buffered in memory for ever.
         static QUIET: Once = Once::new();
@@ -85,7 +85,7 @@ impl Kernel {
     }
 
     /// The last block of the active chain.
-    pub(super) fn tip(&self) -> Result<Tip, ChainError> {
+    pub(crate) fn tip(&self) -> Result<Tip, ChainError> {
         let height = u32::try_from(self.manager.active_chain().height())
             .map_err(|_| ChainError::garbage("the kernel has no genesis block"))?;
         let hash = self
@@ -95,7 +95,7 @@ impl Kernel {
     }
 
     /// The hash of the active chain's block at `height`.
-    pub(super) fn hash_at(&self, height: u32) -> Option<BlockHash> {
+    pub(crate) fn hash_at(&self, height: u32) -> Option<BlockHash> {
         let entry = self
             .manager
             .active_chain()
@@ -104,7 +104,7 @@ impl Kernel {
     }
 
     /// A block and its height, from the active chain or from a branch that was left.
-    pub(super) fn block(
+    pub(crate) fn block(
         &self,
         hash: &BlockHash,
     ) -> Result<Option<(bitcoin::Block, u32)>, ChainError> {
@@ -125,7 +125,7 @@ impl Kernel {
     /// Has a block validated and stored. `Ok` means that the kernel found nothing wrong with it
     /// so far; a block of a side branch is validated in full only when its branch becomes the
     /// longest, so the caller looks where the tip is.
-    pub(super) fn submit(&self, block: &bitcoin::Block) -> Result<(), String> {
+    pub(crate) fn submit(&self, block: &bitcoin::Block) -> Result<(), String> {
         let encoded = Block::new(&serialize(block)).map_err(|error| error.to_string())?;
         lock(&self.verdicts).clear();
         let processed = self.manager.process_block(&encoded);
@@ -151,7 +151,7 @@ impl Kernel {
 }
 
 /// Runs the kernel's context-free transaction checks.
-pub(super) fn check_transaction(transaction: &bitcoin::Transaction) -> Result<(), String> {
+pub(crate) fn check_transaction(transaction: &bitcoin::Transaction) -> Result<(), String> {
     let encoded = Transaction::new(&serialize(transaction)).map_err(|error| error.to_string())?;
     match encoded.check() {
         TxCheckResult::Valid => Ok(()),
@@ -162,7 +162,7 @@ pub(super) fn check_transaction(transaction: &bitcoin::Transaction) -> Result<()
 /// Runs the kernel's script verification, all consensus rules on, for every input of
 /// `transaction`. `spent` are the outputs that it spends, in input order. The error is the index
 /// of the first input that fails and the kernel's message.
-pub(super) fn verify_scripts(
+pub(crate) fn verify_scripts(
     transaction: &bitcoin::Transaction,
     spent: &[TxOut],
 ) -> Result<(), (usize, String)> {

@@ -9,17 +9,17 @@ use bitcoin::block::Header;
 use bitcoin::hashes::{Hash as _, sha256};
 use bitcoin::{Block, BlockHash, OutPoint, Script, Transaction, TxOut, Txid};
 
-use crate::Tip;
+use beacon_chain::Tip;
 
 /// SHA-256 of a script, as Esplora's `/scripthash` paths take it.
-pub(super) type ScriptHash = sha256::Hash;
+pub(crate) type ScriptHash = sha256::Hash;
 
 /// Number of blocks whose median time counts (BIP113).
 const MEDIAN_SPAN: usize = 11;
 
 /// The active chain, looked up by what people ask for.
 #[derive(Default)]
-pub(super) struct Index {
+pub(crate) struct Index {
     /// By height.
     blocks: Vec<BlockRecord>,
     transactions: HashMap<Txid, Confirmed>,
@@ -34,36 +34,36 @@ struct BlockRecord {
 }
 
 /// A transaction of the active chain.
-pub(super) struct Confirmed {
-    pub(super) transaction: Transaction,
-    pub(super) height: u32,
+pub(crate) struct Confirmed {
+    pub(crate) transaction: Transaction,
+    pub(crate) height: u32,
 }
 
 /// The input that spends an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Spender {
-    pub(super) txid: Txid,
-    pub(super) vin: u32,
+pub(crate) struct Spender {
+    pub(crate) txid: Txid,
+    pub(crate) vin: u32,
 }
 
 impl Index {
     /// The last block, or `None` before the genesis block was connected.
-    pub(super) fn tip(&self) -> Option<Tip> {
+    pub(crate) fn tip(&self) -> Option<Tip> {
         let height = u32::try_from(self.blocks.len().checked_sub(1)?).ok()?;
         let hash = self.blocks.last()?.hash;
         Some(Tip { height, hash })
     }
 
-    pub(super) fn block_hash(&self, height: u32) -> Option<BlockHash> {
+    pub(crate) fn block_hash(&self, height: u32) -> Option<BlockHash> {
         Some(self.record(height)?.hash)
     }
 
-    pub(super) fn header(&self, height: u32) -> Option<&Header> {
+    pub(crate) fn header(&self, height: u32) -> Option<&Header> {
         Some(&self.record(height)?.header)
     }
 
     /// Median time past of the block at `height` (BIP113), in Unix seconds.
-    pub(super) fn median_time(&self, height: u32) -> u32 {
+    pub(crate) fn median_time(&self, height: u32) -> u32 {
         let end = usize::try_from(height)
             .unwrap_or(usize::MAX)
             .saturating_add(1)
@@ -80,29 +80,29 @@ impl Index {
         times.get(times.len() / 2).copied().unwrap_or_default()
     }
 
-    pub(super) fn transaction(&self, txid: &Txid) -> Option<&Confirmed> {
+    pub(crate) fn transaction(&self, txid: &Txid) -> Option<&Confirmed> {
         self.transactions.get(txid)
     }
 
     /// An output of the active chain, spent or not.
-    pub(super) fn output(&self, outpoint: &OutPoint) -> Option<&TxOut> {
+    pub(crate) fn output(&self, outpoint: &OutPoint) -> Option<&TxOut> {
         output_of(
             &self.transactions.get(&outpoint.txid)?.transaction,
             outpoint,
         )
     }
 
-    pub(super) fn spender(&self, outpoint: &OutPoint) -> Option<Spender> {
+    pub(crate) fn spender(&self, outpoint: &OutPoint) -> Option<Spender> {
         self.spends.get(outpoint).copied()
     }
 
     /// Transactions that fund or spend the script, oldest first.
-    pub(super) fn history(&self, script: &ScriptHash) -> &[Txid] {
+    pub(crate) fn history(&self, script: &ScriptHash) -> &[Txid] {
         self.histories.get(script).map_or(&[], Vec::as_slice)
     }
 
     /// Appends a block to the active chain.
-    pub(super) fn connect(&mut self, block: &Block) {
+    pub(crate) fn connect(&mut self, block: &Block) {
         let height = u32::try_from(self.blocks.len()).unwrap_or(u32::MAX);
         self.blocks.push(BlockRecord {
             hash: block.block_hash(),
@@ -135,7 +135,7 @@ impl Index {
 
     /// Takes the last block, which must be `block`, off the active chain. Returns its
     /// transactions without the coinbase, parents before children.
-    pub(super) fn disconnect(&mut self, block: Block) -> Vec<Transaction> {
+    pub(crate) fn disconnect(&mut self, block: Block) -> Vec<Transaction> {
         self.blocks.pop();
         for transaction in block.txdata.iter().rev() {
             let txid = transaction.compute_txid();
@@ -161,7 +161,7 @@ impl Index {
 }
 
 /// The output of `transaction` that `outpoint` numbers.
-pub(super) fn output_of<'a>(
+pub(crate) fn output_of<'a>(
     transaction: &'a Transaction,
     outpoint: &OutPoint,
 ) -> Option<&'a TxOut> {
@@ -169,12 +169,12 @@ pub(super) fn output_of<'a>(
 }
 
 /// The hash under which a script is looked up.
-pub(super) fn script_hash(script: &Script) -> ScriptHash {
+pub(crate) fn script_hash(script: &Script) -> ScriptHash {
     sha256::Hash::hash(script.as_bytes())
 }
 
 /// The scripts that `transaction` funds or spends, each once.
-pub(super) fn touched_scripts<'a>(
+pub(crate) fn touched_scripts<'a>(
     transaction: &'a Transaction,
     output: impl Fn(&OutPoint) -> Option<&'a TxOut>,
 ) -> BTreeSet<ScriptHash> {

@@ -10,7 +10,7 @@ use bitcoin::{
     TxOut, Witness, WitnessCommitment,
 };
 
-use crate::Tip;
+use beacon_chain::Tip;
 
 /// Regtest's difficulty, which never changes: every second hash will do.
 const BITS: u32 = 0x207f_ffff;
@@ -24,25 +24,25 @@ const WITNESS_RESERVED: [u8; 32] = [0; 32];
 const COMMITMENT_HEADER: [u8; 4] = [0xaa, 0x21, 0xa9, 0xed];
 
 /// What a block is made of.
-pub(super) struct Template {
+pub(crate) struct Template {
     /// The block that it follows.
-    pub(super) parent: Tip,
+    pub(crate) parent: Tip,
     /// Unix seconds, later than the parent's median time past.
-    pub(super) time: u32,
+    pub(crate) time: u32,
     /// Parents before children, without the coinbase.
-    pub(super) transactions: Vec<Transaction>,
+    pub(crate) transactions: Vec<Transaction>,
     /// The sum of their fees.
-    pub(super) fees: Amount,
+    pub(crate) fees: Amount,
     /// Where subsidy and fees go.
-    pub(super) pay_to: ScriptBuf,
+    pub(crate) pay_to: ScriptBuf,
     /// Tells blocks apart that are alike in everything else, as those of two branches can be.
-    pub(super) extra_nonce: u64,
+    pub(crate) extra_nonce: u64,
 }
 
 impl Template {
     /// Builds the block and does its work. `None` only if no nonce fits, which at this
     /// difficulty has a probability of 2^-(2^32).
-    pub(super) fn mine(self) -> Option<Block> {
+    pub(crate) fn mine(self) -> Option<Block> {
         let height = self.parent.height.checked_add(1)?;
         let mut transactions = Vec::with_capacity(self.transactions.len() + 1);
         transactions.push(coinbase(height, self.fees, self.pay_to, self.extra_nonce));

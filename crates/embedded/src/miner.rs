@@ -17,13 +17,13 @@ const FEE_RATE: u64 = 2;
 const MAX_INPUTS: usize = 100;
 
 /// The holder of all coinbases.
-pub(super) struct Miner {
+pub(crate) struct Miner {
     secp: Secp256k1<All>,
     key: TweakedKeypair,
 }
 
 impl Miner {
-    pub(super) fn new() -> Result<Self, String> {
+    pub(crate) fn new() -> Result<Self, String> {
         let secp = Secp256k1::new();
         let seed = sha256::Hash::hash(b"beacon-regtest/miner");
         let key = Keypair::from_seckey_slice(&secp, seed.as_byte_array())
@@ -33,13 +33,13 @@ impl Miner {
     }
 
     /// The script that coinbases pay.
-    pub(super) fn script(&self) -> ScriptBuf {
+    pub(crate) fn script(&self) -> ScriptBuf {
         ScriptBuf::new_p2tr_tweaked(self.key.public_parts().0)
     }
 
     /// A signed transaction whose output 0 pays `amount` to `pay_to`, from the first of `coins`
     /// that suffice. `None` when [`MAX_INPUTS`] of them do not.
-    pub(super) fn pay(
+    pub(crate) fn pay(
         &self,
         coins: impl IntoIterator<Item = (OutPoint, TxOut)>,
         pay_to: ScriptBuf,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::{ChainError, Reason};
+use beacon_chain::{ChainError, Reason};
 
 /// Why a chain could not be opened.
 #[derive(Debug, Error)]
