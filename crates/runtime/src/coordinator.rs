@@ -6,6 +6,8 @@ use beacon_cohort::coordinator::{
     Cohort, Command, Config, Coordinator, Phase, Signal, Stage, Standing,
 };
 use beacon_cohort::ids::{CohortId, PeerId};
+use beacon_cohort::machine::Input;
+use beacon_cohort::message::Message;
 use beacon_cohort::signer::{SignerAnswer, SignerRequest};
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork};
 use beacon_didcomm::Did;
@@ -157,6 +159,24 @@ impl Agent for CoordinatorAgent {
             matches!(cohort.phase, Phase::Set | Phase::Acknowledged)
                 && cohort.members.contains_key(peer)
         })
+    }
+
+    fn begins(&self, machine: &Coordinator, input: &Input<Command>) -> bool {
+        let waits = |cohort: &CohortId| {
+            let known = machine.state().cohorts.get(cohort);
+            known.is_none_or(|cohort| matches!(cohort.round.stage, Stage::Waiting))
+        };
+        match input {
+            Input::Command(command) => !matches!(command, Command::CloseAdmission { .. }),
+            Input::Message { message, .. } => match message {
+                Message::Subscribe(_) | Message::OptIn(_) | Message::DidRegistration(_) => true,
+                // An open round needs the leaves that are missing.
+                Message::RequestSignature(body) => waits(&body.cohort_id),
+                Message::NoUpdate(body) => waits(&body.cohort_id),
+                _ => false,
+            },
+            _ => false,
+        }
     }
 
     fn sign(&mut self, _: SignerRequest) -> Option<SignerAnswer> {

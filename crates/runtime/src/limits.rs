@@ -122,6 +122,7 @@ limits! {
     seen_per_sender: usize = 4_096, 1, 10_000_000, "Processed message ids kept of one sender";
     seen_total: usize = 262_144, 2, 100_000_000, "Processed message ids kept; half of them of strangers";
     record_bytes: usize = 16_777_216, 65_536, 1_073_741_824, "Bytes of one record in the store";
+    snapshot_bytes: usize = 1_073_741_824, 65_536, 1_099_511_627_776, "Bytes of a snapshot of the state";
     max_log_events: u64 = 10_000_000, 1, 1_000_000_000, "Events in the log; nothing new begins with more";
     max_log_bytes: u64 = 4_294_967_296, 65_536, 1_099_511_627_776, "Bytes of events in the log; nothing new begins with more";
     log_warn_percent: u64 = 80, 1, 100, "Percentage of max_log_events or max_log_bytes at which the agent warns";
@@ -183,6 +184,7 @@ impl Limits {
             outbox_per_peer: self.outbox_per_peer.saturating_mul(2),
             outbox_total: self.outbox_total,
             record_bytes: self.record_bytes,
+            snapshot_bytes: self.snapshot_bytes,
             ..StoreLimits::default()
         }
     }

@@ -1,7 +1,8 @@
 //! The participant's role: its control methods, its signer, and its state as users see it.
 
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
-use beacon_cohort::message::Subscribe;
+use beacon_cohort::machine::Input;
+use beacon_cohort::message::{Message, Subscribe};
 use beacon_cohort::participant::{
     Candidate, Command, Membership, Participant, Policy, Progress, Stage, Standing,
 };
@@ -251,6 +252,22 @@ impl Agent for ParticipantAgent {
     /// A coordinator that the user chose.
     fn is_partner(&self, machine: &Participant, peer: &PeerId) -> bool {
         machine.state().coordinators.contains_key(peer)
+    }
+
+    fn begins(&self, _: &Participant, input: &Input<Command>) -> bool {
+        match input {
+            Input::Command(command) => matches!(
+                command,
+                Command::Subscribe { .. } | Command::Join { .. } | Command::RequestUpdate { .. }
+            ),
+            Input::Message { message, .. } => matches!(
+                message,
+                Message::CohortAdvert(_)
+                    | Message::UpdateOpportunity(_)
+                    | Message::AuthorizationRequest(_)
+            ),
+            _ => false,
+        }
     }
 
     fn sign(&mut self, request: SignerRequest) -> Option<SignerAnswer> {

@@ -122,6 +122,7 @@ impl<A: Agent> Driver<A> {
             "role": A::ROLE,
             "about": self.config.about,
             "events": self.last_seq,
+            "log": self.log_status(),
             "waiting_messages": self.outbox.len(),
             "connections": self.routes.connected(),
             "listening": self.transport.local_addr().map(|address| address.to_string()),

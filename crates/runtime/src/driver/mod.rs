@@ -12,6 +12,7 @@
 mod calls;
 mod commit;
 mod inbound;
+mod log;
 mod memory;
 mod outbox;
 mod routes;
@@ -137,6 +138,8 @@ pub struct Driver<A: Agent> {
     /// Inputs that effects have produced, to be taken before anything else comes in.
     pending: VecDeque<Input<<A::Machine as Machine>::Command>>,
     last_seq: u64,
+    /// Percentage of the log's limit that was warned of.
+    log_warned: u64,
     next_prune: Timestamp,
 }
 
@@ -192,6 +195,7 @@ impl<A: Agent> Driver<A> {
             followers: Followers::default(),
             pending: VecDeque::new(),
             last_seq,
+            log_warned: 0,
             next_prune: now,
         };
         for index in 0..driver.agent.identity_count(&driver.machine) {
@@ -325,6 +329,7 @@ impl<A: Agent> Driver<A> {
             }
         }
         self.watch();
+        self.warn_of_log();
         Ok(())
     }
 
@@ -332,6 +337,7 @@ impl<A: Agent> Driver<A> {
         &self,
         input: Input<<A::Machine as Machine>::Command>,
     ) -> Result<beacon_cohort::machine::Step<<A::Machine as Machine>::Event>, Rejection> {
+        self.room_for(&input)?;
         self.machine.step(input, now(), &mut UnwrapErr(OsRng))
     }
 

@@ -26,7 +26,7 @@ use super::*;
 use crate::control::{ControlReply, FAILED};
 use crate::keys::Seed;
 use crate::participant::ParticipantAgent;
-use crate::store::{Batch, MemoryStore, OutboxRow, Pruned, Seen, Snapshot};
+use crate::store::{Batch, LogSize, MemoryStore, OutboxRow, Pruned, Seen, Snapshot};
 use crate::transport::TransportConfig;
 use conductor::Conductor;
 
@@ -66,6 +66,10 @@ impl FailingStore {
 }
 
 impl Store for FailingStore {
+    fn log_size(&self) -> LogSize {
+        self.memory.lock().unwrap().log_size()
+    }
+
     fn snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
         self.memory.lock().unwrap().snapshot()
     }
