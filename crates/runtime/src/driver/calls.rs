@@ -180,3 +180,26 @@ impl<A: Agent> Driver<A> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_that_reads_too_slowly_is_cut_off_and_counted() {
+        let (slow, mut late) = mpsc::channel(2);
+        let (gone, _) = mpsc::channel(2);
+        let mut followers = Followers(vec![slow, gone]);
+        let counts = Counts::default();
+        followers.publish(7, &["a", "b"], &counts);
+        assert_eq!((followers.0.len(), counts.of("follower-cut-off")), (1, 0));
+        followers.publish(9, &["c"], &counts);
+        assert_eq!((followers.0.len(), counts.of("follower-cut-off")), (0, 1));
+        let seqs = std::iter::from_fn(|| late.try_recv().ok()).map(|line| line["seq"].clone());
+        assert_eq!(
+            seqs.collect::<Vec<_>>(),
+            [7, 8],
+            "what fitted, and then the end"
+        );
+    }
+}

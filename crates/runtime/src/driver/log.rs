@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use super::Driver;
 use crate::agent::Agent;
+use crate::limits::Limits;
+use crate::store::LogSize;
 
 impl<A: Agent> Driver<A> {
     /// Refuses what would begin something new, when the log has no room for it. What is under way goes on and can be
@@ -70,8 +72,31 @@ impl<A: Agent> Driver<A> {
     }
 
     fn log_used_percent(&self) -> u64 {
-        let (size, bounds) = (self.store.log_size(), &self.config.bounds);
-        let percent = |used: u64, limit: u64| used.saturating_mul(100) / limit.max(1);
-        percent(size.events, bounds.max_log_events).max(percent(size.bytes, bounds.max_log_bytes))
+        used_percent(self.store.log_size(), &self.config.bounds)
+    }
+}
+
+fn used_percent(size: LogSize, limits: &Limits) -> u64 {
+    let percent = |used: u64, limit: u64| used.saturating_mul(100) / limit.max(1);
+    percent(size.events, limits.max_log_events).max(percent(size.bytes, limits.max_log_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_as_full_as_the_fuller_of_its_limits() {
+        let limits = Limits {
+            max_log_events: 10,
+            max_log_bytes: 1_000,
+            ..Limits::default()
+        };
+        let used = |events, bytes| used_percent(LogSize { events, bytes }, &limits);
+        assert_eq!(used(0, 0), 0);
+        assert_eq!(used(9, 100), 90);
+        assert_eq!(used(1, 999), 99);
+        assert_eq!(used(1, 1_000), 100);
+        assert_eq!(used(11, 0), 110);
     }
 }

@@ -258,7 +258,7 @@ mod tests {
         let mut outbox = new(vec![row(1, "a", NOW + 1)]);
         assert_eq!(ids(outbox.due("a", NOW)), ["1"]);
         assert_eq!(outbox.due("a", NOW).len(), 0, "not twice at once");
-        for wait in [5, 10, 20] {
+        for wait in [5, 10, 20, 40, 80, 160, 300, 300] {
             tokio::time::advance(Duration::from_millis(wait * 1_000 - 1)).await;
             assert_eq!(outbox.due("a", NOW).len(), 0);
             tokio::time::advance(Duration::from_millis(1)).await;

@@ -174,6 +174,19 @@ impl Routes {
         });
     }
 
+    /// Dials under way.
+    #[cfg(test)]
+    pub(super) fn dials(&self) -> usize {
+        self.dials
+    }
+
+    /// How long to wait after so many failed dials in a row.
+    fn back_off(&self, failures: u32) -> Duration {
+        FIRST_BACK_OFF
+            .saturating_mul(1 << failures.saturating_sub(1).min(20))
+            .min(self.longest_back_off)
+    }
+
     pub(super) fn connected(&self) -> usize {
         self.users.len()
     }
@@ -356,16 +369,17 @@ impl<A: Agent> Driver<A> {
                 };
                 entry.dialling = false;
                 entry.failures = entry.failures.saturating_add(1);
-                let wait = FIRST_BACK_OFF
-                    .saturating_mul(1 << (entry.failures - 1).min(10))
-                    .min(self.routes.longest_back_off);
+                let failures = entry.failures;
+                let wait = self.routes.back_off(failures);
                 let jitter = UnwrapErr(OsRng).random_range(0.75..1.25);
                 let again = Instant::now() + wait.mul_f64(jitter);
-                entry.not_before = Some(again);
-                if entry.failures == 1 {
+                if let Some(entry) = self.routes.peers.get_mut(&named(&peer)) {
+                    entry.not_before = Some(again);
+                }
+                if failures == 1 {
                     tracing::warn!(peer = %excerpt(&peer), %error, "cannot connect; retrying with back-off");
                 } else {
-                    tracing::debug!(peer = %excerpt(&peer), %error, failures = entry.failures, "cannot connect");
+                    tracing::debug!(peer = %excerpt(&peer), %error, failures, "cannot connect");
                 }
                 // The last look was made while this dial was under way, so it planned none for the peer.
                 self.routes.scan_at(again);
@@ -448,6 +462,17 @@ mod tests {
         );
         assert_eq!(routes.connection("a"), Some(first));
         assert_eq!(routes.connection("b"), Some(second));
+    }
+
+    #[tokio::test]
+    async fn dials_are_repeated_ever_less_often() {
+        let limits = Limits {
+            redial_max_s: 3,
+            ..Limits::default()
+        };
+        let routes = routes(&limits);
+        let waits = [1, 2, 3, 4, 1_000].map(|failures| routes.back_off(failures).as_millis());
+        assert_eq!(waits, [500, 1_000, 2_000, 3_000, 3_000]);
     }
 
     #[tokio::test]
