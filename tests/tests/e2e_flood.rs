@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 /// Sockets that flood.
 const SOCKETS: u64 = 4;
-/// Messages of one identity.
+/// Messages of one stranger.
 const BATCH: u64 = 4;
 /// What the memory may grow by, after the first fifth of the flood has filled what is bounded. A thousandth of it for each
 /// message would be reached by the smallest run.
@@ -52,7 +52,7 @@ impl Flooder {
     }
 
     /// Four messages of a fresh stranger: a ping, and three that are refused, each for another reason.
-    fn batch(&self) -> [Message; BATCH as usize] {
+    fn batch(&self) -> [Message; 4] {
         let own = self.stranger();
         let cohort = json!({ "cohort_id": Uuid::new_v4().to_string() });
         [

@@ -56,21 +56,21 @@ pub(crate) enum Command {
     Cohorts,
     /// Join a cohort, or answer for further DIDs in one that was joined
     Join {
-        /// The cohort's id
-        cohort_id: String,
+        #[command(flatten)]
+        cohort: CohortArg,
         /// DID to answer for; may be given several times
         #[arg(long, required = true)]
         did: Vec<String>,
     },
     /// Leave a cohort that is not set yet
     Leave {
-        /// The cohort's id
-        cohort_id: String,
+        #[command(flatten)]
+        cohort: CohortArg,
     },
     /// Announce an update of a DID in the next signal
     RequestUpdate {
-        /// The cohort's id
-        cohort_id: String,
+        #[command(flatten)]
+        cohort: CohortArg,
         /// The DID [default: the only one that was registered]
         #[arg(long)]
         did: Option<String>,
@@ -129,8 +129,8 @@ pub(crate) enum ProofCommand {
     },
     /// Write the complete proof of a DID in a signal that was signed here
     Export {
-        /// The cohort's id
-        cohort_id: String,
+        #[command(flatten)]
+        cohort: CohortArg,
         /// The DID [default: the only one that was registered]
         #[arg(long)]
         did: Option<String>,
@@ -163,6 +163,25 @@ pub(crate) enum DidcommCommand {
         #[arg(long, default_value_t = 5, value_name = "S")]
         wait: u64,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CohortArg {
+    /// The cohort's id
+    cohort_id: String,
+    /// DID of its coordinator, where two of them use this id
+    #[arg(long, value_name = "DID")]
+    coordinator: Option<String>,
+}
+
+impl CohortArg {
+    /// The parameters that name the cohort, and others.
+    pub(crate) fn with(self, others: serde_json::Value) -> serde_json::Value {
+        let mut params = others;
+        params["cohort_id"] = self.cohort_id.into();
+        params["coordinator"] = self.coordinator.into();
+        params
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -45,12 +45,12 @@ impl Args {
                 return proofs::verify(&global, &did, &proof, root.as_deref(), leaf.as_deref());
             }
             Command::Proof(ProofCommand::Export {
-                cohort_id,
+                cohort,
                 did,
                 txid,
                 out,
             }) => {
-                let params = json!({ "cohort_id": cohort_id, "did": did, "txid": txid });
+                let params = cohort.with(json!({ "did": did, "txid": txid }));
                 let answer = global.ask(AGENT, "proof.export", params).await?;
                 return proofs::write(&answer["proof"], out.as_deref());
             }
@@ -68,17 +68,15 @@ impl Args {
                 ("unsubscribe", json!({ "coordinator": coordinator }))
             }
             Command::Cohorts => ("cohorts", Value::Null),
-            Command::Join { cohort_id, did } => {
-                ("join", json!({ "cohort_id": cohort_id, "dids": did }))
-            }
-            Command::Leave { cohort_id } => ("leave", json!({ "cohort_id": cohort_id })),
+            Command::Join { cohort, did } => ("join", cohort.with(json!({ "dids": did }))),
+            Command::Leave { cohort } => ("leave", cohort.with(json!({}))),
             Command::RequestUpdate {
-                cohort_id,
+                cohort,
                 did,
                 update_hash,
             } => (
                 "request_update",
-                json!({ "cohort_id": cohort_id, "did": did, "update_hash": update_hash }),
+                cohort.with(json!({ "did": did, "update_hash": update_hash })),
             ),
             Command::Sessions => ("sessions", Value::Null),
             Command::Approve { session_id } => ("approve", json!({ "session_id": session_id })),

@@ -28,7 +28,7 @@
 //! use beacon_cohort::ids::{CohortId, PeerId, Timestamp};
 //! use beacon_cohort::machine::{Effect, Input, Machine, Rejection};
 //! use beacon_cohort::message::Subscribe;
-//! use beacon_cohort::participant::{self, Participant, Policy, Stage};
+//! use beacon_cohort::participant::{self, LeafSecret, Participant, Policy, Stage};
 //! use beacon_cohort::signer::{KeyPath, LocalSigner};
 //! use beacon_cohort::terms::{AgreedTerms, BtcNetwork, Terms};
 //! use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
@@ -60,9 +60,10 @@
 //!     .map(|n: u8| {
 //!         let mut policy = Policy::asking(BtcNetwork::Regtest);
 //!         policy.auto_join = Some(vec![format!("did:example:{n}")]);
-//!         let keys = move |path: KeyPath| Zeroizing::new([n + path.index as u8; 32]);
+//!         let keys = move |path: KeyPath| Zeroizing::new([n + path.steps().len() as u8; 32]);
+//!         let secret = LeafSecret::new(Zeroizing::new([n; 32]));
 //!         let signer = LocalSigner::new(keys, ChaCha20Rng::seed_from_u64(n.into()));
-//!         (PeerId::new(format!("did:example:peer-{n}")), Participant::new(policy), signer)
+//!         (PeerId::new(format!("did:example:peer-{n}")), Participant::new(policy, secret), signer)
 //!     })
 //!     .collect();
 //!
@@ -120,6 +121,7 @@
 //! ```
 
 pub mod coordinator;
+pub mod evidence;
 pub mod ids;
 pub mod machine;
 pub mod message;

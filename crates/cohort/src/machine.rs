@@ -375,14 +375,22 @@ codes! {
     CohortMismatch = "e.p.cohort-mismatch", Misbehaved;
     /// The cohort is over before it was ever agreed on by everybody.
     CohortFailed = "e.p.cohort-failed", Unexpected;
+    /// The cohort is over, though it was agreed on: a member was out, or the operator ended it.
+    CohortDissolved = "e.p.cohort-dissolved", Unexpected;
+    /// The seat was given up because its holder was silent; a new opt-in takes one again, if there is one.
+    SeatReleased = "e.m.seat-released", Unexpected;
     /// Not the round that is open.
     Round = "e.m.round", Unexpected;
+    /// The root was made without these leaves and may be on its way to the chain: they count as not given.
+    LeafLate = "e.m.leaf-late", Unexpected;
     /// A different one was given before.
     Conflict = "e.m.conflict", Misbehaved;
     /// One for every input is needed.
     ContributionCount = "e.m.contribution-count", Misbehaved;
     /// The cohort key did not sign this contribution.
     Signature = "e.m.signature", Misbehaved;
+    /// A nonce that is no pair of points, signed by the member's cohort key.
+    Nonce = "e.p.nonce", Misbehaved;
     /// A partial signature that does not verify.
     PartialSignature = "e.p.partial-signature", Misbehaved;
     /// A different aggregated nonce for a session that signed already.

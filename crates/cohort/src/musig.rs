@@ -8,8 +8,9 @@ use bitcoin::key::TweakedPublicKey;
 use bitcoin::sighash::{Prevouts, SighashCache};
 use bitcoin::{Address, Script, ScriptBuf, TapSighashType, TapTweakHash, Transaction, TxOut};
 use secp256k1::{Scalar, XOnlyPublicKey, musig, schnorr};
+use serde::{Deserialize, Serialize};
 
-use crate::values::{AggregatedNonce, CohortKey, PartialSignature, PublicNonce};
+use crate::values::{AggregatedNonce, CohortKey, PartialBytes, PartialSignature, PublicNonce};
 
 /// A set of keys that cannot be a cohort's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,8 +26,10 @@ pub enum KeySetError {
     Tweak,
 }
 
-/// The aggregate of a cohort's keys with the BIP341 tweak of a key-only output: what signs for the beacon.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The aggregate of a cohort's keys with the BIP341 tweak of a key-only output: what signs for the beacon. Stored as the
+/// keys: the rest is computed from them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<CohortKey>", into = "Vec<CohortKey>")]
 pub struct BeaconKey {
     keys: Vec<CohortKey>,
     cache: musig::KeyAggCache,
@@ -75,6 +78,31 @@ impl BeaconKey {
         address(&self.output_key, network)
     }
 
+    /// The first input whose partial signature, by the holder of `key`, is not valid. One of each for every input.
+    pub fn first_invalid(
+        &self,
+        key: &CohortKey,
+        sighashes: &[[u8; 32]],
+        nonces: &[PublicNonce],
+        aggregated: &[AggregatedNonce],
+        partials: &[PartialBytes],
+    ) -> Option<usize> {
+        let inputs = sighashes
+            .iter()
+            .zip(aggregated)
+            .zip(nonces.iter().zip(partials));
+        let valid = |((sighash, aggregated), (nonce, partial)): (
+            (&[u8; 32], &AggregatedNonce),
+            (&PublicNonce, &PartialBytes),
+        )| {
+            partial.scalar().is_ok_and(|partial| {
+                self.input(*sighash, *aggregated)
+                    .verify_partial(key, nonce, &partial)
+            })
+        };
+        inputs.map(valid).position(|valid| !valid)
+    }
+
     pub(crate) fn cache(&self) -> &musig::KeyAggCache {
         &self.cache
     }
@@ -87,6 +115,20 @@ impl BeaconKey {
             sighash,
             session,
         }
+    }
+}
+
+impl TryFrom<Vec<CohortKey>> for BeaconKey {
+    type Error = KeySetError;
+
+    fn try_from(keys: Vec<CohortKey>) -> Result<Self, KeySetError> {
+        Self::aggregate(keys)
+    }
+}
+
+impl From<BeaconKey> for Vec<CohortKey> {
+    fn from(beacon: BeaconKey) -> Self {
+        beacon.keys
     }
 }
 

@@ -10,6 +10,7 @@ use std::fmt;
 
 use rand_core::CryptoRng;
 use secp256k1::{Keypair, musig, schnorr};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::ids::{CohortId, PeerId, SessionId};
@@ -20,13 +21,56 @@ use crate::values::{
     AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature, TermsHash,
 };
 
-/// Which secret key: the member's `index`-th cohort on this network. A fresh one for every cohort.
+/// Which secret key of the member's seed. Every cohort has one of its own (docs/adr/0005).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct KeyPath {
     /// The network of the cohort.
     pub network: BtcNetwork,
-    /// Counted from 0.
-    pub index: u32,
+    /// Where it is, below the network's node.
+    #[serde(flatten)]
+    pub place: KeyPlace,
+}
+
+/// Where a cohort key is, in hardened steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyPlace {
+    /// One step, counted from 0: how older versions numbered their cohorts. No new key is there: a restored old state
+    /// would count on from an old number, and use one key for two cohorts.
+    Index(u32),
+    /// Eight steps that follow from the coordinator and the cohort id: whoever has the seed finds the key again.
+    Cohort([u32; 8]),
+}
+
+impl KeyPath {
+    /// The key of this cohort: the steps are the 32-bit big-endian words of SHA-256(coordinator's DID ‖ 0x00 ‖ cohort
+    /// id (16 bytes)), each without its highest bit.
+    pub fn of_cohort(network: BtcNetwork, coordinator: &PeerId, cohort: CohortId) -> Self {
+        let digest = Sha256::new()
+            .chain_update(coordinator.as_str())
+            .chain_update([0])
+            .chain_update(cohort.0.as_bytes())
+            .finalize();
+        let mut steps = [0; 8];
+        for (step, word) in steps.iter_mut().zip(digest.chunks_exact(4)) {
+            let word = word
+                .iter()
+                .fold(0, |word, byte| word << 8 | u32::from(*byte));
+            *step = word & 0x7fff_ffff;
+        }
+        Self {
+            network,
+            place: KeyPlace::Cohort(steps),
+        }
+    }
+
+    /// The hardened steps below the network's node, each less than 2^31 unless the log is not ours.
+    pub fn steps(&self) -> &[u32] {
+        match &self.place {
+            KeyPlace::Index(index) => std::slice::from_ref(index),
+            KeyPlace::Cohort(steps) => steps,
+        }
+    }
 }
 
 /// What a machine asks of the signer, to be carried out after the commit that allows it.
@@ -34,8 +78,10 @@ pub struct KeyPath {
 pub enum SignerRequest {
     /// Show the public key of a path and prove to hold it; see [`statement::possession`].
     ProvePossession {
-        /// The cohort to join.
+        /// Under which name the answer comes back.
         cohort: CohortId,
+        /// The cohort to join, by its coordinator's name for it: what is proven.
+        id: CohortId,
         /// The key to join with.
         path: KeyPath,
         /// Under which DID.
@@ -143,7 +189,8 @@ pub const MAX_OPEN_SESSIONS: usize = 1_024;
 pub struct LocalSigner<K, R> {
     keys: K,
     rng: R,
-    /// By cohort and session: a coordinator chooses session ids, and none may touch the nonces of another's.
+    /// By the member's own name for the cohort, and session: a coordinator chooses ids, and none may touch the nonces of
+    /// another's.
     vault: BTreeMap<(CohortId, SessionId), SessionNonces>,
 }
 
@@ -174,6 +221,7 @@ where
         match request {
             SignerRequest::ProvePossession {
                 cohort,
+                id,
                 path,
                 did,
                 terms,
@@ -181,7 +229,7 @@ where
                 // Only a broken key source has none; the join then stays where it is.
                 let pair = self.pair(path)?;
                 let key = CohortKey::from(pair.public_key());
-                let proof = self.sign(&pair, statement::possession(cohort, &did, &key, &terms));
+                let proof = self.sign(&pair, statement::possession(id, &did, &key, &terms));
                 Some(SignerAnswer::Possession { cohort, key, proof })
             }
             SignerRequest::MakeNonces(signal) => Some(self.make_nonces(signal)),
@@ -287,7 +335,7 @@ where
         }
         let signature = self.sign(
             &pair,
-            statement::partials(session, signal.sighashes(), &partials),
+            statement::partials(session, signal.sighashes(), aggregated, &partials),
         );
         SignerAnswer::Partials {
             cohort,

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::{CohortId, PeerId, SessionId};
 use crate::values::{
-    AckHash, CohortKey, PartialSignature, PublicNonce, StatementSignature, TermsHash,
+    AckHash, AggregatedNonce, CohortKey, NonceBytes, PartialBytes, StatementSignature, TermsHash,
 };
 
 /// The 32 bytes that are signed.
@@ -53,32 +53,37 @@ pub fn possession(cohort: CohortId, did: &PeerId, key: &CohortKey, terms: &Terms
 
 /// "These are my public nonces": session id (16 bytes) ‖ number of inputs (4, big endian) ‖ sighash of each
 /// input (32) ‖ public nonce of each input (66), tag `beacon-cohort/nonce-contribution/1`.
-pub fn nonces(session: SessionId, sighashes: &[[u8; 32]], nonces: &[PublicNonce]) -> Statement {
-    let contribution: Vec<u8> = nonces.iter().flat_map(|nonce| nonce.to_bytes()).collect();
+pub fn nonces(
+    session: SessionId,
+    sighashes: &[[u8; 32]],
+    nonces: &[impl Into<NonceBytes> + Copy],
+) -> Statement {
+    let nonces: Vec<[u8; 66]> = nonces.iter().map(|nonce| (*nonce).into().0).collect();
     contributed(
         "beacon-cohort/nonce-contribution/1",
         session,
         sighashes,
-        &contribution,
+        &[nonces.as_flattened()],
     )
 }
 
-/// "These are my partial signatures": as [`nonces`], with the partial signature of each input (32), tag
-/// `beacon-cohort/partial-signature/1`.
+/// "These are my partial signatures, made for these aggregated nonces": session id (16 bytes) ‖ number of inputs (4, big
+/// endian) ‖ sighash of each input (32) ‖ aggregated nonce of each input (66) ‖ partial signature of each input (32), tag
+/// `beacon-cohort/partial-signature/2`. Without the aggregated nonces a coordinator could show an honest partial signature
+/// beside others than it was made for, and blame its maker.
 pub fn partials(
     session: SessionId,
     sighashes: &[[u8; 32]],
-    partials: &[PartialSignature],
+    aggregated: &[AggregatedNonce],
+    partials: &[impl Into<PartialBytes> + Copy],
 ) -> Statement {
-    let contribution: Vec<u8> = partials
-        .iter()
-        .flat_map(|partial| partial.to_bytes())
-        .collect();
+    let aggregated: Vec<[u8; 66]> = aggregated.iter().map(|nonce| nonce.to_bytes()).collect();
+    let partials: Vec<[u8; 32]> = partials.iter().map(|partial| (*partial).into().0).collect();
     contributed(
-        "beacon-cohort/partial-signature/1",
+        "beacon-cohort/partial-signature/2",
         session,
         sighashes,
-        &contribution,
+        &[aggregated.as_flattened(), partials.as_flattened()],
     )
 }
 
@@ -86,20 +91,17 @@ fn contributed(
     tag: &str,
     session: SessionId,
     sighashes: &[[u8; 32]],
-    contribution: &[u8],
+    contribution: &[&[u8]],
 ) -> Statement {
     let count = u32::try_from(sighashes.len())
         .unwrap_or(u32::MAX)
         .to_be_bytes();
-    tagged(
-        tag,
-        &[
-            session.0.as_bytes(),
-            &count,
-            sighashes.as_flattened(),
-            contribution,
-        ],
-    )
+    let head = [
+        session.0.as_bytes().as_slice(),
+        &count,
+        sighashes.as_flattened(),
+    ];
+    tagged(tag, &[&head, contribution].concat())
 }
 
 /// "Recomputed and agreed": SHA-256 of terms hash (32 bytes) ‖ every key in KeySort order (33 each) ‖ beacon
@@ -127,8 +129,9 @@ mod tests {
         let cohort = CohortId(Uuid::from_bytes([1; 16]));
         let session = SessionId(Uuid::from_bytes([2; 16]));
         let terms = TermsHash([3; 32]);
-        let nonce: PublicNonce = format!("{KEY}{KEY}").parse().unwrap();
-        let partial: PartialSignature = "04".repeat(32).parse().unwrap();
+        let nonce: NonceBytes = format!("{KEY}{KEY}").parse().unwrap();
+        let aggregated: AggregatedNonce = format!("{KEY}{}", "00".repeat(33)).parse().unwrap();
+        let partial: PartialBytes = "04".repeat(32).parse().unwrap();
         let did = PeerId::new("did:peer:2.Vz6Mk");
         let sighashes = [[5; 32], [6; 32]];
         let pinned = [
@@ -141,8 +144,8 @@ mod tests {
                 "92591a7ea85843df60cff887a620c3e3029f85831dfb1b7e4de70d3bd7f1fbdf",
             ),
             (
-                partials(session, &sighashes, &[partial, partial]).0,
-                "4811206bda623dd08e364ee95bd9853dfeac939e15094b9acd8a0c4e2b446a62",
+                partials(session, &sighashes, &[aggregated; 2], &[partial, partial]).0,
+                "de409d20d7f760eb128981b5ee69090d6f599b0542f3b1aa3df4ebd3fc54540c",
             ),
             (
                 cohort_ack(&terms, &[key, key], "bcrt1p").0,

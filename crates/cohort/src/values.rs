@@ -222,6 +222,62 @@ macro_rules! serde_as_point_pair {
 }
 serde_as_point_pair!(PublicNonce);
 serde_as_point_pair!(AggregatedNonce);
+serde_as_point_pair!(NonceBytes);
+
+/// A public nonce as its sender wrote it: 66 bytes that need not be points. What a member signed must be able to convict
+/// it, so its contribution is read whatever it says, and judged after its signature was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NonceBytes(pub [u8; 66]);
+
+hex_value!(
+    NonceBytes,
+    66,
+    "nonce contribution",
+    "two times 33 bytes of hex",
+    |bytes| Some(NonceBytes(*bytes)),
+    |nonce| nonce.0
+);
+
+impl NonceBytes {
+    /// The two points, if they are.
+    pub fn points(&self) -> Result<PublicNonce, ValueError> {
+        PublicNonce::from_bytes(&self.0)
+    }
+}
+
+impl From<PublicNonce> for NonceBytes {
+    fn from(nonce: PublicNonce) -> Self {
+        Self(nonce.to_bytes())
+    }
+}
+
+/// A partial signature as its sender wrote it: 32 bytes that need not be a scalar below the group order. Read like
+/// [`NonceBytes`], for the same reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartialBytes(pub [u8; 32]);
+
+hex_value!(
+    PartialBytes,
+    32,
+    "partial signature",
+    "32 bytes of hex",
+    |bytes| Some(PartialBytes(*bytes)),
+    |partial| partial.0
+);
+serde_as_text!(PartialBytes);
+
+impl PartialBytes {
+    /// The scalar, if it is one.
+    pub fn scalar(&self) -> Result<PartialSignature, ValueError> {
+        PartialSignature::from_bytes(&self.0)
+    }
+}
+
+impl From<PartialSignature> for PartialBytes {
+    fn from(partial: PartialSignature) -> Self {
+        Self(partial.to_bytes())
+    }
+}
 
 /// SHA-256 over the canonical form (RFC 8785) of a cohort's terms, as they were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,5 +380,18 @@ mod tests {
         assert!(serde_json::from_value::<AggregatedNonce>(serde_json::json!([G, zero])).is_ok());
         let (long, short) = (format!("{G}00"), &G[..64]);
         assert!(serde_json::from_value::<PublicNonce>(serde_json::json!([long, short])).is_err());
+        assert!(serde_json::from_value::<NonceBytes>(serde_json::json!([long, short])).is_err());
+    }
+
+    #[test]
+    fn contributions_are_read_as_they_were_written_and_judged_later() {
+        let written = serde_json::json!([G, "ff".repeat(33)]);
+        let nonce: NonceBytes = serde_json::from_value(written.clone()).unwrap();
+        assert_eq!(serde_json::to_value(nonce).unwrap(), written);
+        assert!(nonce.points().is_err());
+        let partial: PartialBytes = "ff".repeat(32).parse().unwrap();
+        assert!(partial.scalar().is_err());
+        let honest: PublicNonce = format!("{G}{G}").parse().unwrap();
+        assert_eq!(NonceBytes::from(honest).points(), Ok(honest));
     }
 }

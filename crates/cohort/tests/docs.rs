@@ -386,7 +386,9 @@ fn the_example_session_is_signed_by_everybody() {
         let said = statement::nonces(session, &sighashes, &body.nonce_contributions);
         assert!(said.is_signed_by(&keys[did], &body.signature));
     }
-    let summed = aggregate_nonces(nonces.values().map(|body| &body.nonce_contribution)).unwrap();
+    let points = |body: &NonceContribution| body.nonce_contribution.points().unwrap();
+    let given: Vec<_> = nonces.values().map(points).collect();
+    let summed = aggregate_nonces(&given).unwrap();
     let aggregated = run.one(|message| match message {
         Message::AggregatedNonces(body) => Some(body.aggregated_nonce),
         _ => None,
@@ -395,14 +397,15 @@ fn the_example_session_is_signed_by_everybody() {
 
     let input = beacon.input(sighashes[0], aggregated);
     for (did, body) in &partials {
-        let said = statement::partials(session, &sighashes, &body.partial_signatures);
+        let said =
+            statement::partials(session, &sighashes, &[aggregated], &body.partial_signatures);
         assert!(said.is_signed_by(&keys[did], &body.signature));
-        let nonce = &nonces[did].nonce_contribution;
-        assert!(input.verify_partial(&keys[did], nonce, &body.partial_signature));
+        let partial = body.partial_signature.scalar().unwrap();
+        assert!(input.verify_partial(&keys[did], &points(&nonces[did]), &partial));
     }
     let signature: Vec<_> = partials
         .iter()
-        .map(|(_, body)| body.partial_signature)
+        .map(|(_, body)| body.partial_signature.scalar().unwrap())
         .collect();
     let signature = input.aggregate(&signature).unwrap();
     let published = run.one(|message| match message {
@@ -420,7 +423,12 @@ fn the_example_session_is_signed_by_everybody() {
         ),
         (
             "statement of fred's partial signature",
-            statement::partials(session, &sighashes, &partials[0].1.partial_signatures),
+            statement::partials(
+                session,
+                &sighashes,
+                &[aggregated],
+                &partials[0].1.partial_signatures,
+            ),
         ),
     ];
     for (name, said) in said {

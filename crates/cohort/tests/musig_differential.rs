@@ -13,7 +13,7 @@
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::musig::{BeaconKey, aggregate_nonces};
 use beacon_cohort::review::ReviewedSignal;
-use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
+use beacon_cohort::signer::{KeyPath, KeyPlace, LocalSigner, SignerAnswer, SignerRequest};
 use beacon_cohort::statement;
 use beacon_cohort::terms::BtcNetwork;
 use beacon_cohort::values::{AggregatedNonce, CohortKey, PartialSignature, PublicNonce, TermsHash};
@@ -31,7 +31,7 @@ const COHORT: CohortId = CohortId(Uuid::from_u128(1));
 
 const PATH: KeyPath = KeyPath {
     network: BtcNetwork::Regtest,
-    index: 0,
+    place: KeyPlace::Index(0),
 };
 
 type Keys = Box<dyn Fn(KeyPath) -> Zeroizing<[u8; 32]>>;
@@ -67,6 +67,7 @@ impl Member {
         let (did, terms) = (PeerId::new("did:example:member"), TermsHash([1; 32]));
         let request = SignerRequest::ProvePossession {
             cohort: COHORT,
+            id: COHORT,
             path: PATH,
             did: did.clone(),
             terms,
@@ -129,7 +130,8 @@ impl Member {
                 else {
                     panic!("a signer with nonces signs, got {answer:?}");
                 };
-                let statement = statement::partials(session.id, &[session.sighash], &partials);
+                let statement =
+                    statement::partials(session.id, &[session.sighash], &[aggregated], &partials);
                 assert!(statement.is_signed_by(&self.key, &signature));
                 let again = sign();
                 assert!(

@@ -19,7 +19,7 @@ use beacon_cohort::musig::BeaconKey;
 use beacon_cohort::review::{
     OptedIn, OwnLeaf, ProposedSignal, SignalContext, Verdict, review_cohort,
 };
-use beacon_cohort::signer::KeyPath;
+use beacon_cohort::signer::{KeyPath, KeyPlace};
 use beacon_cohort::terms::{BtcNetwork, Terms};
 use beacon_cohort::values::{CohortKey, TermsHash};
 use beacon_signal::{
@@ -219,11 +219,12 @@ impl Case {
     fn review(&self) -> Verdict {
         let leaves = self.leaves.iter();
         let context = SignalContext {
+            cohort: self.request.cohort_id,
             beacon: &self.beacon,
             terms: &self.terms,
             path: KeyPath {
                 network: BtcNetwork::Regtest,
-                index: 0,
+                place: KeyPlace::Index(0),
             },
             round: self.round,
             leaves: leaves

@@ -17,5 +17,5 @@ cohort, session, terms = b"\1" * 16, b"\2" * 16, b"\3" * 32
 head = session + (2).to_bytes(4, "big") + b"\5" * 32 + b"\6" * 32
 print("possession", tagged("beacon-cohort/proof-of-possession/1", cohort + len(did).to_bytes(4, "big") + did + G + terms).hex())
 print("nonces", tagged("beacon-cohort/nonce-contribution/1", head + G * 4).hex())
-print("partials", tagged("beacon-cohort/partial-signature/1", head + b"\4" * 64).hex())
+print("partials", tagged("beacon-cohort/partial-signature/2", head + (G + bytes(33)) * 2 + b"\4" * 64).hex())
 print("cohort_ack", sha(terms + G * 2 + b"bcrt1p").hex())

@@ -24,9 +24,9 @@ use zeroize::{Zeroize as _, Zeroizing};
 /// Words in a phrase: 24, that is 256 bits of entropy.
 pub const PHRASE_WORDS: usize = 24;
 
-/// HKDF salt of all identity keys (ADR 0005).
+/// HKDF salt of everything but cohort keys (ADR 0005, 0010).
 const IDENTITY_SALT: &[u8] = b"beacon-cohort/keys/v1";
-/// First component of the BIP32 path of all cohort keys, `m/1642'/coin'/index'` (ADR 0005).
+/// First component of the BIP32 path of all cohort keys, `m/1642'/coin'/…` (ADR 0005).
 const COHORT_PURPOSE: u32 = 1642;
 /// 24 words of at most 8 letters and their separators are 215 bytes; anything far beyond is not a phrase.
 const MAX_FILE_BYTES: usize = 1024;
@@ -81,17 +81,15 @@ pub enum KeyError {
     /// The operating system has no randomness to give.
     #[error("cannot draw {PHRASE_WORDS} words from the operating system's randomness: {0}")]
     Randomness(rand::rand_core::OsError),
-    /// The index does not fit a hardened BIP32 step.
-    #[error("cohort key index {got} is out of range, expected at most 2147483647")]
-    Index {
-        /// The index asked for.
+    /// A step that is no hardened BIP32 step.
+    #[error("cohort key step {got} is out of range, expected at most 2147483647")]
+    Step {
+        /// The step asked for.
         got: u32,
     },
     /// A step of the BIP32 derivation has no valid key, which happens with probability below 2^-127.
-    #[error("no key at cohort key index {index}, use the next one: {source}")]
+    #[error("no key at this cohort's path, use another cohort: {source}")]
     NoKey {
-        /// The index asked for.
-        index: u32,
         /// What the derivation said.
         source: bitcoin::bip32::Error,
     },
@@ -148,25 +146,28 @@ impl Seed {
             path: path.to_owned(),
             source,
         };
+        if path.try_exists().map_err(io)? {
+            return Err(KeyError::Exists {
+                path: path.to_owned(),
+            });
+        }
+        // Whole or not at all: a start that ends here must not leave half a phrase for the next one.
+        let unfinished = path.with_extension("new");
+        let _ = std::fs::remove_file(&unfinished);
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(path)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::AlreadyExists => KeyError::Exists {
-                    path: path.to_owned(),
-                },
-                _ => io(source),
-            })?;
+            .open(&unfinished)
+            .map_err(io)?;
         let line = Zeroizing::new(format!("{}\n", seed.phrase.as_str()));
         let written = file
             .write_all(line.as_bytes())
             .and_then(|()| file.sync_all())
+            .and_then(|()| std::fs::rename(&unfinished, path))
             .and_then(|()| sync_directory_of(path));
         if let Err(source) = written {
-            // Nobody has seen a key of this seed: a half-written file would only block the next start.
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(&unfinished);
             return Err(io(source));
         }
         Ok(seed)
@@ -223,30 +224,35 @@ impl Seed {
     /// `identity/ed25519` or `identity/x25519`, followed by the index as 4 bytes big-endian (ADR 0005).
     pub fn identity_secrets(&self, index: u32) -> IdentitySecrets {
         IdentitySecrets {
-            ed25519: self.expand(b"identity/ed25519", index),
-            x25519: self.expand(b"identity/x25519", index),
+            ed25519: self.expand(&[b"identity/ed25519", &index.to_be_bytes()]),
+            x25519: self.expand(&[b"identity/x25519", &index.to_be_bytes()]),
         }
     }
 
-    /// The secp256k1 secret key of this agent's cohort number `index` (at most 2^31 - 1), 32 bytes big-endian.
+    /// The secret from which a participant's leaf nonces are derived, 32 bytes: HKDF-SHA256 as for identities, with
+    /// info `leaf-nonces` (ADR 0010).
+    pub fn leaf_secret(&self) -> Zeroizing<[u8; 32]> {
+        self.expand(&[b"leaf-nonces"])
+    }
+
+    /// The secp256k1 secret key at these hardened steps (each at most 2^31 - 1), 32 bytes big-endian.
     ///
-    /// BIP32 at `m/1642'/coin'/index'`, with coin 0 on mainnet and 1 on every other network (ADR 0005). A fresh
-    /// index for each cohort: that is the caller's duty, since only its log knows which are used.
+    /// BIP32 at `m/1642'/coin'/step'/…`, with coin 0 on mainnet and 1 on every other network (ADR 0005).
     pub fn cohort_key(
         &self,
         network: bitcoin::Network,
-        index: u32,
+        steps: &[u32],
     ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
         let hardened = |index| {
-            ChildNumber::from_hardened_idx(index).map_err(|_| KeyError::Index { got: index })
+            ChildNumber::from_hardened_idx(index).map_err(|_| KeyError::Step { got: index })
         };
         let kind = NetworkKind::from(network);
-        let path = [
-            hardened(COHORT_PURPOSE)?,
-            hardened(u32::from(!kind.is_mainnet()))?,
-            hardened(index)?,
-        ];
-        let no_key = |source| KeyError::NoKey { index, source };
+        let path: Vec<_> = [COHORT_PURPOSE, u32::from(!kind.is_mainnet())]
+            .iter()
+            .chain(steps)
+            .map(|step| hardened(*step))
+            .collect::<Result<_, _>>()?;
+        let no_key = |source| KeyError::NoKey { source };
         let secp = Secp256k1::signing_only();
         let mut master = Xpriv::new_master(kind, self.bytes.as_slice()).map_err(no_key)?;
         let derived = master.derive_priv(&secp, &path).map_err(no_key);
@@ -276,14 +282,14 @@ impl Seed {
         }
     }
 
-    fn expand(&self, label: &[u8], index: u32) -> Zeroizing<[u8; 32]> {
+    fn expand(&self, info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
         let mut key = Zeroizing::new([0u8; 32]);
         #[expect(
             clippy::expect_used,
             reason = "HKDF-SHA256 gives up to 8160 bytes, 32 are asked for"
         )]
         Hkdf::<Sha256>::new(Some(IDENTITY_SALT), self.bytes.as_slice())
-            .expand_multi_info(&[label, &index.to_be_bytes()], key.as_mut_slice())
+            .expand_multi_info(info, key.as_mut_slice())
             .expect("32 bytes are a valid HKDF length");
         key
     }

@@ -4,7 +4,7 @@ use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::machine::Input;
 use beacon_cohort::message::{Message, Subscribe};
 use beacon_cohort::participant::{
-    Candidate, Command, Membership, Participant, Policy, Progress, Stage, Standing,
+    Candidate, Command, LeafSecret, Membership, Participant, Policy, Progress, Stage, Standing,
 };
 use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
 use beacon_didcomm::protocols::Invitation;
@@ -49,24 +49,49 @@ struct CoordinatorParam {
     coordinator: String,
 }
 
+/// A cohort that the user names: by its id, and by its coordinator where two of them use one id.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    cohort_id: CohortId,
+    #[serde(default)]
+    coordinator: Option<String>,
+}
+
+impl Named {
+    fn find<'a>(&self, machine: &'a Participant) -> Result<&'a Membership, RpcError> {
+        let id = self.cohort_id;
+        let unknown = || RpcError::failed(format!("unknown cohort {id}: see `cohorts`"));
+        if let Some(coordinator) = &self.coordinator {
+            let coordinator = PeerId::new(coordinator_did(coordinator)?.as_str());
+            let found = machine.state().cohort_of(&coordinator, id);
+            return found.ok_or_else(unknown);
+        }
+        let mut named = machine.state().cohorts_named(id);
+        match (named.next(), named.next()) {
+            (Some(cohort), None) => Ok(cohort),
+            (None, _) => Err(unknown()),
+            (Some(_), Some(_)) => Err(RpcError::invalid_params(format!(
+                "several coordinators use the cohort id {id}: say which with `coordinator`"
+            ))),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JoinParams {
-    cohort_id: CohortId,
+    #[serde(flatten)]
+    named: Named,
     #[serde(default)]
     dids: Vec<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OneCohort {
-    cohort_id: CohortId,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct UpdateParams {
-    cohort_id: CohortId,
+    #[serde(flatten)]
+    named: Named,
     did: Option<String>,
     /// 64 hex digits.
     update_hash: String,
@@ -83,7 +108,8 @@ struct SessionParams {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ProofParams {
-    cohort_id: CohortId,
+    #[serde(flatten)]
+    named: Named,
     did: Option<String>,
     txid: Option<bitcoin::Txid>,
 }
@@ -91,18 +117,20 @@ struct ProofParams {
 /// The role and the machine that this configuration asks for. Cohort keys come from the home's seed.
 pub fn role(home: &Home, config: &Config) -> Result<(ParticipantAgent, Participant), KeyError> {
     let seed = Seed::load(&home.data_dir.seed_file())?;
+    let leaf_secret = LeafSecret::new(seed.leaf_secret());
     let agent = ParticipantAgent::new(Box::new(move |path: KeyPath| {
         // A path that cannot be derived gives a key that libsecp256k1 refuses: the signer then says that it has none.
-        seed.cohort_key(path.network.bitcoin(), path.index)
+        seed.cohort_key(path.network.bitcoin(), path.steps())
             .unwrap_or_default()
     }));
-    let machine = Participant::new(Policy {
+    let policy = Policy {
         auto_join: config.auto_join.clone(),
         auto_sign: config.auto_sign,
         max_coordinators: config.limits.max_coordinators,
         max_cohorts: config.limits.max_cohorts_per_coordinator,
         ..Policy::asking(config.network)
-    });
+    };
+    let machine = Participant::new(policy, leaf_secret);
     Ok((agent, machine))
 }
 
@@ -178,22 +206,16 @@ impl Agent for ParticipantAgent {
             }
             "cohorts" => state.cohorts.values().map(cohort_view).collect(),
             "join" => {
-                let JoinParams { cohort_id, dids } = read(params)?;
-                let answer = json!({ "cohort_id": cohort_id, "dids": dids });
-                return Ok(Call::Command(
-                    Command::Join {
-                        cohort: cohort_id,
-                        dids,
-                    },
-                    answer,
-                ));
+                let JoinParams { named, dids } = read(params)?;
+                let cohort = named.find(machine)?.handle;
+                let answer = json!({ "cohort_id": named.cohort_id, "dids": dids });
+                return Ok(Call::Command(Command::Join { cohort, dids }, answer));
             }
             "leave" => {
-                let cohort = read::<OneCohort>(params)?.cohort_id;
-                return Ok(Call::Command(
-                    Command::Leave { cohort },
-                    json!({ "cohort_id": cohort }),
-                ));
+                let named = read::<Named>(params)?;
+                let cohort = named.find(machine)?.handle;
+                let answer = json!({ "cohort_id": named.cohort_id });
+                return Ok(Call::Command(Command::Leave { cohort }, answer));
             }
             "request_update" => return request_update(machine, read(params)?),
             "sessions" => state.cohorts.values().flat_map(sessions).collect(),
@@ -287,19 +309,14 @@ fn coordinator_did(text: &str) -> Result<Did, RpcError> {
 
 fn request_update(machine: &Participant, params: UpdateParams) -> Result<Call<Command>, RpcError> {
     let update = UpdateId::from_hex(&params.update_hash).map_err(RpcError::invalid_params)?;
-    let cohort = params.cohort_id;
-    let registered = machine
-        .state()
-        .cohorts
-        .get(&cohort)
-        .map(|cohort| &cohort.dids);
-    let only = registered
-        .filter(|dids| dids.len() == 1)
-        .and_then(|dids| dids.values().next().cloned());
+    let membership = params.named.find(machine)?;
+    let (cohort, id) = (membership.handle, membership.id);
+    let registered = Some(&membership.dids).filter(|dids| dids.len() == 1);
+    let only = registered.and_then(|dids| dids.values().next().cloned());
     let did = params.did.or(only).ok_or_else(|| {
         RpcError::invalid_params("did is needed: the cohort does not have exactly one of ours")
     })?;
-    let answer = json!({ "cohort_id": cohort, "did": did, "update_id": update });
+    let answer = json!({ "cohort_id": id, "did": did, "update_id": update });
     Ok(Call::Command(
         Command::RequestUpdate {
             cohort,
@@ -340,6 +357,9 @@ fn cohort_view(cohort: &Membership) -> Value {
         "round": cohort.round,
         "queued_updates": cohort.queued.len(),
     });
+    if cohort.handle != cohort.id {
+        value["handle"] = json!(cohort.handle); // What its events are written under.
+    }
     if let Stage::Out(code, comment) = &cohort.stage {
         value["reason"] = json!({ "code": code, "comment": comment });
     }
@@ -420,10 +440,7 @@ fn candidate_view(cohort: &Membership, candidate: &Candidate) -> Value {
 
 /// The complete proof of one DID in one signal that we signed; without a txid, in the newest.
 fn proof(machine: &Participant, params: &ProofParams) -> Result<Value, RpcError> {
-    let id = params.cohort_id;
-    let cohort = machine.state().cohorts.get(&id);
-    let cohort =
-        cohort.ok_or_else(|| RpcError::failed(format!("unknown cohort {id}: see `cohorts`")))?;
+    let cohort = params.named.find(machine)?;
     let candidate = match params.txid {
         Some(txid) => cohort
             .candidates

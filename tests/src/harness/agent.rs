@@ -2,24 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
-use beacon_runtime::control::{self, CallError, Follow};
+use beacon_runtime::control::{self, CallError};
 use beacon_runtime::data_dir::control_socket_of;
 use beacon_runtime::keys::Seed;
-use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use serde_json::Value;
 
+use super::log::{Ended, Event, Log};
 use super::process::{Output, Process, run};
-use super::{Binary, DEADLINE};
-
-/// One entry of an agent's log.
-#[derive(Clone, Debug)]
-pub struct Event {
-    /// Its place in the log, from 1.
-    pub seq: u64,
-    /// What happened; its kind is the member `event`.
-    pub value: Value,
-}
+use super::{Binary, Faults};
 
 /// A coordinator or a participant.
 #[derive(Debug)]
@@ -31,13 +23,20 @@ pub struct Agent {
     did: String,
     listening: Option<String>,
     process: Option<Process>,
-    events: Vec<Event>,
-    stream: Option<Follow>,
+    log: Log,
+    faults: Option<Faults>,
 }
 
 impl Agent {
     /// Starts an agent in a home of its own in `folder`, with these options of `run`.
     pub async fn start(name: &str, binary: Binary, folder: &Path, options: Vec<String>) -> Self {
+        let mut agent = Self::new(name, binary, folder, options);
+        agent.restart().await;
+        agent
+    }
+
+    /// One that does not run yet.
+    pub fn new(name: &str, binary: Binary, folder: &Path, options: Vec<String>) -> Self {
         let mut agent = Self {
             name: name.to_owned(),
             binary,
@@ -46,20 +45,49 @@ impl Agent {
             did: String::new(),
             listening: None,
             process: None,
-            events: Vec::new(),
-            stream: None,
+            log: Log::new(name, PathBuf::new()),
+            faults: None,
         };
-        agent.restart().await;
+        agent.log = Log::new(name, agent.socket());
         agent
+    }
+
+    /// The same, whose disk fails and which dies as it is told.
+    #[must_use]
+    pub fn with_faults(mut self) -> Self {
+        self.faults = Some(Faults::new(&self.data_dir()));
+        self
+    }
+
+    /// What shall happen to its disk.
+    pub fn faults(&self) -> &Faults {
+        self.faults
+            .as_ref()
+            .unwrap_or_else(|| panic!("{} was started without faults", self.name))
     }
 
     /// Starts it again, after its end, and waits until it can be used.
     pub async fn restart(&mut self) {
+        if let Err(status) = self.try_restart().await {
+            panic!("{} ended before it was ready: {status}", self.name);
+        }
+    }
+
+    /// The same for one that may end before it can be used.
+    pub async fn try_restart(&mut self) -> Result<(), ExitStatus> {
+        self.log.disconnect();
         let arguments = self.arguments(&["run"]).into_iter();
         let arguments: Vec<_> = arguments.chain(self.options.iter().cloned()).collect();
-        let mut process = Process::start(&self.name, &self.folder, self.binary, &arguments);
+        let environment = self.faults.iter().flat_map(Faults::environment).collect();
+        let mut process = Process::start(
+            &self.name,
+            &self.folder,
+            self.binary,
+            &arguments,
+            environment,
+        );
         let Some(line) = process.line().await else {
-            panic!("{} ended before it was ready", self.name);
+            return Err(process.exit().await);
         };
         let ready: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(ready["event"], "ready", "{line}");
@@ -73,6 +101,24 @@ impl Agent {
         did.clone_into(&mut self.did);
         self.listening = ready["listening"].as_str().map(str::to_owned);
         self.process = Some(process);
+        Ok(())
+    }
+
+    /// Waits for its end, however it comes about.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let process = self.process.as_mut();
+        let status = process
+            .unwrap_or_else(|| panic!("{} is not running", self.name))
+            .ended()
+            .await;
+        self.log.disconnect();
+        self.process = None;
+        status
+    }
+
+    /// Whether it was started, and its end was not waited for.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Its name in logs.
@@ -157,7 +203,7 @@ impl Agent {
 
     /// The first event of this kind for which `fits` holds: in the past, or as soon as it happens.
     pub async fn wait(&mut self, kind: &str, fits: impl Fn(&Value) -> bool) -> Event {
-        self.wait_after(0, kind, fits).await
+        self.log.wait(kind, fits).await
     }
 
     /// The same, among events with a sequence number above `seq`.
@@ -167,58 +213,57 @@ impl Agent {
         kind: &str,
         fits: impl Fn(&Value) -> bool,
     ) -> Event {
-        let deadline = Instant::now() + DEADLINE;
-        let wanted =
-            |event: &Event| event.seq > seq && event.value["event"] == kind && fits(&event.value);
-        let mut looked_at = 0;
-        loop {
-            let fresh = self.events.iter().skip(looked_at);
-            if let Some(event) = fresh.into_iter().find(|event| wanted(event)) {
-                return event.clone();
-            }
-            looked_at = self.events.len();
-            let more = timeout_at(deadline, self.read_events()).await;
-            if !matches!(more, Ok(true)) {
-                let end = match more {
-                    Err(_) => "within the deadline",
-                    Ok(_) => "before it ended the stream of events",
-                };
-                let seen: Vec<_> = self
-                    .events
-                    .iter()
-                    .map(|event| format!("{:>4} {}", event.seq, brief(&event.value)))
-                    .collect();
-                panic!(
-                    "{} has no fitting {kind} after event {seq} {end}; its events:\n{}",
-                    self.name,
-                    seen.join("\n")
-                );
-            }
-        }
+        self.log.wait_after(seq, kind, fits).await
     }
 
-    /// Reads at least one event, or the past. `false` when the agent ended the stream.
-    async fn read_events(&mut self) -> bool {
-        let next = if let Some(stream) = &mut self.stream {
-            stream.next().await.unwrap()
-        } else {
-            let from = self.events.last().map_or(1, |event| event.seq + 1);
-            let mut stream = control::follow(&self.socket(), "events", json!({ "from": from }))
-                .await
-                .unwrap_or_else(|error| panic!("{}: events: {error}", self.name));
-            let past = stream.result["past"].take();
-            self.stream = Some(stream);
-            self.events
-                .extend(past.as_array().unwrap().iter().map(event));
-            return true;
-        };
-        self.events.extend(next.iter().map(event));
-        next.is_some()
+    /// The same for one that may end meanwhile.
+    pub async fn try_wait_after(
+        &mut self,
+        seq: u64,
+        kind: &str,
+        fits: impl Fn(&Value) -> bool,
+    ) -> Result<Event, Ended> {
+        self.log.try_wait_after(seq, kind, fits).await
+    }
+
+    /// Reads its log up to now, where that was not done since its start.
+    pub(super) async fn read_past(&mut self) -> Result<(), Ended> {
+        self.log.read_past().await
+    }
+
+    /// The first event of this kind for which `fits` holds, among those read.
+    pub(super) fn seen(&self, kind: &str, fits: impl Fn(&Value) -> bool) -> Option<Event> {
+        let mut seen = self.log.seen().iter();
+        seen.find(|event| event.value["event"] == kind && fits(&event.value))
+            .cloned()
+    }
+
+    /// All events read so far.
+    pub fn seen_events(&self) -> &[Event] {
+        self.log.seen()
+    }
+
+    /// Its log, read independently of this handle: from now on, or from the beginning.
+    pub async fn follow(&self, from_now: bool) -> Log {
+        let mut log = Log::new(&self.name, self.socket());
+        if from_now {
+            log.skip(self.event_count().await);
+        }
+        log
+    }
+
+    /// All events of its log, read anew.
+    pub async fn events(&self) -> Vec<Event> {
+        let mut log = self.follow(false).await;
+        log.read()
+            .await
+            .unwrap_or_else(|_| panic!("{} ended", self.name));
+        log.seen().to_vec()
     }
 
     /// Tells it to stop, and waits until it has. Returns its exit code.
     pub async fn terminate(&mut self) -> i32 {
-        self.stream = None;
+        self.log.disconnect();
         let mut process = self.process.take().unwrap();
         process.signal("TERM");
         let status = process.exit().await;
@@ -229,7 +274,7 @@ impl Agent {
 
     /// Ends it at once, without a chance to write anything more.
     pub fn kill(&mut self) {
-        self.stream = None;
+        self.log.disconnect();
         // Dropped: SIGKILL, and waited for.
         self.process = None;
     }
@@ -246,15 +291,4 @@ impl Agent {
             .as_ref()
             .unwrap_or_else(|| panic!("{} is not running", self.name))
     }
-}
-
-fn event(line: &Value) -> Event {
-    Event {
-        seq: line["seq"].as_u64().unwrap(),
-        value: line["event"].clone(),
-    }
-}
-
-fn brief(event: &Value) -> String {
-    event.to_string().chars().take(240).collect()
 }

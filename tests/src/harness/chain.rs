@@ -1,5 +1,6 @@
 //! `beacon-regtest`, and what is on its chain.
 
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
@@ -24,7 +25,13 @@ impl Regtest {
     pub async fn start(folder: &Path) -> Self {
         let data_dir = folder.join("chain").display().to_string();
         let arguments = ["--json", "--data-dir", &data_dir].map(str::to_owned);
-        let mut process = Process::start("regtest", folder, Binary::Regtest, &arguments);
+        let mut process = Process::start(
+            "regtest",
+            folder,
+            Binary::Regtest,
+            &arguments,
+            HashMap::new(),
+        );
         let line = process.line().await.unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap();
         let url = ready["url"].as_str().unwrap().to_owned();

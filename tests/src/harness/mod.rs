@@ -16,16 +16,23 @@
 mod agent;
 mod binaries;
 mod chain;
+mod fault;
+mod log;
+mod mortal;
 mod net;
+pub mod oracle;
 mod process;
 mod wire;
 
 use std::time::Duration;
 
-pub use agent::{Agent, Event};
+pub use agent::Agent;
 pub use binaries::Binary;
 pub use chain::Regtest;
-pub use net::{Cohort, Member, Net, Signal, coordinator, free_port};
+pub use fault::{Fault, Faults, When};
+pub use log::{Ended, Event, Log};
+pub use mortal::{Mortal, on_disk};
+pub use net::{Cohort, Member, Net, Signal, chain_options, coordinator, free_port, verify_proof};
 pub use process::{Output, Scratch, run};
 pub use wire::{Stranger, anoncrypted, message, now};
 

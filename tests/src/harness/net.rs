@@ -223,29 +223,33 @@ impl Net {
     pub async fn verify(&self, cohort: &Cohort, signal: &Signal) {
         for member in &cohort.members {
             let member = &self.members[*member];
-            let file = self.scratch.path().join(format!("{}.json", member.name()));
-            let (path, txid) = (file.display().to_string(), signal.txid.to_string());
-            let export = [
-                "proof", "export", &cohort.id, "--txid", &txid, "--out", &path,
-            ];
-            let output = member.command(&export).await;
-            assert_eq!(output.code, 0, "{output:?}");
             let did = cohort.did(member);
-            let verify = ["proof", "verify", "--did", &did, "--proof", &path];
-            let verify = || verify.into_iter().chain(["--root", &signal.root]);
-            let output = run(Binary::Participant, verify()).await;
-            assert_eq!(output.code, 0, "{output:?}");
-            assert_eq!(output.stdout.lines().count(), 1, "{output:?}");
-            assert!(
-                output.stdout.contains(&signal.root) && output.stdout.contains(&did),
-                "{output:?}"
-            );
-            alter(&file);
-            let output = run(Binary::Participant, verify()).await;
-            assert_eq!(output.code, 1, "{output:?}");
-            assert!(output.stderr.contains("invalid proof"), "{output:?}");
+            verify_proof(member, &cohort.id, signal.txid, &signal.root, &did).await;
         }
     }
+}
+
+/// Has a member export its proof for a DID in a transaction, and checks it by a separate command against this root; an
+/// altered proof must be refused.
+pub async fn verify_proof(member: &Agent, cohort: &str, txid: Txid, root: &str, did: &str) {
+    let file = member.data_dir().with_extension(format!("{txid}.json"));
+    let (path, txid) = (file.display().to_string(), txid.to_string());
+    let export = ["proof", "export", cohort, "--txid", &txid, "--out", &path];
+    let output = member.command(&export).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    let verify = ["proof", "verify", "--did", did, "--proof", &path];
+    let verify = || verify.into_iter().chain(["--root", root]);
+    let output = run(Binary::Participant, verify()).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(output.stdout.lines().count(), 1, "{output:?}");
+    assert!(
+        output.stdout.contains(root) && output.stdout.contains(did),
+        "{output:?}"
+    );
+    alter(&file);
+    let output = run(Binary::Participant, verify()).await;
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stderr.contains("invalid proof"), "{output:?}");
 }
 
 /// Makes another leaf nonce of a proof's.
@@ -266,7 +270,8 @@ pub async fn coordinator(folder: &Path, chain: &Regtest, options: &[&str]) -> Ag
     Agent::start("coordinator", Binary::Coordinator, folder, all).await
 }
 
-fn chain_options(chain: &Regtest) -> Vec<String> {
+/// The options that lead an agent to this chain.
+pub fn chain_options(chain: &Regtest) -> Vec<String> {
     ["--chain-url", chain.url(), "--chain-poll-ms", "100"]
         .map(str::to_owned)
         .into()

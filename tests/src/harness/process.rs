@@ -1,5 +1,6 @@
 //! Processes with a deadline, a log, and an end.
 
+use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -60,7 +61,13 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts one. Its log is added to `folder/name.log`.
-    pub(super) fn start(name: &str, folder: &Path, binary: Binary, arguments: &[String]) -> Self {
+    pub(super) fn start(
+        name: &str,
+        folder: &Path,
+        binary: Binary,
+        arguments: &[String],
+        environment: HashMap<&str, PathBuf>,
+    ) -> Self {
         let log = folder.join(format!("{name}.log"));
         let file = OpenOptions::new()
             .create(true)
@@ -75,6 +82,7 @@ impl Process {
             }
         }
         let mut child = command
+            .envs(environment)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(file)
@@ -107,7 +115,13 @@ impl Process {
             .unwrap_or_else(|_| panic!("{} neither wrote a line nor ended", self.name))
     }
 
-    /// Waits for its end.
+    /// Waits for its end, as long as it takes.
+    pub(super) async fn ended(&mut self) -> ExitStatus {
+        while self.lines.recv().await.is_some() {}
+        self.child.wait().unwrap()
+    }
+
+    /// Waits for its end, which is due.
     pub(super) async fn exit(&mut self) -> ExitStatus {
         while self.line().await.is_some() {}
         // Its output is closed, so the process is over but for the last few instructions.
@@ -163,7 +177,7 @@ pub async fn run<S: Into<String>>(
 ) -> Output {
     let folder = Scratch::new();
     let arguments: Vec<String> = arguments.into_iter().map(Into::into).collect();
-    let mut process = Process::start("command", folder.path(), binary, &arguments);
+    let mut process = Process::start("command", folder.path(), binary, &arguments, HashMap::new());
     let mut stdout = String::new();
     while let Some(line) = process.line().await {
         stdout.push_str(&line);

@@ -23,7 +23,7 @@ mod witness;
 mod world;
 
 use beacon_cohort::coordinator::{self, Coordinator, Phase, Stage};
-use beacon_cohort::participant::{Participant, Policy, Standing};
+use beacon_cohort::participant::{LeafSecret, Participant, Policy, Standing};
 use beacon_cohort::terms::BtcNetwork;
 
 pub use report::{Failure, Report};
@@ -71,7 +71,8 @@ impl Simulation {
                 auto_sign: settings.declines == 0 || member != 1,
                 ..Policy::asking(BtcNetwork::Regtest)
             };
-            let build = move || Participant::new(policy.clone());
+            let secret = LeafSecret::new(node::leaf_secret(seed, member));
+            let build = move || Participant::new(policy.clone(), secret.clone());
             Node::new(member, seed, crashes(member), build)
         });
         let mut world = World::new(seed, settings.faults);

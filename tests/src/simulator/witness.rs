@@ -9,7 +9,9 @@ use beacon_cohort::ids::SessionId;
 use beacon_cohort::message::{Message, SpentOutput};
 use beacon_cohort::musig;
 use beacon_cohort::statement;
-use beacon_cohort::values::{CohortKey, PartialSignature, PublicNonce, StatementSignature};
+use beacon_cohort::values::{
+    AggregatedNonce, CohortKey, NonceBytes, PartialBytes, StatementSignature,
+};
 use bitcoin::{Transaction, TxOut};
 
 use super::world::{COORDINATOR, Name, NodeId};
@@ -20,8 +22,9 @@ type Seat = (NodeId, SessionId);
 #[derive(Default)]
 pub(super) struct Witness {
     requests: BTreeMap<Seat, (Transaction, Vec<SpentOutput>)>,
-    nonces: BTreeMap<Seat, (Vec<PublicNonce>, StatementSignature)>,
-    partials: BTreeMap<Seat, (Vec<PartialSignature>, StatementSignature)>,
+    nonces: BTreeMap<Seat, (Vec<NonceBytes>, StatementSignature)>,
+    aggregated: BTreeMap<Seat, Vec<AggregatedNonce>>,
+    partials: BTreeMap<Seat, (Vec<PartialBytes>, StatementSignature)>,
     /// Where a public nonce was contributed, by its bytes.
     used: BTreeMap<[u8; 66], (Seat, usize)>,
     /// How often a signer made partial signatures.
@@ -51,10 +54,16 @@ impl Witness {
                 let first = self.nonces.entry(seat).or_insert_with(|| given.clone());
                 same("public nonce", from, session, first.0 == given.0)?;
                 for (input, nonce) in given.0.iter().enumerate() {
-                    let used = *self.used.entry(nonce.to_bytes()).or_insert((seat, input));
+                    let used = *self.used.entry(nonce.0).or_insert((seat, input));
                     same("use of a nonce", from, session, used == (seat, input))?;
                 }
                 Ok(())
+            }
+            Message::AggregatedNonces(body) if from == COORDINATOR => {
+                let given = body.aggregated_nonces.clone();
+                let first = self.aggregated.entry((to, body.session_id));
+                let first = first.or_insert_with(|| given.clone());
+                same("aggregated nonce", to, body.session_id, *first == given)
             }
             Message::SignatureAuthorization(body) => {
                 let (seat, session) = ((from, body.session_id), body.session_id);
@@ -98,7 +107,9 @@ impl Witness {
             )?;
         }
         for (seat, (partials, signature)) in &self.partials {
-            let statement = statement::partials(seat.1, &self.sighashes(*seat)?, partials);
+            let aggregated = self.aggregated.get(seat).map_or(&[][..], Vec::as_slice);
+            let statement =
+                statement::partials(seat.1, &self.sighashes(*seat)?, aggregated, partials);
             let valid =
                 key(seat.0, seat.1).is_some_and(|key| statement.is_signed_by(&key, signature));
             same("message of partial signatures", seat.0, seat.1, valid)?;
@@ -140,7 +151,7 @@ mod tests {
     const G2: &str = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5";
 
     fn nonces(session: u8, first: &str) -> Message {
-        let nonce: PublicNonce = format!("{first}{G}").parse().unwrap();
+        let nonce: NonceBytes = format!("{first}{G}").parse().unwrap();
         Message::NonceContribution(NonceContribution {
             session_id: SessionId(Uuid::from_bytes([session; 16])),
             cohort_id: CohortId(Uuid::nil()),
@@ -151,7 +162,7 @@ mod tests {
     }
 
     fn partials(session: u8, scalar: &str) -> Message {
-        let partial: PartialSignature = scalar.repeat(32).parse().unwrap();
+        let partial: PartialBytes = scalar.repeat(32).parse().unwrap();
         Message::SignatureAuthorization(SignatureAuthorization {
             session_id: SessionId(Uuid::from_bytes([session; 16])),
             cohort_id: CohortId(Uuid::nil()),

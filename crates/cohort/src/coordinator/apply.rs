@@ -2,23 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{Transaction, TxOut, Txid};
+use bitcoin::{Transaction, Txid};
 
 use super::event::Event;
-use super::state::{
-    Abandoned, Cohort, Member, Phase, Round, Session, Signal, Stage, Standing, State,
-};
-use crate::ids::{SessionId, Timestamp};
-use crate::message::SpentOutput;
-use crate::musig::{BeaconKey, sighashes};
+use super::state::{Cohort, Member, Phase, Round, Signal, Standing, State};
+use crate::musig::BeaconKey;
 use crate::review::impossible_beside;
-use crate::values::AggregatedNonce;
-
-/// Abandoned sessions that a cohort remembers.
-const MAX_ABANDONED: usize = 32;
-
-/// Seconds before a round is tried again, times the attempts so far.
-const RETRY_DELAY_S: u64 = 2;
 
 impl State {
     /// Changes the state by one event. An event that refers to what is not there changes nothing: the machine never
@@ -51,6 +40,7 @@ impl State {
                         session: None,
                         signals: Vec::new(),
                         abandoned: Vec::new(),
+                        strikes: Vec::new(),
                     },
                 );
             }
@@ -67,12 +57,18 @@ impl Cohort {
     fn apply(&mut self, event: &Event) {
         match event {
             Event::OptedIn {
-                peer, key, indexes, ..
+                peer,
+                key,
+                indexes,
+                proof,
+                ..
             } => {
                 let member = Member {
                     key: *key,
                     indexes: indexes.clone(),
+                    proof: *proof,
                     acknowledged: false,
+                    strikes: 0,
                 };
                 self.members.insert(peer.clone(), member);
             }
@@ -111,144 +107,11 @@ impl Cohort {
                     self.round.first_update.get_or_insert(*at);
                 }
             }
-            event => self.apply_signing(event),
+            event => self.apply_round(event),
         }
     }
 
-    fn apply_signing(&mut self, event: &Event) {
-        match event {
-            Event::RoundRequested { .. } => {
-                self.round.requested = true;
-                self.round.failures = 0;
-                if matches!(self.round.stage, Stage::Stopped { .. }) {
-                    self.round.stage = if self.root_is_fixed() {
-                        Stage::Closed {
-                            not_before: Timestamp::default(),
-                        }
-                    } else {
-                        Stage::Waiting
-                    };
-                }
-            }
-            Event::RoundOpened { deadline, .. } => {
-                self.round.stage = Stage::Open {
-                    deadline: *deadline,
-                }
-            }
-            Event::RoundClosed { .. } => {
-                self.round.stage = Stage::Closed {
-                    not_before: Timestamp::default(),
-                };
-            }
-            Event::RoundStopped { reason, .. } => {
-                self.round.stage = Stage::Stopped {
-                    reason: reason.clone(),
-                };
-                self.round.requested = false;
-            }
-            Event::SessionStarted {
-                session,
-                round,
-                root,
-                tx,
-                spent,
-                deadline,
-                ..
-            } => {
-                let outputs: Vec<TxOut> = spent.iter().map(SpentOutput::to_txout).collect();
-                self.session = Some(Session {
-                    id: *session,
-                    round: *round,
-                    root: *root,
-                    tx: tx.clone(),
-                    spent: spent.clone(),
-                    sighashes: sighashes(tx, &outputs).unwrap_or_default(),
-                    deadline: *deadline,
-                    nonces: BTreeMap::new(),
-                    aggregated: None,
-                    partials: BTreeMap::new(),
-                });
-            }
-            Event::NonceGiven { peer, nonces, .. } => {
-                if let Some(session) = &mut self.session {
-                    session.nonces.insert(peer.clone(), nonces.clone());
-                }
-            }
-            Event::NoncesAggregated {
-                nonces, deadline, ..
-            } => self.nonces_aggregated(nonces, *deadline),
-            Event::PartialGiven { peer, partials, .. } => {
-                if let Some(session) = &mut self.session {
-                    session.partials.insert(peer.clone(), partials.clone());
-                }
-            }
-            Event::SessionSigned {
-                session, tx, at, ..
-            } => self.session_signed(*session, tx, *at),
-            Event::SessionAbandoned {
-                session,
-                code,
-                culprit,
-                comment,
-                at,
-                ..
-            } => {
-                if let Some(ended) = self.end_session(*session) {
-                    self.round.failures += 1;
-                    let delay = RETRY_DELAY_S * u64::from(self.round.failures);
-                    self.round.stage = Stage::Closed {
-                        not_before: at.after(delay),
-                    };
-                    self.abandoned.push(Abandoned {
-                        session: *session,
-                        round: ended.round,
-                        code: code.clone(),
-                        culprit: culprit.clone(),
-                        comment: comment.clone(),
-                    });
-                    let surplus = self.abandoned.len().saturating_sub(MAX_ABANDONED);
-                    self.abandoned.drain(..surplus);
-                }
-            }
-            event => self.apply_chain(event),
-        }
-    }
-
-    fn nonces_aggregated(&mut self, nonces: &[AggregatedNonce], deadline: Timestamp) {
-        let Some(session) = &mut self.session else {
-            return;
-        };
-        session.aggregated = Some(nonces.to_vec());
-        session.deadline = deadline;
-        let txid = session.tx.compute_txid();
-        if self.signals.iter().any(|signal| signal.txid == txid) {
-            return; // A retry of the same transaction.
-        }
-        let signal = Signal {
-            session: session.id,
-            round: session.round,
-            root: session.root,
-            tx: session.tx.clone(),
-            txid,
-            standing: Standing::Unsigned,
-            tried: None,
-            tries: 0,
-            refusal: None,
-        };
-        self.signals.push(signal);
-    }
-
-    fn session_signed(&mut self, id: SessionId, tx: &Transaction, at: Timestamp) {
-        self.end_session(id);
-        if let Some(signal) = self.signal_mut(tx.compute_txid()) {
-            signal.session = id;
-            signal.tx = tx.clone();
-            signal.standing = Standing::Signed;
-        }
-        self.round = Round::new(self.round.number + 1, at);
-    }
-
-    fn apply_chain(&mut self, event: &Event) {
+    pub(super) fn apply_chain(&mut self, event: &Event) {
         match event {
             Event::BroadcastTried { txid, at, .. } => {
                 if let Some(signal) = self.signal_mut(*txid) {
@@ -314,12 +177,7 @@ impl Cohort {
             .retain(|signal| !impossible.contains(&signal.txid));
     }
 
-    /// Takes the session of this id out, if it is the one under way.
-    fn end_session(&mut self, id: SessionId) -> Option<Session> {
-        self.session.take_if(|session| session.id == id)
-    }
-
-    fn signal_mut(&mut self, txid: Txid) -> Option<&mut Signal> {
+    pub(super) fn signal_mut(&mut self, txid: Txid) -> Option<&mut Signal> {
         self.signals.iter_mut().find(|signal| signal.txid == txid)
     }
 }

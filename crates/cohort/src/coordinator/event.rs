@@ -10,6 +10,7 @@ use beacon_signal::{Index, Root};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::Evidence;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Fund;
 use crate::message::{Leaf, SpentOutput, Subscribe};
@@ -137,9 +138,18 @@ pub enum Event {
         culprit: Option<PeerId>,
         comment: String,
         at: Timestamp,
-        /// What the culprit signed, where that shows its fault.
+    },
+    /// A member failed its cohort. `code` as in the reason of a session's end, or `e.m.conflict` for two different
+    /// contributions to one session.
+    Struck {
+        cohort: CohortId,
+        peer: PeerId,
+        session: Option<SessionId>,
+        code: String,
+        at: Timestamp,
+        /// What it signed, where that convicts it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        evidence: Option<Evidence>,
+        evidence: Option<Box<Evidence>>,
     },
     /// The transaction was given to the network.
     BroadcastTried {
@@ -173,16 +183,6 @@ pub enum Event {
     },
 }
 
-/// Partial signatures that do not verify, with the statement signature that makes them their sender's own. The
-/// session's transaction, the member's key and its nonces are in the log before.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evidence {
-    /// One for every input.
-    pub partials: Vec<PartialSignature>,
-    /// Over [`crate::statement::partials`].
-    pub signature: StatementSignature,
-}
-
 impl Event {
     /// The cohort that the event belongs to.
     pub fn cohort(&self) -> Option<CohortId> {
@@ -207,6 +207,7 @@ impl Event {
             | Self::PartialGiven { cohort, .. }
             | Self::SessionSigned { cohort, .. }
             | Self::SessionAbandoned { cohort, .. }
+            | Self::Struck { cohort, .. }
             | Self::BroadcastTried { cohort, .. }
             | Self::SignalBroadcast { cohort, .. }
             | Self::BroadcastRefused { cohort, .. }

@@ -380,6 +380,7 @@ impl Coordinator {
                 index,
                 accepted: refusal.is_none(),
                 code: refusal.map(str::to_owned),
+                proofs: Vec::new(),
             });
         }
         let mut step = Step::nothing();
@@ -393,6 +394,8 @@ impl Coordinator {
         let result = RegistrationResult {
             cohort_id: cohort.id,
             results,
+            signals: Vec::new(),
+            next_round: None,
         };
         Ok(step.send(peer, result, now.after(FORMATION_EXPIRY_S)))
     }
@@ -421,5 +424,6 @@ fn advert(cohort: &Cohort) -> CohortAdvert {
         beacon_type: cohort.terms.beacon_type,
         terms: cohort.terms.value().clone(),
         terms_hash: cohort.terms.hash(),
+        succeeds: None,
     }
 }

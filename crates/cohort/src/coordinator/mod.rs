@@ -5,6 +5,7 @@
 //! what follows from them.
 
 mod apply;
+mod apply_session;
 mod event;
 mod formation;
 mod progress;
@@ -17,8 +18,11 @@ use std::collections::BTreeSet;
 
 use rand_core::CryptoRng;
 
-pub use event::{Event, Evidence};
-pub use state::{Abandoned, Cohort, Member, Phase, Round, Session, Signal, Stage, Standing, State};
+pub use event::Event;
+pub use state::{
+    Abandoned, Cohort, GivenNonces, Member, Phase, Round, Session, Signal, Stage, Standing, State,
+    Strike,
+};
 
 use crate::ids::{CohortId, PeerId, Timestamp};
 use crate::machine::{
@@ -159,7 +163,7 @@ impl Coordinator {
             Message::NoUpdate(body) => {
                 self.leaves(from, body.cohort_id, body.round, body.leaves, None, now)
             }
-            Message::NonceContribution(body) => self.nonce_contribution(from, body),
+            Message::NonceContribution(body) => self.nonce_contribution(from, body, now),
             Message::SignatureAuthorization(body) => self.signature_authorization(from, body, now),
             Message::Decline(body) => self.decline(from, &body, now),
             other => Err(Rejection::new(

@@ -5,9 +5,9 @@ use bitcoin::{OutPoint, Transaction, TxIn, TxOut, Witness};
 use rand_core::CryptoRng;
 use uuid::Builder;
 
-use super::event::Evidence;
 use super::signing::aggregated;
 use super::{Cohort, Coordinator, Event, FORMATION_EXPIRY_S, Session};
+use crate::evidence::Evidence;
 use crate::ids::{PeerId, SessionId, Timestamp};
 use crate::machine::{Fund, Step};
 use crate::message::{
@@ -32,7 +32,7 @@ pub(super) struct Abandonment {
     pub(super) code: &'static str,
     pub(super) culprit: Option<PeerId>,
     pub(super) comment: String,
-    pub(super) evidence: Option<Evidence>,
+    pub(super) evidence: Option<Box<Evidence>>,
 }
 
 impl Coordinator {
@@ -217,12 +217,8 @@ impl Coordinator {
     fn aggregate(cohort: &Cohort, session: &Session, now: Timestamp) -> Step<Event> {
         let nonces: Option<Vec<_>> = (0..session.sighashes.len())
             .map(|input| {
-                aggregate_nonces(
-                    session
-                        .nonces
-                        .values()
-                        .filter_map(|nonces| nonces.get(input)),
-                )
+                let given = session.nonces.values();
+                aggregate_nonces(given.filter_map(|given| given.nonces.get(input)))
             })
             .collect();
         let Some(nonces) = nonces else {
@@ -256,8 +252,7 @@ impl Coordinator {
             let partials: Vec<_> = session
                 .partials
                 .values()
-                .filter_map(|partials| partials.get(number))
-                .copied()
+                .filter_map(|given| given.partial_signatures.get(number)?.scalar().ok())
                 .collect();
             let signature = beacon.input(*sighash, *nonce).aggregate(&partials);
             let (Some(signature), Some(input)) = (signature, tx.input.get_mut(number)) else {
@@ -309,11 +304,20 @@ impl Coordinator {
             cohort: cohort.id,
             session: session.id,
             code: code.to_owned(),
-            culprit,
+            culprit: culprit.clone(),
             comment: comment.clone(),
             at: now,
-            evidence,
         });
+        if let (Some(peer), Some(_)) = (culprit, &evidence) {
+            step.events.push(Event::Struck {
+                cohort: cohort.id,
+                peer,
+                session: Some(session.id),
+                code: code.to_owned(),
+                at: now,
+                evidence,
+            });
+        }
         if !again {
             let reason = format!("{code}: {comment}");
             step.events.push(Event::RoundStopped {

@@ -2,16 +2,19 @@
 
 use beacon_signal::LeafValue;
 
-use super::event::Evidence;
 use super::session::Abandonment;
-use super::{Cohort, Coordinator, Event, Phase, Session, Stage};
+use super::{Cohort, Coordinator, Event, GivenNonces, Phase, Session, Stage};
+use crate::evidence::{
+    Contribution, Evidence, EvidenceType, Misdeed, SignedNonces, SignedPartials,
+};
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
-use crate::machine::{Code, Rejection, Step};
+use crate::machine::{Code, Effect, Rejection, Step};
 use crate::message::{
     AggregatedNonces, Decline, Leaf, Message, NonceContribution, SignatureAuthorization, shortened,
 };
 use crate::review::DeclineCode;
 use crate::statement;
+use crate::values::{NonceBytes, PartialBytes};
 
 impl Coordinator {
     /// Leaves of a round, as updates, whose message repeats the first of them as `data`, or as "no update".
@@ -117,32 +120,38 @@ impl Coordinator {
         &self,
         peer: PeerId,
         body: NonceContribution,
+        now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         let (cohort, member) = self.membership(body.cohort_id, &peer)?;
         let session = Self::session(cohort, body.session_id)?;
-        if let Some(given) = session.nonces.get(&peer) {
-            if *given != body.nonce_contributions {
-                return Err(Rejection::new(
-                    Code::Conflict,
-                    "other nonces",
-                    "the nonces given before",
-                ));
-            }
-            let again = aggregated(cohort, session);
-            return Ok(again.map_or_else(Step::nothing, |message| {
-                Step::nothing().send(&peer, message, session.deadline)
-            }));
-        }
+        let contribution = SignedNonces {
+            nonce_contributions: body.nonce_contributions,
+            signature: body.signature,
+        };
+        let nonces = &contribution.nonce_contributions;
+        let statement = statement::nonces(session.id, &session.sighashes, nonces);
+        let is_signed = statement.is_signed_by(&member.key, &body.signature);
         let inputs = session.sighashes.len();
-        let first = body.nonce_contributions.first();
-        if body.nonce_contributions.len() != inputs || first != Some(&body.nonce_contribution) {
-            let got = format!("{} nonces", body.nonce_contributions.len());
+        if let Some(given) = session.nonces.get(&peer).map(GivenNonces::signed) {
+            if given.nonce_contributions == *nonces {
+                let again = aggregated(cohort, session);
+                return Ok(again.map_or_else(Step::nothing, |message| {
+                    Step::nothing().send(&peer, message, session.deadline)
+                }));
+            }
+            let convicts = is_signed && nonces.len() == inputs;
+            let two = Misdeed::Equivocation {
+                first: Contribution::Nonces(given),
+                second: Contribution::Nonces(contribution),
+            };
+            return Self::equivocated(cohort, session, &peer, two, convicts, now);
+        }
+        if nonces.len() != inputs || nonces.first() != Some(&body.nonce_contribution) {
+            let got = format!("{} nonces", nonces.len());
             let expected = format!("{inputs}, the first of them repeated as nonce_contribution");
             return Err(Rejection::new(Code::ContributionCount, got, expected));
         }
-        let statement =
-            statement::nonces(session.id, &session.sighashes, &body.nonce_contributions);
-        if !statement.is_signed_by(&member.key, &body.signature) {
+        if !is_signed {
             let expected = "a signature of the member's cohort key over its nonces";
             return Err(Rejection::new(
                 Code::Signature,
@@ -150,13 +159,29 @@ impl Coordinator {
                 expected,
             ));
         }
-        Ok(Step::event(Event::NonceGiven {
-            cohort: cohort.id,
-            session: session.id,
-            peer,
-            nonces: body.nonce_contributions,
-            signature: body.signature,
-        }))
+        let points: Result<Vec<_>, _> = nonces.iter().map(NonceBytes::points).collect();
+        match points {
+            Ok(nonces) => Ok(Step::event(Event::NonceGiven {
+                cohort: cohort.id,
+                session: session.id,
+                peer,
+                nonces,
+                signature: body.signature,
+            })),
+            Err(error) => {
+                // Signed by the member's own key, so the blame can be shown. The session cannot be completed.
+                let misdeed = Misdeed::BadNonce {
+                    nonces: contribution,
+                };
+                let why = Abandonment {
+                    code: Code::Nonce.as_str(),
+                    comment: error.to_string(),
+                    evidence: evidence(cohort, session, &peer, misdeed),
+                    culprit: Some(peer),
+                };
+                Ok(self.abandon(cohort, session, why, now))
+            }
+        }
     }
 
     pub(super) fn signature_authorization(
@@ -167,71 +192,111 @@ impl Coordinator {
     ) -> Result<Step<Event>, Rejection> {
         let (cohort, member) = self.membership(body.cohort_id, &peer)?;
         let session = Self::session(cohort, body.session_id)?;
-        let (Some(beacon), Some(aggregated)) = (&cohort.beacon, &session.aggregated) else {
+        let (Some(beacon), Some(aggregated), Some(nonces)) = (
+            &cohort.beacon,
+            &session.aggregated,
+            session.nonces.get(&peer),
+        ) else {
             let expected = "nonces first: not all of them are in";
             return Err(Rejection::new(Code::Phase, "partial signatures", expected));
         };
-        if let Some(given) = session.partials.get(&peer) {
-            return if *given == body.partial_signatures {
-                Ok(Step::nothing())
-            } else {
-                let expected = "the partial signatures given before";
-                Err(Rejection::new(
-                    Code::Conflict,
-                    "other partial signatures",
-                    expected,
-                ))
-            };
-        }
+        let contribution = SignedPartials {
+            aggregated_nonces: aggregated.clone(),
+            partial_signatures: body.partial_signatures,
+            signature: body.signature,
+        };
+        let partials = &contribution.partial_signatures;
+        let statement = statement::partials(session.id, &session.sighashes, aggregated, partials);
+        let is_signed = statement.is_signed_by(&member.key, &body.signature);
         let inputs = session.sighashes.len();
-        let first = body.partial_signatures.first();
-        if body.partial_signatures.len() != inputs || first != Some(&body.partial_signature) {
-            let got = format!("{} partial signatures", body.partial_signatures.len());
+        if let Some(given) = session.partials.get(&peer) {
+            if given.partial_signatures == *partials {
+                return Ok(Step::nothing());
+            }
+            let convicts = is_signed && partials.len() == inputs;
+            let two = Misdeed::Equivocation {
+                first: Contribution::Partials(given.clone()),
+                second: Contribution::Partials(contribution),
+            };
+            return Self::equivocated(cohort, session, &peer, two, convicts, now);
+        }
+        if partials.len() != inputs || partials.first() != Some(&body.partial_signature) {
+            let got = format!("{} partial signatures", partials.len());
             let expected = format!("{inputs}, the first of them repeated as partial_signature");
             return Err(Rejection::new(Code::ContributionCount, got, expected));
         }
-        let statement =
-            statement::partials(session.id, &session.sighashes, &body.partial_signatures);
-        if !statement.is_signed_by(&member.key, &body.signature) {
-            let expected = "a signature of the member's cohort key over its partial signatures";
+        if !is_signed {
+            let expected = "a signature of the member's cohort key over its partial signatures \
+                            and the aggregated nonces";
             return Err(Rejection::new(
                 Code::Signature,
                 "another signature",
                 expected,
             ));
         }
-        let nonces = session.nonces.get(&peer).map_or(&[][..], Vec::as_slice);
-        let inputs = session
-            .sighashes
-            .iter()
-            .zip(aggregated)
-            .zip(nonces.iter().zip(&body.partial_signatures));
-        for (number, ((sighash, aggregated), (nonce, partial))) in inputs.enumerate() {
-            if !beacon
-                .input(*sighash, *aggregated)
-                .verify_partial(&member.key, nonce, partial)
-            {
-                // Signed by the member's own key, so the blame can be shown. The session cannot be completed.
-                let comment = format!("partial signature of input {number} does not verify");
-                let evidence = Evidence {
-                    partials: body.partial_signatures,
-                    signature: body.signature,
+        let bad = beacon.first_invalid(
+            &member.key,
+            &session.sighashes,
+            &nonces.nonces,
+            aggregated,
+            partials,
+        );
+        let scalars: Result<Vec<_>, _> = partials.iter().map(PartialBytes::scalar).collect();
+        match (bad, scalars) {
+            (None, Ok(partials)) => Ok(Step::event(Event::PartialGiven {
+                cohort: cohort.id,
+                session: session.id,
+                peer,
+                partials,
+                signature: body.signature,
+            })),
+            (bad, _) => {
+                let number = bad.unwrap_or_default();
+                let misdeed = Misdeed::BadPartialSignature {
+                    nonces: nonces.signed(),
+                    partials: contribution,
                 };
                 let why = Abandonment {
                     code: Code::PartialSignature.as_str(),
+                    comment: format!("partial signature of input {number} does not verify"),
+                    evidence: evidence(cohort, session, &peer, misdeed),
                     culprit: Some(peer),
-                    comment,
-                    evidence: Some(evidence),
                 };
-                return Ok(self.abandon(cohort, session, why, now));
+                Ok(self.abandon(cohort, session, why, now))
             }
         }
-        Ok(Step::event(Event::PartialGiven {
+    }
+
+    /// A second contribution that is not the first: refused. Where the member signed it, that alone is a fault which can be
+    /// shown, and recorded once in a session; the session goes on with the first.
+    fn equivocated(
+        cohort: &Cohort,
+        session: &Session,
+        peer: &PeerId,
+        misdeed: Misdeed,
+        convicts: bool,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        let refused = Rejection::new(
+            Code::Conflict,
+            "a different contribution",
+            "the one given before",
+        );
+        if !convicts || session.equivocated.contains(peer) {
+            return Err(refused);
+        }
+        let struck = Event::Struck {
             cohort: cohort.id,
-            session: session.id,
-            peer,
-            partials: body.partial_signatures,
-            signature: body.signature,
+            peer: peer.clone(),
+            session: Some(session.id),
+            code: Code::Conflict.as_str().to_owned(),
+            at: now,
+            evidence: evidence(cohort, session, peer, misdeed),
+        };
+        Ok(Step::event(struck).with(Effect::Report {
+            to: peer.clone(),
+            cohort: cohort.id,
+            rejection: refused,
         }))
     }
 
@@ -257,6 +322,30 @@ impl Coordinator {
         };
         Ok(self.abandon(cohort, session, why, now))
     }
+}
+
+/// A file that convicts the member by itself.
+fn evidence(
+    cohort: &Cohort,
+    session: &Session,
+    peer: &PeerId,
+    misdeed: Misdeed,
+) -> Option<Box<Evidence>> {
+    let (member, beacon) = (cohort.members.get(peer)?, cohort.beacon.as_ref()?);
+    Some(Box::new(Evidence {
+        file: EvidenceType::V1,
+        cohort_id: cohort.id,
+        terms: cohort.terms.clone(),
+        cohort_keys: beacon.keys().to_vec(),
+        beacon_address: beacon.address(cohort.terms.btc_network.bitcoin()),
+        culprit_key: member.key,
+        culprit_did: peer.clone(),
+        proof_of_possession: member.proof,
+        session_id: session.id,
+        transaction: session.tx.clone(),
+        spent_outputs: session.spent.clone(),
+        misdeed,
+    }))
 }
 
 /// The aggregated nonces, if all contributions are in.

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_signal::{Index, LeafValue, Root};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
+use serde::{Deserialize, Serialize};
 
+use crate::evidence::{Evidence, SignedNonces, SignedPartials};
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Fund;
 use crate::message::{SpentOutput, Subscribe};
 use crate::musig::BeaconKey;
 use crate::terms::AgreedTerms;
-use crate::values::{AggregatedNonce, CohortKey, PartialSignature, PublicNonce};
+use crate::values::{AggregatedNonce, CohortKey, PublicNonce, StatementSignature, transaction_hex};
 
 /// Everything that a coordinator knows.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Peers that hear of cohorts.
     pub subscribers: BTreeMap<PeerId, Subscribe>,
@@ -22,7 +24,7 @@ pub struct State {
 }
 
 /// Where a cohort stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Open to opt-ins.
     Advertised,
@@ -35,7 +37,7 @@ pub enum Phase {
 }
 
 /// One cohort.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cohort {
     /// Its id.
     pub id: CohortId,
@@ -59,21 +61,27 @@ pub struct Cohort {
     pub signals: Vec<Signal>,
     /// Why sessions ended without a signature, newest last; the last 32.
     pub abandoned: Vec<Abandoned>,
+    /// Who failed, newest last; the last 256.
+    pub strikes: Vec<Strike>,
 }
 
 /// One member.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     /// Its key of this cohort.
     pub key: CohortKey,
     /// The indexes it answers for.
     pub indexes: BTreeSet<Index>,
+    /// Its word that it holds the key, and brought it here: part of any evidence against it.
+    pub proof: StatementSignature,
     /// Whether it recomputed and agreed.
     pub acknowledged: bool,
+    /// How often it failed the cohort.
+    pub strikes: u64,
 }
 
 /// One round: leaves are collected, a root is made, sessions try to sign it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Round {
     /// Counted from 1.
     pub number: u64,
@@ -94,7 +102,7 @@ pub struct Round {
 }
 
 /// What a round is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
     /// Waiting for its trigger.
     Waiting,
@@ -131,7 +139,7 @@ impl Round {
 }
 
 /// A session that is under way.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     /// Its id.
     pub id: SessionId,
@@ -140,6 +148,7 @@ pub struct Session {
     /// The signal bytes.
     pub root: Root,
     /// Unsigned.
+    #[serde(with = "transaction_hex")]
     pub tx: Transaction,
     /// What the inputs spend.
     pub spent: Vec<SpentOutput>,
@@ -148,15 +157,51 @@ pub struct Session {
     /// When the present phase ends.
     pub deadline: Timestamp,
     /// Public nonces, by member.
-    pub nonces: BTreeMap<PeerId, Vec<PublicNonce>>,
+    pub nonces: BTreeMap<PeerId, GivenNonces>,
     /// Once all are in.
     pub aggregated: Option<Vec<AggregatedNonce>>,
     /// Partial signatures, by member.
-    pub partials: BTreeMap<PeerId, Vec<PartialSignature>>,
+    pub partials: BTreeMap<PeerId, SignedPartials>,
+    /// Members that signed two different contributions to it.
+    pub equivocated: BTreeSet<PeerId>,
+}
+
+/// A member's public nonces.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GivenNonces {
+    /// One for each input.
+    pub nonces: Vec<PublicNonce>,
+    /// Over [`crate::statement::nonces`].
+    pub signature: StatementSignature,
+}
+
+impl GivenNonces {
+    /// As evidence has them.
+    pub(super) fn signed(&self) -> SignedNonces {
+        SignedNonces {
+            nonce_contributions: self.nonces.iter().map(|nonce| (*nonce).into()).collect(),
+            signature: self.signature,
+        }
+    }
+}
+
+/// A member's failure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Strike {
+    /// Whose.
+    pub peer: PeerId,
+    /// In which session, if in one.
+    pub session: Option<SessionId>,
+    /// What it was.
+    pub code: String,
+    /// When.
+    pub at: Timestamp,
+    /// What the member signed, where that convicts it.
+    pub evidence: Option<Box<Evidence>>,
 }
 
 /// A transaction that members may have signed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Signal {
     /// The session.
     pub session: SessionId,
@@ -165,6 +210,7 @@ pub struct Signal {
     /// The signal bytes.
     pub root: Root,
     /// With witnesses once it is signed.
+    #[serde(with = "transaction_hex")]
     pub tx: Transaction,
     /// Its id.
     pub txid: Txid,
@@ -193,7 +239,7 @@ impl Signal {
 }
 
 /// Where a signal stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// Nonces are out; nobody is known to hold all partial signatures.
     Unsigned,
@@ -218,7 +264,7 @@ pub enum Standing {
 }
 
 /// A session without a signature.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Abandoned {
     /// The session.
     pub session: SessionId,

@@ -1,12 +1,15 @@
 //! Bodies of the messages in which a cohort is formed.
 
-use beacon_signal::Index;
+use beacon_signal::{Index, Proof};
+use bitcoin::Transaction;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::ids::CohortId;
+use super::SpentOutput;
+use crate::evidence::SignedPartials;
+use crate::ids::{CohortId, SessionId};
 use crate::terms::{BeaconType, BtcNetwork};
-use crate::values::{AckHash, CohortKey, StatementSignature, TermsHash};
+use crate::values::{AckHash, CohortKey, StatementSignature, TermsHash, transaction_hex};
 
 /// Body of `keygen/subscribe`. All members are optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +55,9 @@ pub struct CohortAdvert {
     pub terms: Value,
     /// SHA-256 over the canonical form of `terms`.
     pub terms_hash: TermsHash,
+    /// The cohort that this one was formed from, without the member that was out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub succeeds: Option<CohortId>,
 }
 
 /// Body of `keygen/opt_in`.
@@ -103,8 +109,11 @@ pub struct CohortAck {
 pub struct DidRegistration {
     /// The cohort.
     pub cohort_id: CohortId,
-    /// Further indexes that this member answers for.
+    /// Indexes that this member answers for: further ones, or those registered before.
     pub indexes: Vec<Index>,
+    /// Asks for proofs and signals of this round and later ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_round: Option<u64>,
 }
 
 /// Body of `keygen/registration_result`.
@@ -114,6 +123,12 @@ pub struct RegistrationResult {
     pub cohort_id: CohortId,
     /// One entry for each index that was asked for.
     pub results: Vec<IndexResult>,
+    /// Where it was asked for: every transaction of the rounds asked for, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<SignalRecord>,
+    /// The first round that did not fit: to be asked for next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_round: Option<u64>,
 }
 
 /// What became of one index.
@@ -126,4 +141,54 @@ pub struct IndexResult {
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// Where it was asked for: one for each of [`RegistrationResult::signals`], in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proofs: Vec<RoundProof>,
+}
+
+/// The proof of one index under one root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundProof {
+    /// The session of the signal.
+    pub session_id: SessionId,
+    /// Its round.
+    pub round: u64,
+    /// Without `nonce` and `updateId`, which the coordinator does not know.
+    pub proof: Proof,
+}
+
+/// How far a signal came, as the coordinator knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignalProgress {
+    /// Nonces were aggregated: partial signatures may be out.
+    Unsigned,
+    /// All partial signatures are in.
+    Signed,
+    /// The network has it.
+    Published,
+    /// It is in a block.
+    Confirmed,
+    /// It is as deep as the terms want.
+    Buried,
+}
+
+/// A transaction that members were asked to sign.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalRecord {
+    /// The session that signed it; of an unsigned one that to which this member contributed last, or the last.
+    pub session_id: SessionId,
+    /// Its round.
+    pub round: u64,
+    /// How far it came.
+    pub status: SignalProgress,
+    /// The transaction, with witnesses once it is signed.
+    #[serde(with = "transaction_hex")]
+    pub transaction: Transaction,
+    /// What the inputs spend, in their order.
+    pub spent_outputs: Vec<SpentOutput>,
+    /// What this member signed of it, where the transaction does not show that itself: its partial signatures, while
+    /// others are missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contribution: Option<SignedPartials>,
 }

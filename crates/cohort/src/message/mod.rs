@@ -17,6 +17,9 @@ use crate::ids::{CohortId, SessionId};
 /// What every type URI of this protocol begins with.
 pub const TYPE_PREFIX: &str = "https://btc1.tools/musig2/";
 
+/// Most bytes of one `registration_result`, as JSON, beyond the first round that it tells of.
+pub const MAX_ANSWER_BYTES: usize = 256 * 1024;
+
 /// Longest free text that is kept of a peer: labels and comments, in bytes.
 pub const MAX_TEXT: usize = 256;
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{CohortId, SessionId, Timestamp};
 use crate::values::{
-    AggregatedNonce, PartialSignature, PublicNonce, StatementSignature, transaction_hex,
+    AggregatedNonce, NonceBytes, PartialBytes, StatementSignature, transaction_hex,
 };
 
 /// Body of `sign/update_opportunity`.
@@ -137,9 +137,9 @@ pub struct NonceContribution {
     /// The cohort.
     pub cohort_id: CohortId,
     /// For input 0.
-    pub nonce_contribution: PublicNonce,
-    /// For every input, input 0 included.
-    pub nonce_contributions: Vec<PublicNonce>,
+    pub nonce_contribution: NonceBytes,
+    /// For every input, input 0 included. Points or not: that is judged after the signature.
+    pub nonce_contributions: Vec<NonceBytes>,
     /// See [`crate::statement::nonces`].
     pub signature: StatementSignature,
 }
@@ -165,9 +165,9 @@ pub struct SignatureAuthorization {
     /// The cohort.
     pub cohort_id: CohortId,
     /// For input 0.
-    pub partial_signature: PartialSignature,
-    /// For every input, input 0 included.
-    pub partial_signatures: Vec<PartialSignature>,
+    pub partial_signature: PartialBytes,
+    /// For every input, input 0 included. Scalars or not: that is judged after the signature.
+    pub partial_signatures: Vec<PartialBytes>,
     /// See [`crate::statement::partials`].
     pub signature: StatementSignature,
 }

@@ -54,19 +54,18 @@ impl State {
             }
             Event::CohortAdvertised {
                 cohort,
+                id,
                 coordinator,
                 terms,
             } => {
-                self.cohorts
-                    .insert(*cohort, Membership::advertised(*cohort, coordinator, terms));
+                let mut advertised = Membership::advertised(*cohort, coordinator, terms);
+                advertised.id = id.unwrap_or(*cohort);
+                self.cohorts.insert(*cohort, advertised);
             }
             Event::CohortForgotten { cohort } => {
                 self.cohorts.remove(cohort);
             }
             event => {
-                if let Event::JoinRequested { path, .. } = event {
-                    self.next_key = self.next_key.max(path.index.saturating_add(1));
-                }
                 if let Some(cohort) = event.cohort().and_then(|id| self.cohorts.get_mut(&id)) {
                     cohort.apply_formation(event);
                 }
@@ -76,9 +75,10 @@ impl State {
 }
 
 impl Membership {
-    fn advertised(id: CohortId, coordinator: &PeerId, terms: &AgreedTerms) -> Self {
+    fn advertised(handle: CohortId, coordinator: &PeerId, terms: &AgreedTerms) -> Self {
         Self {
-            id,
+            handle,
+            id: handle,
             coordinator: coordinator.clone(),
             terms: terms.clone(),
             stage: Stage::Advertised,

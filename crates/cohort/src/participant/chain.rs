@@ -76,7 +76,7 @@ impl Participant {
             Some(candidate) if candidate.standing == Standing::Live => {
                 let mut step = settled(cohort, candidate);
                 step.events.push(Event::SignalPublished {
-                    cohort: cohort.id,
+                    cohort: cohort.handle,
                     txid: body.txid,
                 });
                 Ok(step)
@@ -101,7 +101,7 @@ impl Participant {
         let Some((cohort, candidate)) = found.next() else {
             return Step::nothing();
         };
-        let id = cohort.id;
+        let id = cohort.handle;
         match (candidate.standing, view) {
             (Standing::Buried { .. } | Standing::Superseded, _) => Step::nothing(),
             (

@@ -1,6 +1,6 @@
 //! What the user asks for, and what a coordinator makes known: subscriptions and adverts.
 
-use super::{Command, Event, Participant, not_subscribed};
+use super::{Command, Event, Participant, derive, not_subscribed};
 use crate::coordinator::FORMATION_EXPIRY_S;
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::{Code, Rejection, Step};
@@ -143,8 +143,8 @@ impl Participant {
                 expected,
             ));
         }
-        if let Some(known) = self.state.cohorts.get(&body.cohort_id) {
-            return if known.coordinator == *from && known.terms == terms {
+        if let Some(known) = self.state.cohort_of(from, body.cohort_id) {
+            return if known.terms == terms {
                 Ok(Step::nothing())
             } else {
                 let expected = "the advert given before, or a fresh cohort id";
@@ -176,11 +176,20 @@ impl Participant {
                     format!("at most {max}"),
                 ));
             };
-            step.events
-                .push(Event::CohortForgotten { cohort: oldest.id });
+            step.events.push(Event::CohortForgotten {
+                cohort: oldest.handle,
+            });
         }
+        // Ids are the coordinators' choice: one that takes another's id gets another name here, and blocks nothing.
+        let taken = self.state.cohorts.contains_key(&body.cohort_id);
+        let handle = if taken {
+            derive::handle(from, body.cohort_id)
+        } else {
+            body.cohort_id
+        };
         step.events.push(Event::CohortAdvertised {
-            cohort: body.cohort_id,
+            cohort: handle,
+            id: taken.then_some(body.cohort_id),
             coordinator: from.clone(),
             terms,
         });

@@ -110,13 +110,13 @@ pub(super) fn end(
     comment: &str,
 ) -> Step<Event> {
     step.events.push(Event::SessionEnded {
-        cohort: cohort.id,
+        cohort: cohort.handle,
         session,
         code: code.to_owned(),
         comment: comment.to_owned(),
     });
     step.with(Effect::Sign(SignerRequest::Forget {
-        cohort: cohort.id,
+        cohort: cohort.handle,
         session,
     }))
 }

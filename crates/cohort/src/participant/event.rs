@@ -38,8 +38,13 @@ pub enum Event {
     /// No more.
     Unsubscribed { coordinator: PeerId },
     /// A cohort is open.
+    ///
+    /// `cohort` is our name for it, here and in all other events: its id, unless another coordinator has one of that
+    /// id here already. Then `id` has the id.
     CohortAdvertised {
         cohort: CohortId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<CohortId>,
         coordinator: PeerId,
         terms: AgreedTerms,
     },

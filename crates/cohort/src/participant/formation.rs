@@ -86,12 +86,10 @@ impl Participant {
                 format!("later than {now}"),
             ));
         }
-        let path = KeyPath {
-            network: cohort.terms.btc_network,
-            index: self.state.next_key,
-        };
+        let network = cohort.terms.btc_network;
+        let path = KeyPath::of_cohort(network, &cohort.coordinator, cohort.id);
         let step = Step::event(Event::JoinRequested {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             path,
             dids: asked,
         });
@@ -104,7 +102,8 @@ impl Participant {
             return step;
         };
         step.with(Effect::Sign(SignerRequest::ProvePossession {
-            cohort: cohort.id,
+            cohort: cohort.handle,
+            id: cohort.id,
             path,
             did,
             terms: cohort.terms.hash(),
@@ -138,7 +137,7 @@ impl Participant {
             .after(FORMATION_EXPIRY_S)
             .min(cohort.terms.advert_expires);
         Step::event(Event::OptedIn {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             key,
             proof,
         })
@@ -165,11 +164,10 @@ impl Participant {
         let message = OptOut {
             cohort_id: cohort.id,
         };
-        Ok(Step::event(Event::OptedOut { cohort: cohort.id }).send(
-            &cohort.coordinator,
-            message,
-            now.after(FORMATION_EXPIRY_S),
-        ))
+        Ok(Step::event(Event::OptedOut {
+            cohort: cohort.handle,
+        })
+        .send(&cohort.coordinator, message, now.after(FORMATION_EXPIRY_S)))
     }
 
     fn register(
@@ -180,9 +178,10 @@ impl Participant {
         let message = DidRegistration {
             cohort_id: cohort.id,
             indexes: asked.keys().copied().collect(),
+            from_round: None,
         };
         Step::event(Event::RegistrationRequested {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             dids: asked,
         })
         .send(&cohort.coordinator, message, now.after(FORMATION_EXPIRY_S))
@@ -211,7 +210,7 @@ impl Participant {
         }
         let accepted = accepted.into_iter().collect();
         Ok(Step::event(Event::Registered {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             accepted,
             refused,
         }))
@@ -274,7 +273,7 @@ impl Participant {
         };
         match review::review_cohort(body, &own) {
             Ok(beacon) => Ok(Step::event(Event::CohortAgreed {
-                cohort: cohort.id,
+                cohort: cohort.handle,
                 keys: beacon.keys().to_vec(),
                 address: body.beacon_address.clone(),
             })
@@ -282,7 +281,7 @@ impl Participant {
             Err(declined) => {
                 // The driver turns a rejection into a problem report; the reason is kept for the user as well.
                 Ok(Step::event(Event::CohortRefused {
-                    cohort: cohort.id,
+                    cohort: cohort.handle,
                     code: declined.code.as_str().to_owned(),
                     comment: declined.comment.clone(),
                 })
@@ -325,7 +324,7 @@ impl Participant {
             return Step::nothing();
         }
         Step::event(Event::OptInRefused {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             code: shortened(code),
             comment: shortened(comment),
         })

@@ -1,7 +1,6 @@
 //! Leaves: which of our DIDs announces what in which round.
 
-use beacon_signal::{LeafNonce, UpdateId};
-use rand_core::CryptoRng;
+use beacon_signal::{Index, LeafNonce, UpdateId};
 
 use super::endings::end;
 use super::state::{Membership, Stage};
@@ -52,18 +51,14 @@ impl Participant {
             ));
         }
         Ok(Step::event(Event::UpdateQueued {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             index: *index,
             update,
         }))
     }
 
     /// In the push flow, updates that wait get their leaves and are sent; and sessions end at their deadlines.
-    pub(super) fn progress_signing(
-        cohort: &Membership,
-        now: Timestamp,
-        rng: &mut dyn CryptoRng,
-    ) -> Step<Event> {
+    pub(super) fn progress_signing(&self, cohort: &Membership, now: Timestamp) -> Step<Event> {
         if let Some(session) = cohort
             .session
             .as_ref()
@@ -82,14 +77,14 @@ impl Participant {
             .map(|(index, update)| OwnLeaf {
                 index: *index,
                 update: Some(*update),
-                nonce: leaf_nonce(rng),
+                nonce: self.leaf_nonce(cohort, cohort.round, index),
             })
             .collect();
         if leaves.is_empty() {
             return Step::nothing();
         }
         let step = Step::event(Event::LeavesChosen {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             round: cohort.round,
             leaves: leaves.clone(),
         });
@@ -107,7 +102,6 @@ impl Participant {
         from: &PeerId,
         body: &UpdateOpportunity,
         now: Timestamp,
-        rng: &mut dyn CryptoRng,
     ) -> Result<Step<Event>, Rejection> {
         let cohort = self.membership(body.cohort_id, from)?;
         if body.round < cohort.round {
@@ -133,7 +127,7 @@ impl Participant {
             let leaf = OwnLeaf {
                 index: *index,
                 update: waiting.get(index).copied(),
-                nonce: leaf_nonce(rng),
+                nonce: self.leaf_nonce(cohort, body.round, index),
             };
             chosen.push(leaf.clone());
             leaves.push(leaf);
@@ -150,7 +144,7 @@ impl Participant {
         }
         if !chosen.is_empty() {
             step.events.push(Event::LeavesChosen {
-                cohort: cohort.id,
+                cohort: cohort.handle,
                 round: body.round,
                 leaves: chosen,
             });
@@ -159,12 +153,11 @@ impl Participant {
         let expires = now.after(FORMATION_EXPIRY_S);
         Ok(send_leaves(step, cohort, body.round, &leaves, expires))
     }
-}
 
-fn leaf_nonce(rng: &mut dyn CryptoRng) -> LeafNonce {
-    let mut bytes = [0; 32];
-    rng.fill_bytes(&mut bytes);
-    LeafNonce::new(bytes)
+    pub(super) fn leaf_nonce(&self, cohort: &Membership, round: u64, index: &Index) -> LeafNonce {
+        let (coordinator, id) = (&cohort.coordinator, cohort.id);
+        self.leaf_secret.leaf_nonce(coordinator, id, round, index)
+    }
 }
 
 /// Updates go as request_signature, the rest as no_update.

@@ -7,6 +7,7 @@
 mod apply;
 mod chain;
 mod commands;
+mod derive;
 mod endings;
 mod event;
 mod formation;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use beacon_signal::{Index, UpdateId};
 use rand_core::CryptoRng;
 
+pub use derive::LeafSecret;
 pub use event::Event;
 pub use state::{
     Candidate, Ended, Membership, Progress, Relationship, Session, Stage, Standing, State,
@@ -115,14 +117,16 @@ pub enum Command {
 #[derive(Clone, Debug)]
 pub struct Participant {
     policy: Policy,
+    leaf_secret: LeafSecret,
     state: State,
 }
 
 impl Participant {
-    /// A participant with an empty log.
-    pub fn new(policy: Policy) -> Self {
+    /// A participant with an empty log. The secret is the same for the life of its seed.
+    pub fn new(policy: Policy, leaf_secret: LeafSecret) -> Self {
         Self {
             policy,
+            leaf_secret,
             state: State::default(),
         }
     }
@@ -134,12 +138,7 @@ impl Participant {
 
     /// A cohort, where its coordinator is the sender.
     fn cohort_of(&self, id: CohortId, from: &PeerId) -> Result<&Membership, Rejection> {
-        let known = self
-            .state
-            .cohorts
-            .get(&id)
-            .filter(|cohort| cohort.coordinator == *from);
-        known.ok_or_else(|| {
+        self.state.cohort_of(from, id).ok_or_else(|| {
             let expected = "a cohort that this coordinator advertised to us";
             Rejection::new(Code::UnknownCohort, format!("cohort {id}"), expected)
         })
@@ -184,7 +183,6 @@ impl Participant {
         to: &PeerId,
         message: Message,
         now: Timestamp,
-        rng: &mut dyn CryptoRng,
     ) -> Result<Step<Event>, Rejection> {
         // A coordinator knows one of our identities. Told another, it learns no more than a stranger would.
         if self.own(from) != Some(to) {
@@ -195,7 +193,7 @@ impl Participant {
             Message::CohortAdvert(body) => self.cohort_advert(from, body, now),
             Message::CohortSet(body) => self.cohort_set(from, &body, now),
             Message::RegistrationResult(body) => self.registration_result(from, body),
-            Message::UpdateOpportunity(body) => self.update_opportunity(from, &body, now, rng),
+            Message::UpdateOpportunity(body) => self.update_opportunity(from, &body, now),
             Message::AuthorizationRequest(body) => self.authorization_request(from, body, now),
             Message::AggregatedNonces(body) => self.aggregated_nonces(from, body, now),
             Message::SessionAborted(body) => self.session_aborted(from, &body),
@@ -209,12 +207,12 @@ impl Participant {
     }
 
     /// What follows from the facts: one thing at a time, until nothing more does.
-    fn progress(&self, now: Timestamp, rng: &mut dyn CryptoRng) -> Step<Event> {
+    fn progress(&self, now: Timestamp) -> Step<Event> {
         let cohorts = self.state.cohorts.values();
         cohorts
             .map(|cohort| match &cohort.stage {
                 Stage::Advertised => self.join_by_policy(cohort, now),
-                Stage::Agreed => Self::progress_signing(cohort, now, rng),
+                Stage::Agreed => self.progress_signing(cohort, now),
                 _ => Step::nothing(),
             })
             .find(|step| !step.is_empty())
@@ -245,10 +243,10 @@ impl Machine for Participant {
         &self,
         input: Input<Command>,
         now: Timestamp,
-        rng: &mut dyn CryptoRng,
+        _: &mut dyn CryptoRng,
     ) -> Result<Step<Event>, Rejection> {
         match input {
-            Input::Message { from, to, message } => self.message(&from, &to, message, now, rng),
+            Input::Message { from, to, message } => self.message(&from, &to, message, now),
             Input::Problem {
                 from,
                 cohort,
@@ -259,7 +257,7 @@ impl Machine for Participant {
             Input::Chain(fact) => Ok(self.chain(fact, now)),
             Input::Signer(answer) => Ok(self.signer(answer, now)),
             Input::Restarted => Ok(self.restarted(now)),
-            Input::Tick => Ok(self.progress(now, rng)),
+            Input::Tick => Ok(self.progress(now)),
         }
     }
 

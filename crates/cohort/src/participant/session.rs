@@ -66,7 +66,7 @@ impl Participant {
             step = end(step, cohort, open.id, "superseded", comment);
         }
         step.events.push(Event::SignalProposed {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             session,
             proposal: Box::new(proposal),
             approved: self.policy.auto_sign,
@@ -96,7 +96,7 @@ impl Participant {
             Step::nothing()
         } else {
             Step::event(Event::SignalApproved {
-                cohort: cohort.id,
+                cohort: cohort.handle,
                 session,
             })
         })
@@ -133,7 +133,7 @@ impl Participant {
     /// A session that the user names. Coordinators choose the ids, so two of them could be the same.
     fn named_session(&self, id: SessionId) -> Result<(&Membership, &Session), Rejection> {
         let cohorts = self.state.cohorts.values();
-        let mut named = cohorts.filter_map(|cohort| self.open_session(cohort.id, id));
+        let mut named = cohorts.filter_map(|cohort| self.open_session(cohort.handle, id));
         match (named.next(), named.next()) {
             (Some(session), None) => Ok(session),
             (Some(_), Some(_)) => {
@@ -187,7 +187,7 @@ impl Participant {
                 // Time for the others' nonces, and for the coordinator to answer.
                 let deadline = now.after(cohort.terms.response_deadline_s.saturating_mul(2));
                 let step = Step::event(Event::NonceCommitted {
-                    cohort: cohort.id,
+                    cohort: cohort.handle,
                     session,
                     nonces: nonces.clone(),
                     signature,
@@ -205,7 +205,7 @@ impl Participant {
                     if matches!(open.progress, Progress::PartialAuthorized { .. }) =>
                 {
                     let step = Step::event(Event::PartialReleased {
-                        cohort: cohort.id,
+                        cohort: cohort.handle,
                         session,
                         partials: partials.clone(),
                         signature,
@@ -324,7 +324,7 @@ impl Participant {
             (*index, proof)
         });
         let event = Event::PartialAuthorized {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             session: session.id,
             nonces: body.aggregated_nonces.clone(),
             txid: request.pending_tx.compute_txid(),
@@ -332,7 +332,7 @@ impl Participant {
             proofs: complete.collect(),
         };
         Step::event(event).with(Effect::Sign(SignerRequest::SignPartials {
-            cohort: cohort.id,
+            cohort: cohort.handle,
             session: session.id,
             nonces: body.aggregated_nonces,
         }))
@@ -367,8 +367,8 @@ fn send_nonces(
     let message = Message::NonceContribution(NonceContribution {
         session_id: session,
         cohort_id: cohort.id,
-        nonce_contribution: *first,
-        nonce_contributions: nonces.to_vec(),
+        nonce_contribution: (*first).into(),
+        nonce_contributions: nonces.iter().map(|nonce| (*nonce).into()).collect(),
         signature,
     });
     step.send(&cohort.coordinator, message, expires)
@@ -388,8 +388,8 @@ fn send_partials(
     let message = Message::SignatureAuthorization(SignatureAuthorization {
         session_id: session,
         cohort_id: cohort.id,
-        partial_signature: *first,
-        partial_signatures: partials.to_vec(),
+        partial_signature: (*first).into(),
+        partial_signatures: partials.iter().map(|partial| (*partial).into()).collect(),
         signature,
     });
     step.send(&cohort.coordinator, message, expires)

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use beacon_signal::{Index, Proof, Root, UpdateId};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 
+use super::derive;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::OutputView;
 use crate::message::Subscribe;
@@ -21,10 +22,8 @@ use crate::values::{
 pub struct State {
     /// Coordinators that we subscribed to.
     pub coordinators: BTreeMap<PeerId, Relationship>,
-    /// Cohorts that we heard of or belong to.
+    /// Cohorts that we heard of or belong to, by our own names for them: see [`Membership::handle`].
     pub cohorts: BTreeMap<CohortId, Membership>,
-    /// Index of the next fresh cohort key.
-    pub next_key: u32,
     /// Index of the next fresh identity.
     pub next_identity: u32,
 }
@@ -64,7 +63,9 @@ pub enum Stage {
 /// One cohort, as we see it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Membership {
-    /// Its id.
+    /// Our name for it: its id, unless another coordinator has a cohort of that id here already.
+    pub handle: CohortId,
+    /// Its id, chosen by its coordinator.
     pub id: CohortId,
     /// Who runs it.
     pub coordinator: PeerId,
@@ -206,10 +207,26 @@ pub struct Ended {
     pub comment: String,
 }
 
+impl State {
+    /// The cohort that this coordinator calls `id`.
+    pub fn cohort_of(&self, coordinator: &PeerId, id: CohortId) -> Option<&Membership> {
+        [id, derive::handle(coordinator, id)]
+            .iter()
+            .filter_map(|handle| self.cohorts.get(handle))
+            .find(|cohort| cohort.id == id && cohort.coordinator == *coordinator)
+    }
+
+    /// All cohorts of this id, of different coordinators.
+    pub fn cohorts_named(&self, id: CohortId) -> impl Iterator<Item = &Membership> {
+        self.cohorts.values().filter(move |cohort| cohort.id == id)
+    }
+}
+
 impl Membership {
     /// What a proposal is checked against. `None` before the cohort was agreed on.
     pub fn context<'a>(&'a self, view: &'a OutputView) -> Option<SignalContext<'a>> {
         Some(SignalContext {
+            cohort: self.handle,
             beacon: self.beacon.as_ref()?,
             terms: &self.terms,
             path: self.path?,

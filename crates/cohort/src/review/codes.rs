@@ -102,6 +102,8 @@ decline_codes! {
     NonceLost = "nonce-lost";
     /// The signer could not do it.
     Signer = "signer";
+    /// The member's state was rolled back and it may have forgotten what it signed with this output. No strike.
+    RolledBack = "rolled-back";
     /// A different request under the same session id.
     Conflict = "conflict";
 }

@@ -37,6 +37,8 @@ impl OwnLeaf {
 /// What a member holds against an authorization request.
 #[derive(Clone, Debug)]
 pub struct SignalContext<'a> {
+    /// The member's own name for the cohort: the signer's answers come back under it.
+    pub cohort: CohortId,
     /// The key that the member computed itself when the cohort was set.
     pub beacon: &'a BeaconKey,
     /// The terms agreed to.
@@ -127,7 +129,7 @@ impl ProposedSignal {
         };
         Verdict::Reviewed(Box::new(ReviewedSignal {
             session: self.0.session_id,
-            cohort: self.0.cohort_id,
+            cohort: context.cohort,
             path: context.path,
             beacon: context.beacon.clone(),
             root: Root(root),
@@ -169,7 +171,7 @@ impl ReviewedSignal {
         self.session
     }
 
-    /// The cohort.
+    /// The cohort, by the member's own name for it.
     pub fn cohort(&self) -> CohortId {
         self.cohort
     }

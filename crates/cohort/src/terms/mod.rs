@@ -253,6 +253,22 @@ impl Terms {
         serde_json::to_value(self).map_err(|error| TermsError::Unreadable(error.to_string()))
     }
 
+    /// Seconds that each phase takes at most among so many members: the response deadline, and a hundredth of it more for
+    /// each of them, rounded up.
+    pub fn phase_deadline_s(&self, members: usize) -> u64 {
+        let members = u64::try_from(members).unwrap_or(u64::MAX);
+        let more = self
+            .response_deadline_s
+            .saturating_mul(members)
+            .div_ceil(100);
+        self.response_deadline_s.saturating_add(more)
+    }
+
+    /// Seconds after which a seat is free again, if its holder gives no sign of life before the cohort is set.
+    pub fn seat_deadline_s(&self) -> u64 {
+        self.response_deadline_s.saturating_mul(10).max(600)
+    }
+
     fn check(&self) -> Result<(), TermsError> {
         let out_of_range = |member, got, expected| {
             Err(TermsError::OutOfRange {
@@ -439,6 +455,17 @@ mod tests {
             let error = Terms::parse(&terms).unwrap_err().to_string();
             assert!(error.contains(wording), "{member}: {error}");
         }
+    }
+
+    #[test]
+    fn deadlines_grow_with_the_cohort() {
+        let mut terms = Terms::new(BtcNetwork::Regtest, 2, Timestamp(1));
+        let deadlines = [1, 2, 100, 1_000].map(|members| terms.phase_deadline_s(members));
+        assert_eq!(deadlines, [61, 62, 120, 660], "of 60 s, rounded up");
+        assert_eq!(terms.seat_deadline_s(), 600);
+        terms.response_deadline_s = 86_400;
+        assert_eq!(terms.phase_deadline_s(1_000), 950_400);
+        assert_eq!(terms.seat_deadline_s(), 864_000);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use beacon_cohort::coordinator::{self, Cohort, Coordinator};
 use beacon_cohort::ids::{CohortId, PeerId, Timestamp};
 use beacon_cohort::machine::{ChainFact, Code, Effect, Input, Machine, Rejection};
 use beacon_cohort::message::{Message, Subscribe, TYPE_PREFIX};
-use beacon_cohort::participant::{self, Membership, Participant, Policy};
+use beacon_cohort::participant::{self, LeafSecret, Membership, Participant, Policy};
 use beacon_cohort::signer::{KeyPath, LocalSigner};
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork, Terms};
 use beacon_signal::UpdateId;
@@ -151,16 +151,24 @@ pub fn policy(number: usize) -> Policy {
     }
 }
 
+pub fn participant(number: usize) -> Participant {
+    let secret = Zeroizing::new([u8::try_from(number).unwrap(); 32]);
+    Participant::new(policy(number), LeafSecret::new(secret))
+}
+
 pub fn did(number: usize) -> String {
     format!("did:example:controlled-by-{number}")
 }
 
+/// What a member's key source gives for a path.
+pub fn secret_key(number: usize, path: KeyPath) -> [u8; 32] {
+    let mut key = [u8::try_from(number).unwrap() + 1; 32];
+    key[28..].copy_from_slice(&path.steps()[0].to_be_bytes());
+    key
+}
+
 fn signer(number: usize, seed: u64) -> LocalSigner<Keys, ChaCha20Rng> {
-    let keys: Keys = Box::new(move |path| {
-        let mut key = [u8::try_from(number).unwrap() + 1; 32];
-        key[31] = u8::try_from(path.index).unwrap();
-        Zeroizing::new(key)
-    });
+    let keys: Keys = Box::new(move |path| Zeroizing::new(secret_key(number, path)));
     LocalSigner::new(keys, ChaCha20Rng::seed_from_u64(seed))
 }
 
@@ -170,7 +178,7 @@ impl World {
             .map(|number| Peer {
                 id: PeerId::new(format!("did:example:peer-{number}")),
                 did: did(number),
-                node: Node::new(|number| Participant::new(policy(number)), number),
+                node: Node::new(participant, number),
                 signer: signer(number, seed ^ (number as u64) << 32),
                 seed,
             })

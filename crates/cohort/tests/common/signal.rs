@@ -46,6 +46,7 @@ pub(crate) fn reviewed(
         }],
     };
     let context = SignalContext {
+        cohort: cohort_id,
         beacon,
         terms: &Terms::new(BtcNetwork::Regtest, 2, Timestamp(1)),
         path,

@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 pub use client::{CallError, Follow, call, follow};
-pub use server::{ControlError, ControlServer};
+pub use server::{ControlError, ControlServer, parse};
 
 /// Bytes of one response or notification, with its newline.
 pub const MAX_RESPONSE_BYTES: usize = 16 << 20;

@@ -313,7 +313,7 @@ impl Connection {
 }
 
 /// The id, method and parameters of a request, or the error and the id to answer it to (null where it has none).
-fn parse(line: &[u8]) -> Result<(Value, String, Value), (Value, RpcError)> {
+pub fn parse(line: &[u8]) -> Result<(Value, String, Value), (Value, RpcError)> {
     let parsed: Value = serde_json::from_slice(line).map_err(|error| {
         (
             Value::Null,

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use beacon_chain::EsploraChain;
 use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{ChainFact, OutputView};
-use beacon_cohort::participant::{Event, Participant, Policy};
+use beacon_cohort::participant::{Event, LeafSecret, Participant, Policy};
 use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::protocols::{Disclosure, PROBLEM_REPORT};
 use bitcoin::blockdata::constants::genesis_block;
@@ -154,12 +154,8 @@ impl Disk {
         &self,
         trap: Option<Trap>,
     ) -> Result<(Driver<ParticipantAgent>, Inputs, Ends), DriverError> {
-        let machine = Participant::new(Policy {
-            auto_join: Some(vec!["did:example:fred".to_owned()]),
-            auto_sign: true,
-            ..Policy::asking(BtcNetwork::Regtest)
-        });
-        self.start_as(role(self.seed()), machine, trap, None, Limits::default())
+        let (agent, machine) = role(self.seed());
+        self.start_as(agent, machine, trap, None, Limits::default())
             .await
     }
 
@@ -218,11 +214,19 @@ impl Disk {
     }
 }
 
-/// The participant's role, with keys of this seed.
-fn role(seed: Seed) -> ParticipantAgent {
-    ParticipantAgent::new(Box::new(move |path| {
-        seed.cohort_key(path.network.bitcoin(), path.index).unwrap()
-    }))
+/// A participant with keys of this seed, which joins and signs without asking.
+fn role(seed: Seed) -> (ParticipantAgent, Participant) {
+    let secret = LeafSecret::new(seed.leaf_secret());
+    let agent = ParticipantAgent::new(Box::new(move |path| {
+        seed.cohort_key(path.network.bitcoin(), path.steps())
+            .unwrap()
+    }));
+    let policy = Policy {
+        auto_join: Some(vec!["did:example:fred".to_owned()]),
+        auto_sign: true,
+        ..Policy::asking(BtcNetwork::Regtest)
+    };
+    (agent, Participant::new(policy, secret))
 }
 
 /// An agent whose loop runs.

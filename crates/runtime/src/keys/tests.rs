@@ -1,4 +1,7 @@
 use super::*;
+use beacon_cohort::ids::{CohortId, PeerId};
+use beacon_cohort::signer::KeyPath;
+use beacon_cohort::terms::BtcNetwork;
 use bitcoin::Network;
 use std::fs;
 
@@ -82,21 +85,61 @@ fn cohort_keys_are_pinned() {
     ];
     for (network, index, key) in cases {
         assert_eq!(
-            hex::encode(zeros().cohort_key(network, index).unwrap().as_slice()),
+            hex::encode(zeros().cohort_key(network, &[index]).unwrap().as_slice()),
             key,
             "{network} {index}"
         );
     }
 }
 
+/// The whole way from a cohort to its key: coordinator `did:example:carol`, cohort id 1.
+#[test]
+fn a_cohorts_key_and_leaf_nonces_follow_from_the_phrase_alone() {
+    let cohort = CohortId(uuid::Uuid::from_u128(1));
+    let path = KeyPath::of_cohort(
+        BtcNetwork::Regtest,
+        &PeerId::new("did:example:carol"),
+        cohort,
+    );
+    for (network, key) in [
+        (
+            Network::Bitcoin,
+            "9ba39ec5fee3cc003ecb9e857e4e7536c68f0726223e983ed6db85c548d9357d",
+        ),
+        (
+            Network::Regtest,
+            "bdbb45225b76342b7105844bbb89e1cd51034716fbef4f4df3074ce14bfd0d9b",
+        ),
+    ] {
+        let derived = zeros().cohort_key(network, path.steps()).unwrap();
+        assert_eq!(hex::encode(derived.as_slice()), key, "{network}");
+    }
+    assert_eq!(
+        hex::encode(zeros().leaf_secret().as_slice()),
+        "9a0668873244aa22a39eb44a018e7bc67ea086da6694354528199fd488ba54ea"
+    );
+    let logged = serde_json::to_string(&path).unwrap();
+    assert_eq!(
+        logged,
+        r#"{"network":"regtest","cohort":[650416926,618112451,1624956995,1146373628,2049815516,1865218114,737609738,180510163]}"#
+    );
+    assert_eq!(serde_json::from_str::<KeyPath>(&logged).unwrap(), path);
+    let older: KeyPath = serde_json::from_str(r#"{"network":"regtest","index":3}"#).unwrap();
+    assert_eq!(
+        older.steps(),
+        [3],
+        "logs of older versions count their keys"
+    );
+}
+
 #[test]
 fn a_cohort_index_beyond_the_hardened_range_is_refused() {
     let error = zeros()
-        .cohort_key(Network::Regtest, 0x8000_0000)
+        .cohort_key(Network::Regtest, &[0x8000_0000])
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cohort key index 2147483648 is out of range, expected at most 2147483647"
+        "cohort key step 2147483648 is out of range, expected at most 2147483647"
     );
 }
 

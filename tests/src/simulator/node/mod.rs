@@ -14,6 +14,7 @@ use beacon_cohort::signer::{KeyPath, LocalSigner};
 use beacon_runtime::store::{MemoryStore, Store as _};
 use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
 use rand_chacha::ChaCha20Rng;
+use rand_core::RngCore as _;
 use zeroize::Zeroizing;
 
 use super::dice::generator;
@@ -263,11 +264,20 @@ fn signer(seed: u64, node: NodeId, run: u32) -> Signer {
         engine.input(b"simulated cohort key");
         engine.input(&seed.to_le_bytes());
         engine.input(&node.to_le_bytes());
-        engine.input(&path.index.to_le_bytes());
+        for step in path.steps() {
+            engine.input(&step.to_le_bytes());
+        }
         Zeroizing::new(sha256::Hash::from_engine(engine).to_byte_array())
     };
     let randomness = generator(seed, 1_000_000 + node as u64, u64::from(run));
     LocalSigner::new(Box::new(keys), randomness)
+}
+
+/// A member's leaf secret, which outlives its process as its seed does.
+pub(super) fn leaf_secret(seed: u64, node: NodeId) -> Zeroizing<[u8; 32]> {
+    let mut secret = Zeroizing::new([0; 32]);
+    generator(seed, 2_000_000 + node as u64, 0).fill_bytes(secret.as_mut_slice());
+    secret
 }
 
 fn broken(error: impl fmt::Display) -> Stop {

@@ -23,6 +23,7 @@ fn an_outsider_speaks_in_a_cohort() {
         DidRegistration {
             cohort_id: cohort,
             indexes: vec![leaves[0].index],
+            from_round: None,
         }
         .into(),
         RequestSignature {
@@ -347,11 +348,19 @@ fn a_member_registers_what_it_cannot_have() {
             DidRegistration {
                 cohort_id,
                 indexes: vec![taken; 2],
+                from_round: None,
             },
         )
     });
     world
-        .tell_coordinator(&member, DidRegistration { cohort_id, indexes })
+        .tell_coordinator(
+            &member,
+            DidRegistration {
+                cohort_id,
+                indexes,
+                from_round: None,
+            },
+        )
         .unwrap();
     let Some(Mail::Message {
         message: Message::RegistrationResult(result),

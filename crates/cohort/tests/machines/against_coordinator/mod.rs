@@ -3,14 +3,15 @@
 mod formation;
 mod signing;
 
-use beacon_cohort::coordinator::{Command, Event, Phase, Stage};
+use beacon_cohort::coordinator::{Command, Phase, Stage};
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::machine::{ChainFact, Code, Fund, Input};
 use beacon_cohort::message::{
     CohortAck, Decline, DidRegistration, Leaf, Message, NoUpdate, NonceContribution, OptIn, OptOut,
     RequestSignature, SignatureAuthorization, Subscribe, SubscribeAccept, Unsubscribe,
 };
-use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
+use beacon_cohort::signer::{KeyPath, KeyPlace, LocalSigner, SignerAnswer, SignerRequest};
+use beacon_cohort::statement::Statement;
 use beacon_cohort::terms::{Admission, AgreedTerms, BtcNetwork, Terms};
 use beacon_cohort::values::{AckHash, CohortKey, StatementSignature, TermsHash};
 use beacon_signal::{Index, LeafValue};
@@ -20,7 +21,7 @@ use rand_core::SeedableRng;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::common::{Mail, START, World};
+use crate::common::{Mail, START, World, secret_key};
 
 fn stranger() -> PeerId {
     PeerId::new("did:example:stranger")
@@ -96,11 +97,12 @@ fn possession(
     let mut signer = LocalSigner::new(keys, ChaCha20Rng::seed_from_u64(key.into()));
     let path = KeyPath {
         network: BtcNetwork::Regtest,
-        index: 0,
+        place: KeyPlace::Index(0),
     };
     let did = did.clone();
     match signer.handle(SignerRequest::ProvePossession {
         cohort,
+        id: cohort,
         path,
         did,
         terms,

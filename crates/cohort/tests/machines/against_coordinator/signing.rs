@@ -218,10 +218,10 @@ fn a_bad_partial_signature_names_its_culprit() {
     let number = world.number_of(culprit).unwrap();
     let session = world.cohort(cohort).session.clone().unwrap();
     let bad = vec![own.partial_signature];
-    let statement = beacon_cohort::statement::partials(session.id, &session.sighashes, &bad);
-    let pair = secp256k1::Keypair::from_secret_bytes(key_of(number)).unwrap();
-    let signature = secp256k1::schnorr::sign_with_aux_rand(statement.digest(), &pair, &[0; 32]);
-    let signature = StatementSignature::from_bytes(&signature.to_byte_array()).unwrap();
+    let aggregated = session.aggregated.as_ref().unwrap();
+    let statement =
+        beacon_cohort::statement::partials(session.id, &session.sighashes, aggregated, &bad);
+    let signature = sign_as(&world, cohort, number, &statement);
     let message = SignatureAuthorization {
         partial_signature: bad[0],
         partial_signatures: bad.clone(),
@@ -237,17 +237,10 @@ fn a_bad_partial_signature_names_its_culprit() {
         matches!(world.cohort(cohort).round.stage, Stage::Stopped { .. }),
         "trying again would not help"
     );
-    let evidence =
-        world.coordinator.log.iter().rev().find_map(|line| {
-            match serde_json::from_str(line).unwrap() {
-                Event::SessionAbandoned { evidence, .. } => evidence,
-                _ => None,
-            }
-        });
-    let evidence = evidence.expect("what the culprit signed is in the log");
-    assert_eq!(evidence.partials, bad);
+    let strike = &world.cohort(cohort).strikes[0];
+    let evidence = strike.evidence.as_ref().expect("what the culprit signed");
     let key = world.cohort(cohort).members[culprit].key;
-    assert!(statement.is_signed_by(&key, &evidence.signature));
+    assert_eq!(evidence.verify().unwrap().key, key);
     let told = world.mail.iter().filter(|mail| {
         matches!(
             mail,
@@ -260,9 +253,15 @@ fn a_bad_partial_signature_names_its_culprit() {
     assert_eq!(told.count(), 2);
 }
 
-/// The first cohort key of the harness's member.
-fn key_of(number: usize) -> [u8; 32] {
-    let mut key = [u8::try_from(number).unwrap() + 1; 32];
-    key[31] = 0;
-    key
+/// A signature by a member's key of this cohort.
+fn sign_as(
+    world: &World,
+    cohort: CohortId,
+    number: usize,
+    statement: &Statement,
+) -> StatementSignature {
+    let path = world.membership(number, cohort).path.unwrap();
+    let pair = secp256k1::Keypair::from_secret_bytes(secret_key(number, path)).unwrap();
+    let signature = secp256k1::schnorr::sign_with_aux_rand(statement.digest(), &pair, &[0; 32]);
+    StatementSignature::from_bytes(&signature.to_byte_array()).unwrap()
 }

@@ -116,7 +116,7 @@ fn adverts_without_end() {
         max_cohorts: 3,
         ..Policy::asking(BtcNetwork::Regtest)
     };
-    let mut participant = Participant::new(policy);
+    let mut participant = Participant::new(policy, leaf_secret());
     let mut rng = ChaCha20Rng::seed_from_u64(5);
     let own = PeerId::new("did:example:own");
     let subscribe = Command::Subscribe {
@@ -254,4 +254,73 @@ fn every_cohort_has_a_fresh_key() {
     let keys: Vec<_> = keys.collect();
     assert_eq!(keys.len(), 2);
     assert_ne!(keys[0], keys[1]);
+}
+
+/// A coordinator that reads adverts could take the ids away: it advertises first what another one will. Both cohorts are
+/// known, under names of our own, and each coordinator is heard in its own alone.
+#[test]
+fn another_coordinator_advertises_an_id_first() {
+    let mut world = World::new(2, 31);
+    let own = world.peers[0].id.clone();
+    let thief = other_coordinator();
+    let command = Command::Subscribe {
+        coordinator: thief.clone(),
+        own: own.clone(),
+        identity: 0,
+        filter: Subscribe::default(),
+    };
+    world.user(0, command).unwrap();
+    world.mail.clear();
+    let id = world.advertise(|_| {});
+    world
+        .tell(0, &thief, advert(|advert| advert.cohort_id = id))
+        .unwrap();
+    world
+        .mail
+        .retain(|mail| !matches!(mail, Mail::Message { to, .. } if *to == thief));
+    (0..2).for_each(|number| world.subscribe(number));
+    world.settle();
+
+    let state = world.peers[0].node.machine.state();
+    let stolen = state.cohort_of(&thief, id).unwrap();
+    let honest = state.cohort_of(&coordinator_id(), id).unwrap();
+    assert_eq!((stolen.id, honest.id), (id, id));
+    assert_ne!(stolen.handle, honest.handle);
+    assert_ne!(stolen.path, honest.path, "no key is used for both");
+    assert_eq!(honest.stage, Stage::Agreed);
+    assert_eq!(stolen.stage, Stage::OptedIn);
+    let handle = honest.handle;
+    let abort = |to_end: SessionId| SessionAborted {
+        session_id: to_end,
+        cohort_id: id,
+        code: "anything".to_owned(),
+        next: NextStep::Wait,
+    };
+
+    world.fund(id, 50_000);
+    world.settle();
+    let did = world.peers[0].did.clone();
+    let update = beacon_signal::UpdateId([1; 32]);
+    let command = Command::RequestUpdate {
+        cohort: handle,
+        did,
+        update,
+    };
+    world.user(0, command).unwrap();
+    let requests = world.settle_until(|message| message.kind() == "sign/authorization_request");
+    let Mail::Message { message, .. } = requests[0].clone() else {
+        panic!("a message")
+    };
+    let Message::AuthorizationRequest(request) = message else {
+        panic!("a request")
+    };
+    let session = request.session_id;
+    for mail in requests {
+        world.deliver(mail);
+    }
+    world.refuses(Code::Phase, |world| world.tell(0, &thief, request));
+    world.refuses(Code::Phase, |world| world.tell(0, &thief, abort(session)));
+    world.settle();
+    assert_eq!(world.cohort(id).signals.len(), 1, "the round is signed");
+    world.assert_replay_equals_memory();
 }

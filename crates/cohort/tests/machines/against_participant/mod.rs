@@ -10,7 +10,9 @@ use beacon_cohort::message::{
     AggregatedNonces, AuthorizationRequest, CohortAdvert, CohortSet, Message, NextStep, OptIn,
     SessionAborted, SignalPublished, SignalStatus, Subscribe, UpdateOpportunity,
 };
-use beacon_cohort::participant::{Command, Event, Participant, Policy, Progress, Stage, Standing};
+use beacon_cohort::participant::{
+    Command, Event, LeafSecret, Participant, Policy, Progress, Stage, Standing,
+};
 use beacon_cohort::signer::{SignerAnswer, SignerRequest};
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork, Terms};
 use beacon_cohort::values::{CohortKey, TermsHash};
@@ -88,9 +90,14 @@ fn advert(change: impl FnOnce(&mut CohortAdvert)) -> CohortAdvert {
         beacon_type: beacon_cohort::terms::BeaconType::Smt,
         terms_hash: AgreedTerms::parse(terms.clone()).unwrap().hash(),
         terms,
+        succeeds: None,
     };
     change(&mut advert);
     advert
+}
+
+fn leaf_secret() -> LeafSecret {
+    LeafSecret::new(zeroize::Zeroizing::new([1; 32]))
 }
 
 fn attackers_key() -> CohortKey {

@@ -88,7 +88,11 @@ fn a_superseded_session() {
         panic!("two sessions")
     };
     assert_ne!(one.nonce_contribution, two.nonce_contribution);
-    let aggregated = aggregate_of(one.session_id, cohort, one.nonce_contribution);
+    let aggregated = aggregate_of(
+        one.session_id,
+        cohort,
+        one.nonce_contribution.points().unwrap(),
+    );
     world.mail.clear();
     world.refuses(Code::UnknownSession, |world| {
         world.tell(0, &coordinator_id(), aggregated)
@@ -415,7 +419,7 @@ fn nothing_is_signed_without_approval() {
     let (mut world, cohort) = signing(21);
     let request = request(&mut world);
     let session = request.session_id;
-    let mut asking = Participant::new(Policy::asking(BtcNetwork::Regtest));
+    let mut asking = Participant::new(Policy::asking(BtcNetwork::Regtest), leaf_secret());
     for line in &world.peers[0].node.log {
         asking.apply(&serde_json::from_str(line).unwrap());
     }

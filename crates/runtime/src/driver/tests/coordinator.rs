@@ -201,12 +201,12 @@ async fn so_many_peers_are_dialled_at_one_time() {
         silent.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
     }
     let disk = Disk::new();
-    let machine = Participant::new(Policy::asking(BtcNetwork::Regtest));
+    let (agent, machine) = role(disk.seed());
     let limits = Limits {
         max_dials: 2,
         ..Limits::default()
     };
-    let started = disk.start_as(role(disk.seed()), machine, None, None, limits);
+    let started = disk.start_as(agent, machine, None, None, limits);
     let (mut driver, mut inputs, _ends) = started.await.unwrap();
     for listener in &silent {
         let endpoint = format!("ws://{}", listener.local_addr().unwrap());

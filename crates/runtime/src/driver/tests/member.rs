@@ -5,8 +5,7 @@ use std::collections::HashSet;
 use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{ChainFact, Effect, Input, Machine as _, OutputView};
 use beacon_cohort::message::{Message, Subscribe, TYPE_PREFIX};
-use beacon_cohort::participant::{Command, Event, Participant, Policy};
-use beacon_cohort::terms::BtcNetwork;
+use beacon_cohort::participant::{Command, Event, Participant};
 use beacon_didcomm::protocols::{PROBLEM_REPORT, ping};
 use beacon_didcomm::{Did, Plaintext, Resolver, ReturnRoute, UnpackLimits, Verified, pack, unpack};
 use bitcoin::{OutPoint, TxOut};
@@ -111,15 +110,12 @@ impl Member {
     pub(super) async fn of(agent: &Did, url: &str) -> Self {
         let mut peer = Peer::of(agent, url).await;
         let own = PeerId::new(peer.did());
+        let (signer, machine) = role(Seed::generate().unwrap());
         let mut member = Self {
             peer,
             connection: None,
-            machine: Participant::new(Policy {
-                auto_join: Some(vec!["did:example:fred".to_owned()]),
-                auto_sign: true,
-                ..Policy::asking(BtcNetwork::Regtest)
-            }),
-            signer: role(Seed::generate().unwrap()),
+            machine,
+            signer,
             fund: None,
             ids: HashSet::new(),
             heard: Vec::new(),

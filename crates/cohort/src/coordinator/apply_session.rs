@@ -1,0 +1,228 @@
+//! How each event of a round and its sessions changes a cohort.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitcoin::{Transaction, TxOut};
+
+use super::event::Event;
+use super::state::{
+    Abandoned, Cohort, GivenNonces, Round, Session, Signal, Stage, Standing, Strike,
+};
+use crate::evidence::SignedPartials;
+use crate::ids::{SessionId, Timestamp};
+use crate::machine::Code;
+use crate::message::SpentOutput;
+use crate::musig::sighashes;
+use crate::values::AggregatedNonce;
+
+/// Abandoned sessions that a cohort remembers.
+const MAX_ABANDONED: usize = 32;
+
+/// Strikes that a cohort remembers one by one, with their evidence.
+const MAX_STRIKES: usize = 256;
+
+/// Seconds before a round is tried again, times the attempts so far.
+const RETRY_DELAY_S: u64 = 2;
+
+impl Cohort {
+    pub(super) fn apply_round(&mut self, event: &Event) {
+        match event {
+            Event::RoundRequested { .. } => {
+                self.round.requested = true;
+                self.round.failures = 0;
+                if matches!(self.round.stage, Stage::Stopped { .. }) {
+                    self.round.stage = if self.root_is_fixed() {
+                        Stage::Closed {
+                            not_before: Timestamp::default(),
+                        }
+                    } else {
+                        Stage::Waiting
+                    };
+                }
+            }
+            Event::RoundOpened { deadline, .. } => {
+                self.round.stage = Stage::Open {
+                    deadline: *deadline,
+                }
+            }
+            Event::RoundClosed { .. } => {
+                self.round.stage = Stage::Closed {
+                    not_before: Timestamp::default(),
+                };
+            }
+            Event::RoundStopped { reason, .. } => {
+                self.round.stage = Stage::Stopped {
+                    reason: reason.clone(),
+                };
+                self.round.requested = false;
+            }
+            event => self.apply_session(event),
+        }
+    }
+
+    fn apply_session(&mut self, event: &Event) {
+        match event {
+            Event::SessionStarted { .. } => self.session = Session::started(event),
+            Event::NonceGiven {
+                peer,
+                nonces,
+                signature,
+                ..
+            } => {
+                if let Some(session) = &mut self.session {
+                    let given = GivenNonces {
+                        nonces: nonces.clone(),
+                        signature: *signature,
+                    };
+                    session.nonces.insert(peer.clone(), given);
+                }
+            }
+            Event::NoncesAggregated {
+                nonces, deadline, ..
+            } => self.nonces_aggregated(nonces, *deadline),
+            Event::PartialGiven {
+                peer,
+                partials,
+                signature,
+                ..
+            } => {
+                if let Some(session) = &mut self.session {
+                    let given = SignedPartials {
+                        aggregated_nonces: session.aggregated.clone().unwrap_or_default(),
+                        partial_signatures: partials.iter().map(|one| (*one).into()).collect(),
+                        signature: *signature,
+                    };
+                    session.partials.insert(peer.clone(), given);
+                }
+            }
+            Event::Struck {
+                peer,
+                session,
+                code,
+                at,
+                evidence,
+                ..
+            } => self.struck(Strike {
+                peer: peer.clone(),
+                session: *session,
+                code: code.clone(),
+                at: *at,
+                evidence: evidence.clone(),
+            }),
+            Event::SessionSigned {
+                session, tx, at, ..
+            } => self.session_signed(*session, tx, *at),
+            Event::SessionAbandoned {
+                session,
+                code,
+                culprit,
+                comment,
+                at,
+                ..
+            } => {
+                if let Some(ended) = self.end_session(*session) {
+                    self.round.failures += 1;
+                    let delay = RETRY_DELAY_S * u64::from(self.round.failures);
+                    self.round.stage = Stage::Closed {
+                        not_before: at.after(delay),
+                    };
+                    self.abandoned.push(Abandoned {
+                        session: *session,
+                        round: ended.round,
+                        code: code.clone(),
+                        culprit: culprit.clone(),
+                        comment: comment.clone(),
+                    });
+                    let surplus = self.abandoned.len().saturating_sub(MAX_ABANDONED);
+                    self.abandoned.drain(..surplus);
+                }
+            }
+            event => self.apply_chain(event),
+        }
+    }
+
+    fn struck(&mut self, strike: Strike) {
+        if let Some(member) = self.members.get_mut(&strike.peer) {
+            member.strikes += 1;
+        }
+        if let Some(session) = &mut self.session
+            && strike.session == Some(session.id)
+            && strike.code == Code::Conflict.as_str()
+        {
+            session.equivocated.insert(strike.peer.clone());
+        }
+        self.strikes.push(strike);
+        let surplus = self.strikes.len().saturating_sub(MAX_STRIKES);
+        self.strikes.drain(..surplus);
+    }
+
+    fn nonces_aggregated(&mut self, nonces: &[AggregatedNonce], deadline: Timestamp) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        session.aggregated = Some(nonces.to_vec());
+        session.deadline = deadline;
+        let txid = session.tx.compute_txid();
+        if self.signals.iter().any(|signal| signal.txid == txid) {
+            return; // A retry of the same transaction.
+        }
+        let signal = Signal {
+            session: session.id,
+            round: session.round,
+            root: session.root,
+            tx: session.tx.clone(),
+            txid,
+            standing: Standing::Unsigned,
+            tried: None,
+            tries: 0,
+            refusal: None,
+        };
+        self.signals.push(signal);
+    }
+
+    fn session_signed(&mut self, id: SessionId, tx: &Transaction, at: Timestamp) {
+        self.end_session(id);
+        if let Some(signal) = self.signal_mut(tx.compute_txid()) {
+            signal.session = id;
+            signal.tx = tx.clone();
+            signal.standing = Standing::Signed;
+        }
+        self.round = Round::new(self.round.number + 1, at);
+    }
+
+    /// Takes the session of this id out, if it is the one under way.
+    fn end_session(&mut self, id: SessionId) -> Option<Session> {
+        self.session.take_if(|session| session.id == id)
+    }
+}
+
+impl Session {
+    fn started(event: &Event) -> Option<Self> {
+        let Event::SessionStarted {
+            session,
+            round,
+            root,
+            tx,
+            spent,
+            deadline,
+            ..
+        } = event
+        else {
+            return None;
+        };
+        let outputs: Vec<TxOut> = spent.iter().map(SpentOutput::to_txout).collect();
+        Some(Self {
+            id: *session,
+            round: *round,
+            root: *root,
+            tx: tx.clone(),
+            spent: spent.clone(),
+            sighashes: sighashes(tx, &outputs).unwrap_or_default(),
+            deadline: *deadline,
+            nonces: BTreeMap::new(),
+            aggregated: None,
+            partials: BTreeMap::new(),
+            equivocated: BTreeSet::new(),
+        })
+    }
+}

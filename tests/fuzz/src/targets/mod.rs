@@ -1,0 +1,13 @@
+//! The targets, by what they read.
+
+pub mod control;
+pub mod dids;
+pub mod envelopes;
+pub mod files;
+pub mod logs;
+pub mod machines;
+pub mod messages;
+pub mod store;
+pub mod transactions;
+
+pub(crate) mod situations;
