@@ -1,5 +1,9 @@
 //! Limits that a user has set small, reached from outside in the real coordinator. None of them needs a chain.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use beacon_cohort::message::{Message, OptIn, Subscribe};
 use beacon_cohort::values::{CohortKey, StatementSignature, TermsHash};

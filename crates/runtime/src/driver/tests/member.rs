@@ -52,7 +52,8 @@ impl Peer {
     }
 
     pub(super) async fn connect(&self) -> ConnectionId {
-        in_time(self.transport.dial(&self.url, true)).await.unwrap()
+        let dial = Box::pin(self.transport.dial(&self.url, true));
+        in_time(dial).await.unwrap()
     }
 
     pub(super) fn pack(&mut self, message: Plaintext) -> Vec<u8> {
