@@ -22,8 +22,8 @@ use uuid::Uuid;
 const SOCKETS: u64 = 4;
 /// Messages of one stranger.
 const BATCH: u64 = 4;
-/// What the memory may grow by, after the first fifth of the flood has filled what is bounded. A thousandth of it for each
-/// message would be reached by the smallest run.
+/// What the memory may grow by, after the first fifth of the flood has filled what is bounded: less than 4 KiB for each message
+/// of the smallest run.
 const CEILING_KIB: u64 = 16 << 10;
 
 /// Makes strangers, and what they send.

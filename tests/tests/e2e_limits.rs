@@ -5,13 +5,16 @@
     reason = "a test fails by panicking"
 )]
 
+use beacon_cohort::ids::PeerId;
 use beacon_cohort::message::{Message, OptIn, Subscribe};
-use beacon_cohort::values::{CohortKey, StatementSignature, TermsHash};
+use beacon_cohort::statement::possession;
+use beacon_cohort::values::{StatementSignature, TermsHash};
 use beacon_didcomm::protocols::{PROBLEM_REPORT, ProblemReport, ping};
 use beacon_didcomm::{Endpoint, Plaintext};
 use beacon_runtime::control::{BUSY, CallError, INVALID_PARAMS, RpcError, call, follow};
 use beacon_signal::Index;
 use beacon_tests::harness::{Agent, Binary, Scratch, Stranger, free_port, message, now};
+use secp256k1::{Keypair, schnorr};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -101,13 +104,18 @@ async fn subscribers_cohorts_members_and_indexes_are_limited_by_the_configuratio
     let error = refused(&coordinator, "cohort.advertise", terms).await;
     assert_eq!(error.data.unwrap()["code"], "e.m.limit");
 
+    let cohort_id = advert["cohort_id"].as_str().unwrap().parse().unwrap();
+    let terms_hash = serde_json::from_value::<TermsHash>(advert["terms_hash"].clone()).unwrap();
+    let pair = Keypair::from_secret_bytes([5; 32]).unwrap();
+    let key = pair.public_key().into();
+    let peer = PeerId::new(second.did().as_str());
+    let said = possession(cohort_id, &peer, &key, &terms_hash);
+    let proof = schnorr::sign_with_aux_rand(said.digest(), &pair, &[0; 32]).to_byte_array();
     let body = OptIn {
-        cohort_id: advert["cohort_id"].as_str().unwrap().parse().unwrap(),
-        participant_pk: "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
-            .parse::<CohortKey>()
-            .unwrap(),
-        terms_hash: serde_json::from_value::<TermsHash>(advert["terms_hash"].clone()).unwrap(),
-        proof_of_possession: StatementSignature::from_bytes(&[1; 64]).unwrap(),
+        cohort_id,
+        participant_pk: key,
+        terms_hash,
+        proof_of_possession: StatementSignature::from_bytes(&proof).unwrap(),
         indexes: (0..3).map(|number| Index([number; 32])).collect(),
     };
     let body = Message::from(body);
