@@ -50,7 +50,8 @@ impl FromStr for Endpoint {
         }
         let url = Url::parse(text).map_err(|_| error())?;
         let dialled = matches!(url.scheme(), "ws" | "wss" | "http" | "https");
-        if dialled && url.has_host() {
+        // Written out it may be longer than it was: what is stored must be readable again.
+        if dialled && url.has_host() && url.as_str().len() <= MAX_URI_LEN {
             Ok(Self::Uri(url))
         } else {
             Err(error())
@@ -261,6 +262,15 @@ mod tests {
                 .parse::<Endpoint>()
                 .is_err()
         );
+    }
+
+    /// Found by fuzzing: what is escaped grows, and an endpoint that was taken could not be read again.
+    #[test]
+    fn an_endpoint_that_grows_beyond_the_limit_is_refused() {
+        let given = |spaces| format!("ws://host/{}x", " ".repeat(spaces));
+        assert!(given(300).parse::<Endpoint>().is_ok());
+        assert!(given(1_000).len() <= MAX_URI_LEN);
+        assert!(given(1_000).parse::<Endpoint>().is_err());
     }
 
     #[test]

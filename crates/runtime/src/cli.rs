@@ -380,10 +380,22 @@ pub fn exit(outcome: Result<(), Failure>) -> ExitCode {
         Err(Failure { code, error }) => {
             let mut err = std::io::stderr().lock();
             // Nothing is left to do where even this cannot be written.
-            let _ = writeln!(err, "error: {error:#}");
+            let _ = writeln!(err, "error: {}", with_causes(&error));
             ExitCode::from(code)
         }
     }
+}
+
+/// An error with its causes, where it does not name them itself.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Logs to standard error; `RUST_LOG` chooses what, `info` by default.

@@ -58,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     bytes("did", targets::dids::did),
     json("did_document", targets::dids::document),
     json("envelope", targets::envelopes::envelope),
+    json("evidence", targets::evidence::evidence),
     json("keygen", targets::messages::keygen),
     bytes("machines", targets::machines::machines),
     json("participant_log", targets::logs::participant),

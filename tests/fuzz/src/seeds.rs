@@ -1,5 +1,6 @@
 //! What a corpus begins with: honest input of every kind, as the agents write it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use crate::common::Mail;
 use crate::targets::envelopes::{NOW, alice, bob};
 use crate::targets::messages::letter;
-use crate::targets::{dids, situations, transactions};
+use crate::targets::{dids, evidence, situations, transactions};
 
 /// Name and content of each seed of a target.
 pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -23,6 +24,7 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "did" => named(&did()),
         "did_document" => named(&documents()),
         "envelope" => named(&envelopes()),
+        "evidence" => named(&evidence::files()),
         "keygen" | "sign" => messages(target),
         "machines" => machines(),
         "participant_log" => logs("participant"),
@@ -123,21 +125,43 @@ fn control() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The golden logs of every version.
+/// The golden logs of every version, by cohort.
 fn logs(role: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../crates/cohort/tests/golden"
     ));
-    let entries = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let of_role = entries.filter_map(|path| {
-        let name = path.file_name()?.to_str()?.to_owned();
-        name.starts_with(role)
-            .then(|| (name, fs::read(path).unwrap()))
-    });
-    of_role.collect()
+    let mut seeds = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if !name.starts_with(role) {
+            continue;
+        }
+        let text = fs::read_to_string(path).unwrap();
+        for (number, lines) in (1..).zip(by_cohort(&text).values()) {
+            seeds.push((format!("{name}-{number}"), lines.join("\n").into_bytes()));
+        }
+    }
+    // A version that writes what the one before wrote has nothing to add.
+    seeds.sort();
+    let mut known = BTreeSet::new();
+    seeds.retain(|(_, bytes)| known.insert(bytes.clone()));
+    seeds
+}
+
+fn by_cohort(log: &str) -> BTreeMap<String, Vec<&str>> {
+    let mut cohorts: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for line in log.lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let cohort = event["cohort"].as_str().unwrap_or_default().to_owned();
+        cohorts.entry(cohort).or_default().push(line);
+    }
+    cohorts
 }
 
 fn did() -> Vec<(&'static str, String)> {

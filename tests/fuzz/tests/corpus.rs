@@ -96,7 +96,7 @@ macro_rules! targets {
 }
 
 targets! {
-    config control coordinator_log did did_document envelope keygen machines participant_log plaintext proof protocols
+    config control coordinator_log did did_document envelope evidence keygen machines participant_log plaintext proof protocols
     sign store terms transaction
 }
 

@@ -33,12 +33,24 @@ pub enum Fault {
     SyncsFailAndKeep = 7,
 }
 
+impl Fault {
+    /// Whether it leaves the process alive, and its disk broken.
+    pub fn is_of_the_disk(self) -> bool {
+        !matches!(self, Self::DieAndLose | Self::DieAndTear | Self::DieAfter)
+    }
+
+    fn is_of_writes(self) -> bool {
+        matches!(self, Self::WritesFull | Self::WritesFail)
+    }
+}
+
 /// When it strikes. Syncs and writes are counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum When {
     /// At the sync or write of this number after now.
     Next(u64),
-    /// At the sync that makes the first event of this kind durable.
+    /// At the sync that makes the first event of this kind durable; among the writes, or at the first sync, where the
+    /// event shall not get that far.
     Event(String),
 }
 
@@ -76,7 +88,14 @@ impl Faults {
         self.lift();
         let (at, words) = match when {
             When::Next(number) => (*number + self.count(fault), String::new()),
-            When::Event(kind) => (SYNCS_OF_A_COMMIT, format!("\"event\":\"{kind}\"")),
+            When::Event(kind) => {
+                let syncs = match fault {
+                    Fault::WritesFull | Fault::WritesFail => 0,
+                    Fault::SyncsFailAndLose => 1,
+                    _ => SYNCS_OF_A_COMMIT,
+                };
+                (syncs, format!("\"event\":\"{kind}\""))
+            }
         };
         let mut bytes = [0; PLAN_BYTES - 5 * 8];
         bytes[8..8 + words.len()].copy_from_slice(words.as_bytes());
@@ -92,10 +111,7 @@ impl Faults {
 
     /// How many there were so far of what this strikes: writes, or syncs.
     pub fn count(&self, fault: Fault) -> u64 {
-        self.get(match fault {
-            Fault::WritesFull | Fault::WritesFail => 3,
-            _ => 2,
-        })
+        self.get(if fault.is_of_writes() { 3 } else { 2 })
     }
 
     /// How often something has struck.

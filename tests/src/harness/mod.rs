@@ -17,6 +17,7 @@ mod agent;
 mod binaries;
 mod chain;
 mod fault;
+pub mod lives;
 mod log;
 mod mortal;
 mod net;

@@ -1,4 +1,5 @@
-//! An agent that dies when its plan says so, and whose user starts it again and looks what became of the last command.
+//! An agent that dies when its plan says so, by a signal or since its disk fails, and whose user starts it again and looks
+//! what became of the last command.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -7,12 +8,13 @@ use std::path::Path;
 use std::pin::pin;
 use std::process::ExitStatus;
 
-use beacon_runtime::control::CallError;
+use beacon_runtime::control::{CallError, INTERNAL_ERROR};
 use beacon_runtime::store::{RedbStore, Store as _, StoreLimits};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::log::{Ended, Event};
-use super::{Agent, Fault, When};
+use super::{Agent, DEADLINE, Fault, When};
 
 /// `SIGKILL` as a signal number.
 const SIGKILL: i32 = 9;
@@ -26,6 +28,8 @@ pub struct Mortal {
     /// What strikes it in this life.
     plan: Option<(Fault, When)>,
     deaths: usize,
+    /// How often something had struck when it died last.
+    struck: u64,
 }
 
 impl Mortal {
@@ -39,6 +43,7 @@ impl Mortal {
             plans,
             plan: None,
             deaths: 0,
+            struck: 0,
         }
     }
 
@@ -57,9 +62,17 @@ impl Mortal {
         self.deaths == self.planned
     }
 
-    /// Starts it, and again until it runs.
+    /// Starts it, and again until it runs. A disk that fails does so once more at the start, and then no longer.
     pub async fn start(&mut self) {
         loop {
+            if self
+                .plan
+                .as_ref()
+                .is_some_and(|(fault, _)| fault.is_of_the_disk())
+            {
+                let status = self.agent.try_restart().await;
+                self.failed(status.unwrap_err());
+            }
             let faults = self.agent.faults();
             self.plan = self.plans.pop_front();
             match &self.plan {
@@ -90,7 +103,7 @@ impl Mortal {
                 }
                 match self.agent.try_call(method, params.clone()).await {
                     Ok(_) => return self.wait(kind, &fits).await,
-                    Err(CallError::Rpc(error)) => {
+                    Err(CallError::Rpc(error)) if error.code != INTERNAL_ERROR => {
                         panic!("{}: {method}: {error}", self.agent.name())
                     }
                     // It has died of it.
@@ -124,7 +137,8 @@ impl Mortal {
     }
 
     async fn revive(&mut self) {
-        let status = self.agent.ended().await;
+        let status = timeout(DEADLINE, self.agent.ended()).await;
+        let status = status.unwrap_or_else(|_| panic!("{} hangs", self.agent.name()));
         self.died(status);
         self.start().await;
     }
@@ -132,19 +146,47 @@ impl Mortal {
     /// It must have been the plan, and what is on the disk must be readable.
     fn died(&mut self, status: ExitStatus) {
         let name = self.agent.name();
-        assert_eq!(status.signal(), Some(SIGKILL), "{name} ended by itself");
-        let struck = self.agent.faults().fired();
+        let (fault, when) = self
+            .plan
+            .as_ref()
+            .unwrap_or_else(|| panic!("{name} ended without a plan: {status}"));
         self.deaths += 1;
-        assert_eq!(struck, self.deaths as u64, "{name} died without a plan");
+        if fault.is_of_the_disk() {
+            self.failed(status);
+        } else {
+            assert_eq!(status.signal(), Some(SIGKILL), "{name} ended by itself");
+        }
+        let struck = self.agent.faults().fired();
+        assert!(struck > self.struck, "{name} died of something else");
+        self.struck = struck;
         let events = on_disk(&self.agent.data_dir());
         for event in self.agent.seen_events() {
             let kept = events.get(usize::try_from(event.seq - 1).unwrap());
             assert_eq!(kept, Some(event), "{name} told of it and lost it");
         }
-        if let Some((fault, When::Event(kind))) = &self.plan {
+        if let When::Event(kind) = when {
             let there = events.iter().any(|event| event.value["event"] == *kind);
-            assert_eq!(there, *fault == Fault::DieAfter, "{name}: {fault:?} {kind}");
+            let kept = [Fault::DieAfter, Fault::SyncsFailAndKeep].contains(fault);
+            assert_eq!(there, kept, "{name}: {fault:?} {kind}");
         }
+    }
+
+    /// It stopped by itself, and said in one line which file has failed, and how.
+    fn failed(&self, status: ExitStatus) {
+        let name = self.agent.name();
+        assert_eq!(status.code(), Some(1), "{name}: {status}");
+        let log = self.agent.log();
+        let last = log.lines().last().unwrap();
+        let because = match self.plan {
+            Some((Fault::WritesFull, _)) => "No space left on device",
+            _ => "Input/output error",
+        };
+        let file = format!("{}/", self.agent.data_dir().display());
+        assert!(last.starts_with("error: "), "{last}");
+        for words in [&file, because] {
+            assert_eq!(last.matches(words).count(), 1, "{words:?}: {last}");
+        }
+        assert!(!log.contains("panicked"), "{log}");
     }
 }
 

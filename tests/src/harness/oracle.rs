@@ -161,3 +161,121 @@ fn pick(event: &Value, members: &[&str]) -> Value {
         .map(|name| ((*name).to_owned(), event[*name].clone()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn log(events: &[Value]) -> Vec<Event> {
+        let events = events.iter().zip(1..);
+        let events = events.map(|(event, seq)| {
+            let mut value = event.clone();
+            value["cohort"] = "c".into();
+            Event { seq, value }
+        });
+        events.collect()
+    }
+
+    fn refuses(check: impl FnOnce()) -> bool {
+        catch_unwind(AssertUnwindSafe(check)).is_err()
+    }
+
+    fn committed(session: &str, nonce: &str) -> Value {
+        json!({ "event": "nonce_committed", "session": session, "nonces": [nonce] })
+    }
+
+    #[test]
+    fn the_oracle_sees_nonces_and_signatures_that_are_given_twice() {
+        let signed = |session: &str| {
+            let authorized = json!({ "event": "partial_authorized", "session": session });
+            let released = json!({ "event": "partial_released", "session": session });
+            [authorized, released]
+        };
+        let [authorized, released] = signed("s");
+        let honest = [
+            committed("s", "n"),
+            authorized,
+            released,
+            committed("t", "m"),
+        ];
+        let check = |events: &[Value]| {
+            let log = log(events);
+            refuses(|| signs_once(&Story::new("member", &log, "c")))
+        };
+        assert!(!check(&honest));
+        let [authorized, released] = signed("s");
+        for bad in [
+            committed("u", "n"),
+            committed("s", "o"),
+            authorized,
+            released,
+        ] {
+            let mut events = honest.to_vec();
+            events.push(bad);
+            assert!(check(&events), "{events:?}");
+        }
+        assert!(check(&signed("s")), "a signature without a nonce");
+    }
+
+    #[test]
+    fn the_oracle_sees_what_was_sent_and_not_committed() {
+        let given = json!({ "event": "nonce_given", "peer": "did", "session": "s", "nonces": ["n"], "signature": "x" });
+        let started = json!({ "event": "session_started", "session": "s", "round": 1 });
+        let mut kept = committed("s", "n");
+        kept["signature"] = "x".into();
+        let proposed = json!({ "event": "signal_proposed", "session": "s" });
+        let check = |coordinator: &[Value], member: &[Value]| {
+            let (coordinator, member) = (log(coordinator), log(member));
+            refuses(|| {
+                nothing_uncommitted_was_sent(
+                    &Story::new("coordinator", &coordinator, "c"),
+                    &Story::new("member", &member, "c"),
+                    "did",
+                );
+            })
+        };
+        let all = [started.clone(), given.clone()];
+        assert!(!check(&all, &[proposed.clone(), kept.clone()]));
+        assert!(
+            check(&all, std::slice::from_ref(&proposed)),
+            "a nonce that the member knows nothing of"
+        );
+        assert!(check(&all, &[proposed.clone(), committed("s", "other")]));
+        assert!(
+            check(&[given], &[proposed, kept]),
+            "a session that the coordinator knows nothing of"
+        );
+    }
+
+    #[test]
+    fn the_oracle_sees_stuck_sessions_and_signals_that_are_built_again() {
+        let event =
+            |kind: &str, session: &str| json!({ "event": kind, "session": session, "round": 1 });
+        let check = |events: &[Value]| {
+            let log = log(events);
+            refuses(|| {
+                every_session_ended_and_no_signal_was_rebuilt(&Story::new(
+                    "coordinator",
+                    &log,
+                    "c",
+                ));
+            })
+        };
+        let start = event("session_started", "s");
+        let sign = event("session_signed", "s");
+        assert!(!check(&[start.clone(), sign.clone()]));
+        assert!(!check(&[start.clone(), event("session_abandoned", "s")]));
+        assert!(check(std::slice::from_ref(&start)));
+        let again = [
+            start,
+            sign,
+            event("session_started", "t"),
+            event("session_signed", "t"),
+        ];
+        assert!(check(&again));
+    }
+}

@@ -60,7 +60,7 @@ impl Chain {
     }
 
     /// Pays an amount to a script out of nothing.
-    pub(super) fn deposit(&mut self, script: &Script, sats: u64) {
+    pub(super) fn deposit(&mut self, script: &Script, sats: u64) -> OutPoint {
         self.deposits_made += 1;
         let tx = Transaction {
             version: Version::TWO,
@@ -77,7 +77,9 @@ impl Chain {
                 script_pubkey: script.to_owned(),
             }],
         };
+        let outpoint = OutPoint::new(tx.compute_txid(), 0);
         self.admit(tx, true);
+        outpoint
     }
 
     /// What a node does with a transaction that it is given.

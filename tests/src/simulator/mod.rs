@@ -12,12 +12,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod attack;
+pub mod campaign;
 mod chain;
 mod dice;
+mod envelope;
+mod live;
+mod network;
 mod node;
 mod oracle;
 mod report;
 mod settings;
+mod stage;
 mod users;
 mod witness;
 mod world;
@@ -28,6 +34,8 @@ use beacon_cohort::terms::BtcNetwork;
 
 pub use report::{Failure, Report};
 pub use settings::{CrashPoint, Faults, Settings};
+
+pub use attack::Letter;
 
 use node::Node;
 use oracle::Sessions;
@@ -62,7 +70,12 @@ impl Simulation {
             let here = settings.crashes.iter().filter(|point| point.node == node);
             here.map(|point| point.boundary).collect()
         };
-        let coordinator = Node::new(COORDINATOR, seed, crashes(COORDINATOR), || {
+        let gone = |node: NodeId| {
+            let gone = settings.gone.filter(|point| point.node == node);
+            gone.map(|point| point.boundary)
+        };
+        let ends = |node| (crashes(node), gone(node));
+        let coordinator = Node::new(COORDINATOR, seed, ends(COORDINATOR), || {
             Coordinator::new(coordinator::Config::default())
         });
         let members = (1..=settings.members).map(|member| {
@@ -73,9 +86,10 @@ impl Simulation {
             };
             let secret = LeafSecret::new(node::leaf_secret(seed, member));
             let build = move || Participant::new(policy.clone(), secret.clone());
-            Node::new(member, seed, crashes(member), build)
+            Node::new(member, seed, ends(member), build)
         });
         let mut world = World::new(seed, settings.faults);
+        world.set_clocks(settings.members, settings.clock_skew_s);
         for node in 0..=settings.members {
             world.schedule(0, Happening::Start { node });
         }
@@ -155,8 +169,10 @@ impl Simulation {
     }
 
     fn reached(&self, goal: Goal) -> bool {
-        let everybody = self.coordinator.is_up() && self.members.iter().all(Node::is_up);
-        everybody
+        let mut members = self.members.iter();
+        let everybody = members.all(|node| node.is_up() || node.is_gone());
+        self.coordinator.is_up()
+            && everybody
             && match goal {
                 Goal::Formed => self.formed(),
                 Goal::Announced => self.announced(),
@@ -230,6 +246,8 @@ impl Simulation {
             stopped: self.users.stopped,
             signals,
             restarts: tally.restarts,
+            broken_lines: tally.broken_lines,
+            disk_faults: tally.disk_faults,
             reorganisations: tally.reorganisations,
             boundaries: nodes
                 .chain(self.members.iter().map(Node::boundaries))

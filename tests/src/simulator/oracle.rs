@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_cohort::coordinator::Event;
 use beacon_cohort::ids::{CohortId, SessionId};
+use beacon_cohort::review::DeclineCode;
 use beacon_signal::{Root, Strictness, transaction};
 use bitcoin::Txid;
 
-use super::Simulation;
+use super::world::{COORDINATOR, node_of};
+use super::{Simulation, live};
 
 /// The coordinator's log, as far as sessions are concerned.
 #[derive(Default)]
@@ -98,15 +100,71 @@ impl Simulation {
         for member in &self.members {
             member.check_replay()?;
         }
-        self.world.witness.check(|node, session| {
-            let (cohort, ..) = sessions.started.get(&session)?;
-            self.membership(node, *cohort)?.key
-        })?;
+        self.check_contributions()?;
+        self.check_kept()?;
+        self.check_blame()?;
         sessions.check_ends()?;
         sessions.check_roots()?;
         let signals = self.check_signals(sessions)?;
         self.check_updates(sessions)?;
         Ok(signals)
+    }
+
+    /// One public nonce, at most one partial signature, over one message, for each member, session and input.
+    pub(super) fn check_contributions(&self) -> Result<(), String> {
+        self.world.witness.check(|node, session| {
+            let node = self.members.get(node.checked_sub(1)?)?;
+            let mut cohorts = node.machine().state().cohorts.values();
+            let shown = self.world.witness.cohort_of(session)?;
+            cohorts.find(|cohort| cohort.id == shown)?.key
+        })
+    }
+
+    /// What honest members keep of everything that they ever signed.
+    pub(super) fn check_kept(&self) -> Result<(), String> {
+        for (id, node) in self.honest_members() {
+            live::check_leaves(node.machine().state().cohorts.values())
+                .map_err(|reason| format!("member {id}: {reason}"))?;
+        }
+        Ok(())
+    }
+
+    /// No honest party is blamed: whoever is named as culprit or struck was late, restarted, could not see the chain or was
+    /// told so by its user, and there is no evidence against anybody honest. Evidence against others convicts them.
+    pub(super) fn check_blame(&self) -> Result<(), String> {
+        for event in self.coordinator.log()? {
+            let (peer, code, evidence) = match event {
+                Event::SessionAbandoned {
+                    culprit: Some(culprit),
+                    code,
+                    ..
+                } => (culprit, code, None),
+                Event::Struck {
+                    peer,
+                    code,
+                    evidence,
+                    ..
+                } => (peer, code, evidence),
+                _ => continue,
+            };
+            if node_of(&peer).is_some_and(|node| self.world.is_dishonest(node)) {
+                if let Some(evidence) = evidence {
+                    evidence.verify().map_err(|error| {
+                        format!("evidence against {peer} proves nothing: {error}")
+                    })?;
+                }
+                continue;
+            }
+            let excused = self.world.is_dishonest(COORDINATOR)
+                || is_no_fault(&code)
+                || (self.settings.empty_leaf_allowed && code == DeclineCode::ProofInvalid.as_str());
+            if !excused || evidence.is_some() {
+                return Err(format!(
+                    "{peer} did nothing wrong and is blamed with {code}: {evidence:?}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Every signal in the chain is a session's, the only one of its round, and proven by every member for each of its
@@ -191,10 +249,23 @@ impl Simulation {
     }
 }
 
+/// Reasons for which an honest member ends a session, or is late.
+fn is_no_fault(code: &str) -> bool {
+    let transient = [
+        DeclineCode::User,
+        DeclineCode::NotApproved,
+        DeclineCode::NonceLost,
+        DeclineCode::ChainUnseen,
+        DeclineCode::ChainUnconfirmed,
+    ];
+    code == "timeout" || transient.iter().any(|fine| fine.as_str() == code)
+}
+
 /// An oracle that cannot fail shows nothing: each is given what it must not accept.
 #[cfg(test)]
 mod tests {
     use beacon_cohort::machine::Machine as _;
+    use beacon_cohort::terms::Flow;
     use beacon_cohort::{coordinator, participant};
     use bitcoin::{OutPoint, ScriptBuf, Transaction, TxIn};
 
@@ -203,7 +274,11 @@ mod tests {
 
     /// A life in which everything held.
     fn settled() -> Simulation {
-        let mut simulation = Simulation::new(3, Settings::default());
+        let settings = Settings {
+            flow: Flow::Pull, // One session for all updates.
+            ..Settings::default()
+        };
+        let mut simulation = Simulation::new(3, settings);
         simulation.form().unwrap();
         simulation.round().unwrap();
         simulation.advance(Goal::Settled).unwrap();

@@ -27,6 +27,10 @@ pub struct Report {
     pub signals: u32,
     /// Processes that ended and started again.
     pub restarts: u64,
+    /// Sockets that were cut, half open or replaced.
+    pub broken_lines: u64,
+    /// Commits that a store refused or a disk failed.
+    pub disk_faults: u64,
     /// Reorganisations of the chain.
     pub reorganisations: u64,
     /// Boundaries that each node passed, the coordinator first: the places where it could have crashed.

@@ -21,6 +21,12 @@ pub struct Settings {
     pub signals: u32,
     /// Sessions that the first member's user declines before it approves any. 0: it signs without asking.
     pub declines: u32,
+    /// Seconds by which members' clocks may be wrong, either way. Messages allow for 300.
+    pub clock_skew_s: u64,
+    /// Whether the operator asks again for a round that stopped.
+    pub operator_asks_again: bool,
+    /// A member whose process ends for ever at this boundary.
+    pub gone: Option<CrashPoint>,
     /// What goes wrong by chance.
     pub faults: Faults,
     /// Where processes end, besides chance.
@@ -40,6 +46,9 @@ impl Default for Settings {
             response_deadline_s: 60,
             signals: 1,
             declines: 0,
+            clock_skew_s: 0,
+            operator_asks_again: true,
+            gone: None,
             faults: Faults::default(),
             crashes: Vec::new(),
             limit_s: 6 * 3_600,
@@ -58,10 +67,19 @@ pub struct Faults {
     pub delay: u32,
     /// A frame arrives damaged, which authenticated encryption turns into a loss.
     pub corrupt: u32,
-    /// In a second, a participant loses its connection for up to 40 s.
+    /// In half a second, a participant loses its connection for up to 40 s.
     pub partition: u32,
+    /// In half a second, a participant's socket dies in one direction; the heartbeat notices within a minute.
+    pub half_open: u32,
+    /// In half a second, a participant opens a second socket; every other time the first is dead, and the coordinator
+    /// does not know it.
+    pub second_socket: u32,
     /// At a boundary of a commit, the process ends and starts again up to 20 s later.
     pub crash: u32,
+    /// The store refuses a commit.
+    pub store_full: u32,
+    /// A commit fails, and is written or not. The process stops; it is started again once the disk is well.
+    pub disk_error: u32,
     /// A chain source does not answer when asked.
     pub outage: u32,
     /// Instead of a block there is a reorganisation, less deep than what counts as buried.
@@ -69,16 +87,21 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Every fault of the network and the chain at this rate, and crashes at a fifth of it: a round has far more
-    /// boundaries than messages, and a cohort that does nothing but restart shows nothing.
+    /// Every fault of the network and the chain at this rate; faults of sockets and processes, which last, at smaller
+    /// ones: a round has far more boundaries than messages, and a cohort that does nothing but restart shows nothing.
     pub fn all(per_mille: u32) -> Self {
+        let process = (per_mille / 5).min(10);
         Self {
             drop: per_mille,
             duplicate: per_mille,
             delay: per_mille,
             corrupt: per_mille,
             partition: per_mille / 5,
-            crash: per_mille / 5,
+            half_open: per_mille / 10,
+            second_socket: per_mille / 5,
+            crash: process,
+            store_full: process,
+            disk_error: process / 2,
             outage: per_mille,
             reorganisation: per_mille,
         }

@@ -154,18 +154,23 @@ impl Simulation {
                     terms: self.terms()?,
                     invited: BTreeSet::new(),
                 };
-                self.tell_coordinator(command)?;
+                self.operate(command)?;
                 continue;
             };
             if let Phase::Failed(reason) = &cohort.phase {
-                return Err(format!("cohort {id} failed: {reason}"));
+                if self.world.network.guard.dishonest.is_empty() {
+                    return Err(format!("cohort {id} failed: {reason}"));
+                }
+                continue;
             }
             if let (Phase::Acknowledged, Some(beacon)) = (&cohort.phase, &cohort.beacon)
                 && self.users.funded.insert(id)
             {
                 self.world.chain.deposit(beacon.script(), DEPOSIT_SAT);
             }
-            if let Stage::Stopped { reason } = &cohort.round.stage {
+            if let Stage::Stopped { reason } = &cohort.round.stage
+                && self.settings.operator_asks_again
+            {
                 let reason = reason.clone();
                 self.ask_again(id, &reason)?;
             } else {
@@ -188,7 +193,7 @@ impl Simulation {
                 "the operator gives up after {MAX_STOPPED} stopped rounds, the last with: {reason}"
             ));
         }
-        self.tell_coordinator(coordinator::Command::StartRound { cohort })
+        self.operate(coordinator::Command::StartRound { cohort })
     }
 
     fn look_at_coordinator(&mut self, member: NodeId) -> Result<(), String> {
@@ -301,19 +306,19 @@ impl Simulation {
                 cohort.round.stage == Stage::Waiting && !cohort.round.requested
             });
             if ready && idle && self.coordinator.is_up() {
-                self.tell_coordinator(coordinator::Command::StartRound { cohort: *id })?;
+                self.operate(coordinator::Command::StartRound { cohort: *id })?;
             }
         }
         Ok(())
     }
 
-    fn tell_coordinator(&mut self, command: coordinator::Command) -> Result<(), String> {
+    fn operate(&mut self, command: coordinator::Command) -> Result<(), String> {
         must(self.coordinator.command(command, &mut self.world)?)
     }
 
     fn terms(&self) -> Result<AgreedTerms, String> {
         let members = self.members.len() as u64;
-        let expires = self.world.now().after(86_400);
+        let expires = self.world.now(COORDINATOR).after(86_400);
         let terms = Terms {
             flow: self.settings.flow,
             empty_leaf_allowed: self.settings.empty_leaf_allowed,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use beacon_cohort::ids::SessionId;
+use beacon_cohort::ids::{CohortId, SessionId};
 use beacon_cohort::message::{Message, SpentOutput};
 use beacon_cohort::musig;
 use beacon_cohort::statement;
@@ -21,7 +21,15 @@ type Seat = (NodeId, SessionId);
 
 #[derive(Default)]
 pub(super) struct Witness {
+    /// What the coordinator's machine asked.
     requests: BTreeMap<Seat, (Transaction, Vec<SpentOutput>)>,
+    /// What members were shown: more than one thing, where an attacker sits between.
+    shown: BTreeMap<Seat, Vec<(Transaction, Vec<SpentOutput>)>>,
+    cohorts: BTreeMap<SessionId, CohortId>,
+    /// The session in which a member contributed nonces last, by cohort.
+    latest: BTreeMap<(NodeId, CohortId), SessionId>,
+    /// Aggregated nonces that members were shown.
+    heard: BTreeMap<Seat, Vec<Vec<AggregatedNonce>>>,
     nonces: BTreeMap<Seat, (Vec<NonceBytes>, StatementSignature)>,
     aggregated: BTreeMap<Seat, Vec<AggregatedNonce>>,
     partials: BTreeMap<Seat, (Vec<PartialBytes>, StatementSignature)>,
@@ -57,6 +65,7 @@ impl Witness {
                     let used = *self.used.entry(nonce.0).or_insert((seat, input));
                     same("use of a nonce", from, session, used == (seat, input))?;
                 }
+                self.latest.insert((from, body.cohort_id), session);
                 Ok(())
             }
             Message::AggregatedNonces(body) if from == COORDINATOR => {
@@ -81,11 +90,46 @@ impl Witness {
         }
     }
 
-    /// A signer made partial signatures.
-    pub(super) fn signed(&mut self, node: NodeId, session: SessionId) -> Result<(), String> {
+    /// A message reached its recipient.
+    pub(super) fn received(&mut self, node: NodeId, message: &Message) {
+        if let Message::AuthorizationRequest(body) = message {
+            let shown = self.shown.entry((node, body.session_id)).or_default();
+            let request = (body.pending_tx.clone(), body.spent_outputs.clone());
+            if !shown.contains(&request) {
+                shown.push(request);
+            }
+            self.cohorts.insert(body.session_id, body.cohort_id);
+        }
+        if let Message::AggregatedNonces(body) = message {
+            let heard = self.heard.entry((node, body.session_id)).or_default();
+            if !heard.contains(&body.aggregated_nonces) {
+                heard.push(body.aggregated_nonces.clone());
+            }
+        }
+    }
+
+    /// The cohort of a session.
+    pub(super) fn cohort_of(&self, session: SessionId) -> Option<CohortId> {
+        self.cohorts.get(&session).copied()
+    }
+
+    /// A signer made partial signatures. A later session of the cohort destroys the nonces of the ones before.
+    pub(super) fn signed(
+        &mut self,
+        node: NodeId,
+        cohort: CohortId,
+        session: SessionId,
+    ) -> Result<(), String> {
         let count = self.signed.entry((node, session)).or_default();
         *count += 1;
-        same("use of secret nonces", node, session, *count == 1)
+        same("use of secret nonces", node, session, *count == 1)?;
+        let latest = self.latest.get(&(node, cohort));
+        same(
+            "session's nonces in the place of a destroyed one's",
+            node,
+            session,
+            latest == Some(&session),
+        )
     }
 
     /// Every contribution is over the one transaction that its member was shown. `key` finds a member's cohort key.
@@ -94,37 +138,44 @@ impl Witness {
         key: impl Fn(NodeId, SessionId) -> Option<CohortKey>,
     ) -> Result<(), String> {
         for (seat, (nonces, signature)) in &self.nonces {
-            let sighashes = self.sighashes(*seat)?;
-            let statement = statement::nonces(seat.1, &sighashes, nonces);
-            let valid =
-                key(seat.0, seat.1).is_some_and(|key| statement.is_signed_by(&key, signature));
-            same("message of nonces", seat.0, seat.1, valid)?;
-            same(
-                "nonce count",
-                seat.0,
-                seat.1,
-                nonces.len() == sighashes.len(),
-            )?;
-        }
-        for (seat, (partials, signature)) in &self.partials {
-            let aggregated = self.aggregated.get(seat).map_or(&[][..], Vec::as_slice);
-            let statement =
-                statement::partials(seat.1, &self.sighashes(*seat)?, aggregated, partials);
-            let valid =
-                key(seat.0, seat.1).is_some_and(|key| statement.is_signed_by(&key, signature));
-            same("message of partial signatures", seat.0, seat.1, valid)?;
+            let (node, session) = *seat;
+            let key = key(node, session);
+            let mut over = Vec::new();
+            for sighashes in self.sighashes(*seat)? {
+                let statement = statement::nonces(session, &sighashes, nonces);
+                let count = nonces.len() == sighashes.len();
+                if count && key.is_some_and(|key| statement.is_signed_by(&key, signature)) {
+                    over.push(sighashes);
+                }
+            }
+            let [sighashes] = over.as_slice() else {
+                return same("message of nonces", node, session, false);
+            };
+            let Some((partials, signature)) = self.partials.get(seat) else {
+                continue;
+            };
+            let heard = self.heard.get(seat).map_or(&[][..], Vec::as_slice);
+            let over = heard.iter().filter(|aggregated| {
+                let statement = statement::partials(session, sighashes, aggregated, partials);
+                key.is_some_and(|key| statement.is_signed_by(&key, signature))
+            });
+            let once = over.count() == 1;
+            same("message of partial signatures", node, session, once)?;
         }
         Ok(())
     }
 
-    fn sighashes(&self, seat: Seat) -> Result<Vec<[u8; 32]>, String> {
-        let (tx, spent) = self
-            .requests
+    /// The sighashes of everything that a member was shown in a session.
+    fn sighashes(&self, seat: Seat) -> Result<Vec<Vec<[u8; 32]>>, String> {
+        let shown = self
+            .shown
             .get(&seat)
             .ok_or_else(|| format!("{} was never asked in session {}", Name(seat.0), seat.1))?;
-        let spent: Vec<TxOut> = spent.iter().map(SpentOutput::to_txout).collect();
-        musig::sighashes(tx, &spent)
-            .ok_or_else(|| format!("session {} has a request that cannot be signed", seat.1))
+        let sighashes = shown.iter().filter_map(|(tx, spent)| {
+            let spent: Vec<TxOut> = spent.iter().map(SpentOutput::to_txout).collect();
+            musig::sighashes(tx, &spent)
+        });
+        Ok(sighashes.collect())
     }
 }
 
@@ -141,7 +192,6 @@ fn same(what: &str, node: NodeId, session: SessionId, holds: bool) -> Result<(),
 
 #[cfg(test)]
 mod tests {
-    use beacon_cohort::ids::CohortId;
     use beacon_cohort::message::{NonceContribution, SignatureAuthorization};
     use uuid::Uuid;
 
@@ -203,10 +253,26 @@ mod tests {
 
     #[test]
     fn secret_nonces_are_used_once() {
-        let (mut witness, session) = (Witness::default(), SessionId(Uuid::nil()));
-        witness.signed(1, session).unwrap();
-        witness.signed(2, session).unwrap();
-        assert!(witness.signed(1, session).is_err());
+        let mut witness = Witness::default();
+        let (cohort, session) = (CohortId(Uuid::nil()), SessionId(Uuid::from_bytes([1; 16])));
+        for member in [1, 2] {
+            witness
+                .committed(member, 0, &nonces(1, [G, G2][member - 1]))
+                .unwrap();
+            witness.signed(member, cohort, session).unwrap();
+        }
+        assert!(witness.signed(1, cohort, session).is_err());
+    }
+
+    #[test]
+    fn a_later_session_destroys_the_nonces_of_the_one_before() {
+        let mut witness = Witness::default();
+        let session = |number| SessionId(Uuid::from_bytes([number; 16]));
+        witness.committed(1, 0, &nonces(1, G)).unwrap();
+        witness.committed(1, 0, &nonces(2, G2)).unwrap();
+        let cohort = CohortId(Uuid::nil());
+        assert!(witness.signed(1, cohort, session(1)).is_err());
+        witness.signed(1, cohort, session(2)).unwrap();
     }
 
     #[test]

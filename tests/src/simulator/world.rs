@@ -11,6 +11,7 @@ use bitcoin::Transaction;
 
 use super::chain::Chain;
 use super::dice::Dice;
+use super::network::Network;
 use super::settings::Faults;
 use super::witness::Witness;
 
@@ -56,8 +57,14 @@ pub(super) struct Frame {
 /// What happens at a moment. Where a node is named with its run, what it concerned ended with that run of its
 /// process.
 pub(super) enum Happening {
-    /// A frame reaches a node.
-    Arrival { to: NodeId, frame: Frame },
+    /// A frame reaches a node, on the socket that was the participant's newest when it left.
+    Arrival {
+        to: NodeId,
+        frame: Frame,
+        socket: u32,
+    },
+    /// A node has a new connection to a peer: what waits for it is sent at once.
+    Connected { node: NodeId, peer: NodeId },
     /// A signer carries a request out.
     Signer {
         node: NodeId,
@@ -89,6 +96,7 @@ impl Happening {
     pub(super) fn node(&self) -> Option<NodeId> {
         match self {
             Self::Arrival { to: node, .. }
+            | Self::Connected { node, .. }
             | Self::Signer { node, .. }
             | Self::Deadline { node, .. }
             | Self::Resend { node, .. }
@@ -107,9 +115,24 @@ impl Happening {
             | Self::Resend { run, .. }
             | Self::Poll { run, .. }
             | Self::Broadcast { run, .. } => Some(*run),
-            Self::Arrival { .. } | Self::Start { .. } | Self::Block | Self::Users => None,
+            Self::Arrival { .. }
+            | Self::Connected { .. }
+            | Self::Start { .. }
+            | Self::Block
+            | Self::Users => None,
         }
     }
+}
+
+/// What a disk does with a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Disk {
+    /// It is written, for good.
+    Sound,
+    /// Refused as a whole: a limit.
+    Refuses,
+    /// The agent is told of an error, and cannot know whether it is written. It stops.
+    Fails { written: bool },
 }
 
 /// What was counted.
@@ -120,6 +143,8 @@ pub(super) struct Tally {
     pub(super) lost: u64,
     pub(super) corrupted: u64,
     pub(super) restarts: u64,
+    pub(super) broken_lines: u64,
+    pub(super) disk_faults: u64,
     pub(super) reorganisations: u64,
 }
 
@@ -134,12 +159,15 @@ pub(super) struct World {
     pub(super) transcript: VecDeque<String>,
     queue: BTreeMap<(u64, u64), Happening>,
     scheduled: u64,
-    /// Participants without a connection, and until when.
-    cut: BTreeMap<NodeId, u64>,
+    pub(super) network: Network,
+    /// Whether an attacker keeps the coordinator's transactions to itself.
+    pub(super) withholds: bool,
+    /// By how many seconds each node's clock is wrong.
+    pub(super) skew: BTreeMap<NodeId, i64>,
 }
 
 /// Lines of the transcript that are kept.
-const TRANSCRIPT_LINES: usize = 5_000;
+const TRANSCRIPT_LINES: usize = 50_000;
 
 impl World {
     pub(super) fn new(seed: u64, faults: Faults) -> Self {
@@ -153,13 +181,26 @@ impl World {
             transcript: VecDeque::new(),
             queue: BTreeMap::new(),
             scheduled: 0,
-            cut: BTreeMap::new(),
+            network: Network::default(),
+            withholds: false,
+            skew: BTreeMap::new(),
+        }
+    }
+
+    /// Sets members' clocks wrong by up to `most` seconds, either way. The coordinator's is right.
+    pub(super) fn set_clocks(&mut self, members: usize, most: u64) {
+        if most > 0 {
+            for member in 1..=members {
+                let off = self.dice.between(0, 2 * most).cast_signed() - most.cast_signed();
+                self.skew.insert(member, off);
+            }
         }
     }
 
     /// What a node's clock shows.
-    pub(super) fn now(&self) -> Timestamp {
-        Timestamp(EPOCH_S + self.clock / 1_000)
+    pub(super) fn now(&self, node: NodeId) -> Timestamp {
+        let skew = self.skew.get(&node).copied().unwrap_or_default();
+        Timestamp((EPOCH_S + self.clock / 1_000).saturating_add_signed(skew))
     }
 
     /// Lets something happen, `delay` milliseconds from now.
@@ -169,9 +210,11 @@ impl World {
             .insert((self.clock + delay, self.scheduled), happening);
     }
 
-    /// Lets a machine's deadline happen.
-    pub(super) fn schedule_at(&mut self, moment: Timestamp, happening: Happening) {
-        let at = moment.0.saturating_sub(EPOCH_S).saturating_mul(1_000);
+    /// Lets a machine's deadline happen, by its own clock.
+    pub(super) fn schedule_at(&mut self, node: NodeId, moment: Timestamp, happening: Happening) {
+        let skew = self.skew.get(&node).copied().unwrap_or_default();
+        let right = moment.0.saturating_add_signed(-skew);
+        let at = right.saturating_sub(EPOCH_S).saturating_mul(1_000);
         self.schedule(at.saturating_sub(self.clock), happening);
     }
 
@@ -192,63 +235,23 @@ impl World {
             .push_back(format!("{seconds:>6}.{rest:03} {line}"));
     }
 
-    /// Puts a frame on its way, with whatever befalls it.
-    pub(super) fn transmit(&mut self, from: NodeId, to: NodeId, frame: &Frame) {
-        self.tally.messages += 1;
-        self.tally.bytes += frame.packed.len() as u64;
-        let member = from.max(to);
-        let fate = if self.cut.get(&member).is_some_and(|end| *end > self.clock) {
-            Some("cut off")
-        } else if self.dice.hits(self.faults.drop) {
-            Some("lost")
-        } else if self.dice.hits(self.faults.corrupt) {
-            self.tally.corrupted += 1;
-            Some("corrupted")
+    /// How a node's disk takes the next commit.
+    pub(super) fn disk(&mut self) -> Disk {
+        let disk = if self.dice.hits(self.faults.store_full) {
+            Disk::Refuses
+        } else if self.dice.hits(self.faults.disk_error) {
+            let written = self.dice.hits(500);
+            Disk::Fails { written }
         } else {
-            None
+            return Disk::Sound;
         };
-        self.note(format_args!(
-            "{} -> {} {} ({} bytes) {}",
-            Name(from),
-            Name(to),
-            frame.kind,
-            frame.packed.len(),
-            fate.unwrap_or_default()
-        ));
-        if fate.is_some() {
-            self.tally.lost += 1;
-            return;
-        }
-        let copies = 1 + u64::from(self.dice.hits(self.faults.duplicate));
-        for _ in 0..copies {
-            let delay = self.latency(member);
-            let frame = frame.clone();
-            self.schedule(delay, Happening::Arrival { to, frame });
-        }
+        self.tally.disk_faults += 1;
+        disk
     }
 
-    /// One latency for each link keeps the order of a connection; with faults there is no such order.
-    fn latency(&mut self, member: NodeId) -> u64 {
-        let base = 5 + member as u64 % 40;
-        if !self.faults.any() {
-            return base;
-        }
-        let jitter = self.dice.below(200);
-        if self.dice.hits(self.faults.delay) {
-            base + jitter + self.dice.below(20_000)
-        } else {
-            base + jitter
-        }
-    }
-
-    /// Perhaps cuts one of the members off. To be asked every half second.
-    pub(super) fn weather(&mut self, members: usize) {
-        if self.dice.hits(self.faults.partition) {
-            let member = 1 + usize::try_from(self.dice.below(members as u64)).unwrap_or(0);
-            let end = self.clock + self.dice.between(1_000, 40_000);
-            self.note(format_args!("{} is cut off until {} ms", Name(member), end));
-            self.cut.insert(member, end);
-        }
+    /// Whether a node ever had an attacker at its line.
+    pub(super) fn is_dishonest(&self, node: NodeId) -> bool {
+        self.network.guard.dishonest.contains(&node)
     }
 
     /// Milliseconds until the next block.
@@ -284,7 +287,7 @@ impl World {
     /// Gives a transaction to the chain, unless the source does not answer.
     pub(super) fn broadcast(&mut self, tx: Transaction) -> BroadcastOutcome {
         let txid = tx.compute_txid();
-        let outcome = if self.dice.hits(self.faults.outage) {
+        let outcome = if self.withholds || self.dice.hits(self.faults.outage) {
             BroadcastOutcome::Unavailable
         } else {
             self.chain.submit(tx)

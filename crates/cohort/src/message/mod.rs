@@ -67,7 +67,13 @@ macro_rules! messages {
             /// Reads the body of a message of the given type URI.
             pub fn parse(type_uri: &str, body: &Value) -> Result<Self, MessageError> {
                 let unknown = || MessageError::UnknownType(shortened(type_uri));
-                match type_uri.strip_prefix(TYPE_PREFIX).ok_or_else(unknown)? {
+                let kind = type_uri.strip_prefix(TYPE_PREFIX).ok_or_else(unknown)?;
+                match kind {
+                    // Readers of structs take a list of their values as well.
+                    $($kind if !body.is_object() => Err(MessageError::Malformed {
+                        kind: $kind,
+                        reason: "got a body that is not an object".to_owned(),
+                    }),)*
                     $($kind => $variant::deserialize(body).map(Self::$variant).map_err(|error| {
                         MessageError::Malformed { kind: $kind, reason: shortened(&error.to_string()) }
                     }),)*

@@ -1,6 +1,6 @@
 //! How each event changes a participant's state.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bitcoin::{Transaction, Txid};
 
@@ -94,6 +94,7 @@ impl Membership {
             session: None,
             candidates: Vec::new(),
             committed: None,
+            contributed: BTreeSet::new(),
             ended: VecDeque::new(),
         }
     }
@@ -213,6 +214,7 @@ impl Membership {
                 if let Some(session) = &mut self.session {
                     if matches!(event, Event::NonceCommitted { .. }) {
                         self.committed = Some(session.proposal.0.round);
+                        self.contributed.insert(session.id);
                     }
                     session.apply(event);
                 }

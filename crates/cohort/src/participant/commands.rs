@@ -181,7 +181,9 @@ impl Participant {
             });
         }
         // Ids are the coordinators' choice: one that takes another's id gets another name here, and blocks nothing.
-        let taken = self.state.cohorts.contains_key(&body.cohort_id);
+        // Names that we make are of version 8: an id of that version could have been chosen to be one of them.
+        let taken = self.state.cohorts.contains_key(&body.cohort_id)
+            || body.cohort_id.0.get_version_num() == 8;
         let handle = if taken {
             derive::handle(from, body.cohort_id)
         } else {

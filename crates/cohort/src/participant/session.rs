@@ -219,8 +219,15 @@ impl Participant {
                 session,
                 reason,
             } => match self.open_session(cohort, session) {
-                Some((cohort, _)) => {
-                    Self::decline(cohort, session, DeclineCode::Signer, &reason, now)
+                Some((cohort, open)) => {
+                    // Asked for partial signatures, it used up or never had the nonces: a new session can be signed.
+                    let lost = matches!(open.progress, Progress::PartialAuthorized { .. });
+                    let code = if lost {
+                        DeclineCode::NonceLost
+                    } else {
+                        DeclineCode::Signer
+                    };
+                    Self::decline(cohort, session, code, &reason, now)
                 }
                 None => Step::nothing(),
             },

@@ -1,6 +1,6 @@
 //! A participant's state: what replaying its log gives.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use beacon_signal::{Index, Proof, Root, UpdateId};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
@@ -97,6 +97,9 @@ pub struct Membership {
     pub session: Option<Session>,
     /// Everything that we ever signed, oldest first: any of them may be the one that is mined.
     pub candidates: Vec<Candidate>,
+    /// Sessions for which we signed nonces, for ever. Sessions that are over may be forgotten, and one of these asked for
+    /// again would get other nonces: two contributions that we signed for one session, which convict us.
+    pub contributed: BTreeSet<SessionId>,
     /// Sessions that are over, newest last; the last 64.
     pub ended: VecDeque<Ended>,
 }
@@ -263,7 +266,8 @@ impl Membership {
 
     /// Whether a session of this id was here before.
     pub fn knows_session(&self, id: SessionId) -> bool {
-        self.ended.iter().any(|ended| ended.session == id)
+        self.contributed.contains(&id)
+            || self.ended.iter().any(|ended| ended.session == id)
             || self
                 .candidates
                 .iter()

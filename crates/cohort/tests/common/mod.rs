@@ -443,10 +443,16 @@ impl World {
 
     /// Delivers in order and looks at the chain until nothing moves.
     pub fn settle(&mut self) {
+        self.settle_watched(|_, _| {});
+    }
+
+    /// Settles, and shows each piece of mail before it is delivered.
+    pub fn settle_watched(&mut self, mut watch: impl FnMut(&Self, &Mail)) {
         loop {
             let before = self.log_lines();
             while !self.mail.is_empty() {
                 let mail = self.mail.remove(0);
+                watch(self, &mail);
                 self.deliver(mail);
             }
             self.look_at_chain();

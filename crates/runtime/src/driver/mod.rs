@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use beacon_cohort::ids::Timestamp;
 use beacon_cohort::machine::{Input, Machine, Rejection, Watches};
+use beacon_cohort::signer::SignerAnswer;
 use beacon_didcomm::protocols::Disclosure;
 use beacon_didcomm::{Resolver, UnpackLimits};
 use rand::rand_core::UnwrapErr;
@@ -137,6 +138,8 @@ pub struct Driver<A: Agent> {
     followers: Followers,
     /// Inputs that effects have produced, to be taken before anything else comes in.
     pending: VecDeque<Input<<A::Machine as Machine>::Command>>,
+    /// What nobody would repeat, and the store refused so far: taken again later.
+    refused: Vec<Once>,
     last_seq: u64,
     /// Percentage of the log's limit that was warned of.
     log_warned: u64,
@@ -147,6 +150,33 @@ pub struct Driver<A: Agent> {
 const PRUNE_INTERVAL_S: u64 = 60;
 /// The loop looks at the clock at least this often.
 const IDLE: Duration = Duration::from_secs(30);
+/// Wait before what the store refused is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// An input that comes once. A message is repeated by its sender, a command by its user, a chain fact by the watcher; were the
+/// signer's answer dropped, a join or a session would wait for it in vain.
+#[derive(Debug)]
+enum Once {
+    Signer(SignerAnswer),
+    Restarted,
+}
+
+impl Once {
+    fn of<C>(input: &Input<C>) -> Option<Self> {
+        match input {
+            Input::Signer(answer) => Some(Self::Signer(answer.clone())),
+            Input::Restarted => Some(Self::Restarted),
+            _ => None,
+        }
+    }
+
+    fn input<C>(self) -> Input<C> {
+        match self {
+            Self::Signer(answer) => Input::Signer(answer),
+            Self::Restarted => Input::Restarted,
+        }
+    }
+}
 
 impl<A: Agent> Driver<A> {
     /// Replays the log and takes up what was under way.
@@ -194,6 +224,7 @@ impl<A: Agent> Driver<A> {
             transport: Arc::new(transport.0),
             followers: Followers::default(),
             pending: VecDeque::new(),
+            refused: Vec::new(),
             last_seq,
             log_warned: 0,
             next_prune: now,
@@ -270,8 +301,10 @@ impl<A: Agent> Driver<A> {
             .map(|at| Instant::now() + Duration::from_secs(at.0.saturating_sub(now().0)).min(IDLE));
         // A deadline that is due was settled already: whatever is left of it waits for something else, or a moment.
         let deadline = deadline.map(|at| at.max(Instant::now() + Duration::from_millis(500)));
+        let refused = (!self.refused.is_empty()).then(|| Instant::now() + AGAIN);
         deadline
             .into_iter()
+            .chain(refused)
             .fold(idle.min(self.routes.next_scan()), Instant::min)
     }
 
@@ -306,11 +339,14 @@ impl<A: Agent> Driver<A> {
             self.next_prune = now.after(PRUNE_INTERVAL_S);
             self.prune(now)?;
         }
+        let again = std::mem::take(&mut self.refused);
+        self.pending.extend(again.into_iter().map(Once::input));
         loop {
             let (input, tick) = match self.pending.pop_front() {
                 Some(input) => (input, false),
                 None => (Input::Tick, true),
             };
+            let once = Once::of(&input);
             let step = match self.step(input) {
                 Ok(step) => step,
                 Err(rejection) => {
@@ -324,6 +360,9 @@ impl<A: Agent> Driver<A> {
             };
             let progressed = !step.events.is_empty();
             let committed = self.commit(step, None)?;
+            if !committed {
+                self.refused.extend(once);
+            }
             if tick && !(progressed && committed) && self.pending.is_empty() {
                 break;
             }

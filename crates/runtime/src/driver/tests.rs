@@ -385,6 +385,17 @@ async fn a_refused_command_changes_nothing_sends_nothing_and_can_be_given_again(
     participant.stopped().await;
 }
 
+/// Nobody repeats a signer's answer, so the driver does.
+#[tokio::test]
+async fn a_signers_answer_that_the_store_refuses_is_taken_later() {
+    let (disk, mut conductor) = (Disk::new(), Conductor::start().await);
+    let participant = disk.run(Some(("opted_in", Failure::Refused))).await;
+    participant.subscribe(&conductor.did()).await.unwrap();
+    conductor.until("keygen/cohort_ack").await;
+    assert_eq!(conductor.times_heard("keygen/opt_in"), 1);
+    participant.stopped().await;
+}
+
 #[tokio::test]
 async fn a_refused_message_is_reported_not_acknowledged_and_taken_when_it_comes_again() {
     let (disk, mut conductor) = (Disk::new(), Conductor::start().await);

@@ -1,9 +1,9 @@
 //! The store of the agents: one redb file, every commit on the disk before it returns.
 
 mod file;
+mod panics;
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{
@@ -51,11 +51,11 @@ impl RedbStore {
         }
         // redb trusts some of its own bookkeeping and panics where a damaged disk has changed it. Nothing survives such a
         // panic here but the path, so no half-made state can be seen.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
+        let opened = panics::caught(|| {
             let database = database(file).map_err(|error| not_opened(path, error))?;
             Self::load(path, database, limits)
-        }));
-        opened.unwrap_or_else(|_| {
+        });
+        opened.unwrap_or_else(|| {
             let fault = "the database library cannot make sense of it".to_owned();
             Err(StoreError::Corrupt {
                 path: path.to_owned(),
@@ -417,6 +417,11 @@ fn failed(path: &Path, error: redb::Error) -> StoreError {
     let path = path.to_owned();
     match error {
         redb::Error::Corrupted(fault) => StoreError::Corrupt { path, fault },
+        // A disk that fails says something else.
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            let fault = "it is cut off".to_owned();
+            StoreError::Corrupt { path, fault }
+        }
         source => StoreError::Failed {
             path,
             source: Box::new(source),

@@ -28,7 +28,7 @@ fuzz_target!(
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     let form = chosen().form;
-    if form == Form::Bytes || seed % 4 == 0 {
+    if form == Form::Bytes || seed.is_multiple_of(4) {
         return fuzzer_mutate(data, size, max_size);
     }
     let mutated = mutate::mutate(&data[..size], form, max_size, u64::from(seed));

@@ -11,7 +11,7 @@ use super::situations::apply;
 use crate::common::START;
 
 /// Ticks that are tried. A state that no machine led to need not come to rest.
-const TICKS: usize = 20;
+const TICKS: usize = 8;
 
 /// A coordinator's log, one event on each line.
 pub fn coordinator(data: &[u8]) {
@@ -36,12 +36,7 @@ fn run<M: Machine + Clone>(mut machine: M, data: &[u8]) -> M {
         }
     }
     let mut rng = ChaCha20Rng::seed_from_u64(1);
-    for now in [
-        START,
-        Timestamp(0),
-        START.after(86_400),
-        Timestamp(u64::MAX),
-    ] {
+    for now in [START.after(86_400), Timestamp(u64::MAX)] {
         let mut woken = machine.clone();
         let _ = (woken.next_deadline(), woken.watches());
         let mut step = woken.step(Input::Restarted, now, &mut rng);

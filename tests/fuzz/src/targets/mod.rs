@@ -3,6 +3,7 @@
 pub mod control;
 pub mod dids;
 pub mod envelopes;
+pub mod evidence;
 pub mod files;
 pub mod logs;
 pub mod machines;

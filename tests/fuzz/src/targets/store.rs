@@ -5,6 +5,9 @@ use std::fs;
 use beacon_runtime::store::{Batch, OutboxRow, RedbStore, Seen, SeenRow, Store as _, StoreLimits};
 use tempfile::TempDir;
 
+/// Events 1 to 12, the first six of which are gone.
+const SNAPSHOT: &[u8] = b"{\"state\":1}";
+
 thread_local! {
     static TEMPLATE: Template = Template::new();
 }
@@ -27,6 +30,9 @@ impl Template {
         let mut store = RedbStore::open(&path, StoreLimits::default()).unwrap();
         for number in 0..8 {
             store.commit(&batch(number)).unwrap();
+            if number == 3 {
+                store.compact(SNAPSHOT, 6).unwrap();
+            }
         }
         drop(store);
         let bytes = fs::read(&path).unwrap();
@@ -91,10 +97,12 @@ fn open(template: &Template, bytes: &[u8]) {
     match RedbStore::open(&path, StoreLimits::default()) {
         Ok(mut store) => {
             let events = store.events(1).expect("what was verified can be read");
-            assert_eq!(events.len(), 24, "events were lost without a word");
-            for (at, (number, _)) in (1..).zip(&events) {
+            assert_eq!(events.len(), 18, "events were lost without a word");
+            for (at, (number, _)) in (7..).zip(&events) {
                 assert_eq!(at, *number);
             }
+            let snapshot = store.snapshot().unwrap().expect("one was made");
+            assert_eq!((snapshot.event, snapshot.state.as_slice()), (12, SNAPSHOT));
             let _ = (store.outbox().unwrap(), store.meta("key").unwrap());
             let _ = store.seen("did:b", "message-1").unwrap();
             assert_eq!(store.commit(&batch(100)).unwrap(), 27);

@@ -2,17 +2,18 @@
 //! Then ticks, until one records nothing.
 
 use beacon_cohort::ids::{PeerId, Timestamp};
-use beacon_cohort::machine::{ChainFact, Effect, Input, Rejection, Step, Watches};
-use beacon_cohort::message::Message;
+use beacon_cohort::machine::{ChainFact, Code, Effect, Input, Rejection, Step, Watches};
+use beacon_cohort::message::{Message, MessageError};
 use beacon_cohort::signer::{SignerAnswer, SignerRequest};
 use beacon_runtime::store::{Batch, OutboxRow, Seen, SeenRow, Store as _};
 use bitcoin::Transaction;
 use serde_json::Value;
 
-use super::envelope::{EMPTY, Envelope, Pen, REPORT, thread};
-use super::outbox::FIRST_WAIT_MS;
 use super::{Comparable, Node, Stop, broken};
-use crate::simulator::world::{Frame, Happening, Name, NodeId, World, node_of, peer};
+use crate::simulator::envelope::{EMPTY, Envelope, Pen, REPORT, thread};
+use crate::simulator::world::{
+    COORDINATOR, Disk, Frame, Happening, Name, NodeId, World, node_of, peer,
+};
 
 /// Ticks after which a machine should have come to rest.
 const MAX_TICKS: u32 = 1_000;
@@ -20,6 +21,15 @@ const MAX_TICKS: u32 = 1_000;
 const POLL_MS: u64 = 5_000;
 /// Seconds by which clocks may differ.
 const SKEW_S: u64 = 300;
+
+/// What happens once, and nobody repeats.
+#[derive(Clone, Debug)]
+pub(super) enum Own {
+    /// The signer's answer.
+    Signer(SignerAnswer),
+    /// The process has started.
+    Restarted,
+}
 
 /// The message that led to a step.
 struct Cause {
@@ -30,9 +40,14 @@ struct Cause {
 
 impl<M: Comparable> Node<M> {
     /// Takes a frame in.
-    pub(super) fn receive(&mut self, packed: &[u8], world: &mut World) -> Result<(), Stop> {
+    pub(super) fn receive(
+        &mut self,
+        packed: &[u8],
+        socket: u32,
+        world: &mut World,
+    ) -> Result<(), Stop> {
         let envelope: Envelope = serde_json::from_slice(packed).map_err(broken)?;
-        if envelope.expires_time + SKEW_S <= world.now().0 {
+        if envelope.expires_time + SKEW_S <= world.now(self.id).0 {
             return Ok(());
         }
         let seen = self.store.seen(envelope.from.as_str(), &envelope.id);
@@ -46,10 +61,17 @@ impl<M: Comparable> Node<M> {
             }
             return Ok(());
         }
+        let sender = recipient(&envelope.from)?;
+        if self.id == COORDINATOR {
+            world.network.heard(sender, socket);
+        }
         match envelope.kind.as_str() {
             EMPTY => {
                 let cause = self.cause(envelope, None);
-                self.carry_out(Step::nothing(), Some(&cause), world)
+                if !cause.retire.is_empty() {
+                    let _ = self.carry_out(Step::nothing(), Some(&cause), world)?;
+                }
+                Ok(())
             }
             REPORT => {
                 let text = |member| {
@@ -68,7 +90,20 @@ impl<M: Comparable> Node<M> {
                 outcome.map_err(|rejection| broken(format!("a report was rejected: {rejection}")))
             }
             kind => {
-                let message = Message::parse(kind, &envelope.body).map_err(broken)?;
+                let message = match Message::parse(kind, &envelope.body) {
+                    Ok(message) => message,
+                    Err(error) if world.is_dishonest(sender) => {
+                        let code = match &error {
+                            MessageError::UnknownType(_) => Code::UnknownType,
+                            MessageError::Malformed { .. } => Code::Malformed,
+                        };
+                        let rejection = Rejection::new(code, error.to_string(), "a message");
+                        world.note(format_args!("{} refuses: {rejection}", Name(self.id)));
+                        return self.refuse(&envelope, &rejection, world);
+                    }
+                    Err(error) => return Err(broken(error)),
+                };
+                world.witness.received(self.id, &message);
                 let cause = self.cause(envelope, Some(&message));
                 let input = Input::Message {
                     from: cause.envelope.from.clone(),
@@ -87,19 +122,46 @@ impl<M: Comparable> Node<M> {
         let Some(answer) = self.signer.handle(request) else {
             return Ok(());
         };
-        if let SignerAnswer::Partials { session, .. } = &answer {
-            let signed = world.witness.signed(self.id, *session);
+        if let SignerAnswer::Partials {
+            cohort, session, ..
+        } = &answer
+        {
+            let signed = world.witness.signed(self.id, *cohort, *session);
             signed.map_err(Stop::Broken)?;
         }
-        self.inform(Input::Signer(answer), world)
+        self.keep_trying(Own::Signer(answer), world)
+    }
+
+    /// An input of our own that comes once only: what the store refuses of it is tried again.
+    pub(super) fn keep_trying(&mut self, own: Own, world: &mut World) -> Result<(), Stop> {
+        let input = match own.clone() {
+            Own::Signer(answer) => Input::Signer(answer),
+            Own::Restarted => Input::Restarted,
+        };
+        let step = self.machine.step(input, world.now(self.id), &mut self.rng);
+        let step = step.map_err(|rejection| {
+            broken(format!(
+                "an input without a sender was rejected: {rejection}"
+            ))
+        })?;
+        if !self.carry_out(step, None, world)? {
+            self.deferred.push(own);
+        }
+        self.tick(world)
     }
 
     /// A machine's deadline has come.
     pub(super) fn wake(&mut self, world: &mut World) -> Result<(), Stop> {
-        if self.deadline.is_none_or(|deadline| world.now() < deadline) {
+        if self
+            .deadline
+            .is_none_or(|deadline| world.now(self.id) < deadline)
+        {
             return Ok(()); // It was put off.
         }
         self.deadline = None;
+        for own in std::mem::take(&mut self.deferred) {
+            self.keep_trying(own, world)?;
+        }
         self.inform(Input::Tick, world)
     }
 
@@ -125,9 +187,18 @@ impl<M: Comparable> Node<M> {
 
     /// Sends what is due again, and drops what is of no use any more.
     pub(super) fn look_into_outbox(&mut self, world: &mut World) -> Result<(), Stop> {
-        self.resending = false;
-        let pruned = self.store.prune(world.now().0).map_err(broken)?;
+        if self.resend_at != Some(world.clock) {
+            return Ok(()); // It was moved.
+        }
+        self.resend_at = None;
+        let pruned = self.store.prune(world.now(self.id).0).map_err(broken)?;
         self.outbox.remove(&pruned.outbox);
+        self.send_due(world)
+    }
+
+    /// There is a new connection to a peer.
+    pub(super) fn connected(&mut self, node: NodeId, world: &mut World) -> Result<(), Stop> {
+        self.outbox.connected(&peer(node), world.clock);
         self.send_due(world)
     }
 
@@ -140,10 +211,11 @@ impl<M: Comparable> Node<M> {
             };
             self.transmit(&due.to, &frame, world)?;
         }
-        if !self.resending && !self.outbox.is_empty() {
-            self.resending = true;
+        let next = self.outbox.next_due(world.clock);
+        if let Some(at) = next.filter(|at| self.resend_at.is_none_or(|set| *at < set)) {
+            self.resend_at = Some(at);
             let (node, run) = (self.id, self.run);
-            world.schedule(FIRST_WAIT_MS, Happening::Resend { node, run });
+            world.schedule(at - world.clock, Happening::Resend { node, run });
         }
         Ok(())
     }
@@ -176,8 +248,18 @@ impl<M: Comparable> Node<M> {
         cause: Option<&Cause>,
         world: &mut World,
     ) -> Result<Result<(), Rejection>, Stop> {
-        match self.machine.step(input, world.now(), &mut self.rng) {
-            Ok(step) => self.carry_out(step, cause, world)?,
+        match self.machine.step(input, world.now(self.id), &mut self.rng) {
+            Ok(step) => {
+                if !self.carry_out(step, cause, world)?
+                    && let Some(Cause { envelope, .. }) = cause
+                {
+                    // No acknowledgement: the message is welcome when it comes again.
+                    let mut welcome = envelope.clone();
+                    welcome.id.clear();
+                    let full = Rejection::new(Code::Limit, "one record more", "room in the store");
+                    self.refuse(&welcome, &full, world)?;
+                }
+            }
             Err(rejection) => {
                 world.note(format_args!("{} refuses: {rejection}", Name(self.id)));
                 if let Some(Cause { envelope, .. }) = cause {
@@ -186,40 +268,52 @@ impl<M: Comparable> Node<M> {
                 return Ok(Err(rejection));
             }
         }
+        self.tick(world)?;
+        Ok(Ok(()))
+    }
+
+    /// Ticks until the facts have no more consequences.
+    fn tick(&mut self, world: &mut World) -> Result<(), Stop> {
         for _ in 0..MAX_TICKS {
             let tick = self
                 .machine
-                .step(Input::Tick, world.now(), &mut self.rng)
+                .step(Input::Tick, world.now(self.id), &mut self.rng)
                 .map_err(|rejection| broken(format!("a tick was rejected: {rejection}")))?;
-            if tick.events.is_empty() {
-                if tick.effects.is_empty() {
-                    self.rest(world)?;
-                    return Ok(Ok(()));
-                }
+            if tick.events.is_empty() && !tick.effects.is_empty() {
                 return Err(broken(format!(
                     "a tick that records nothing has effects, and would have them again and again: {:?}",
                     tick.effects
                 )));
             }
-            self.carry_out(tick, None, world)?;
+            let idle = tick.events.is_empty();
+            let refused = !self.carry_out(tick, None, world)?;
+            if idle || refused {
+                return self.rest(refused || !self.deferred.is_empty(), world);
+            }
         }
         Err(broken(format!(
             "no rest after {MAX_TICKS} ticks in a row that recorded something"
         )))
     }
 
+    /// Commits a step, applies it, carries its effects out. `false` when the store refused it: nothing has happened then.
     fn carry_out(
         &mut self,
         step: Step<M::Event>,
         cause: Option<&Cause>,
         world: &mut World,
-    ) -> Result<(), Stop> {
-        // What waits in its sender's outbox is recorded and acknowledged even if it changes nothing.
-        let cause = cause.filter(|cause| {
-            cause.envelope.please_ack || !cause.retire.is_empty() || !step.is_empty()
-        });
-        if step.is_empty() && cause.is_none() {
-            return Ok(());
+    ) -> Result<bool, Stop> {
+        if step.is_empty() {
+            let Some(cause) = cause else {
+                return Ok(true);
+            };
+            if cause.retire.is_empty() {
+                // Nothing to remember: the same message would change nothing again.
+                if cause.envelope.please_ack {
+                    self.send_receipt(&cause.envelope, world)?;
+                }
+                return Ok(true);
+            }
         }
         let mut batch = Batch::default();
         for event in &step.events {
@@ -227,8 +321,17 @@ impl<M: Comparable> Node<M> {
                 .events
                 .push(serde_json::to_vec(event).map_err(broken)?);
         }
-        let receipt = self.write_messages(&step, cause, &mut batch, world.now())?;
+        let receipt = self.write_messages(&step, cause, &mut batch, world.now(self.id))?;
         self.pass_boundary(world)?;
+        let disk = world.disk();
+        match disk {
+            Disk::Refuses => {
+                world.note(format_args!("{}: the store refuses", Name(self.id)));
+                return Ok(false);
+            }
+            Disk::Fails { written: false } => return Err(Stop::Crashed),
+            Disk::Sound | Disk::Fails { written: true } => {}
+        }
         self.store.commit(&batch).map_err(broken)?;
         self.committing = true;
         self.note_events(&batch, world);
@@ -236,7 +339,13 @@ impl<M: Comparable> Node<M> {
             if let Effect::Send { to, message, .. } = effect {
                 let watched = world.witness.committed(self.id, recipient(to)?, message);
                 watched.map_err(Stop::Broken)?;
+                self.machine
+                    .check_before(message)
+                    .map_err(|reason| broken(format!("{}: {reason}", message.kind())))?;
             }
+        }
+        if disk != Disk::Sound {
+            return Err(Stop::Crashed);
         }
         self.pass_boundary(world)?;
         for event in &step.events {
@@ -254,7 +363,19 @@ impl<M: Comparable> Node<M> {
         for effect in step.effects {
             self.effect(effect, world);
         }
-        self.pass_boundary(world)
+        self.pass_boundary(world)?;
+        Ok(true)
+    }
+
+    fn send_receipt(&mut self, about: &Envelope, world: &mut World) -> Result<(), Stop> {
+        let mut pen = Pen {
+            from: peer(self.id),
+            now: world.now(self.id),
+            rng: &mut self.rng,
+        };
+        let packed = pen.receipt(&about.from, &about.id);
+        let frame = receipt_frame(&packed)?;
+        self.transmit(&about.from, &frame, world)
     }
 
     /// Puts the step's messages into the batch, with what is remembered of the message that led to them. Its first
@@ -295,6 +416,9 @@ impl<M: Comparable> Node<M> {
                 }
                 Effect::Broadcast(_) | Effect::Sign(_) => continue,
             };
+            if !self.outbox.has_room(to, kind) {
+                continue; // Dropped with a warning: dead peers must not stop others.
+            }
             envelope.please_ack = true;
             let packed = serde_json::to_vec(&envelope).map_err(broken)?;
             if answered.is_some() {
@@ -310,20 +434,19 @@ impl<M: Comparable> Node<M> {
                 packed,
             });
         }
+        for row in &batch.outbox {
+            batch.retire.extend(self.outbox.superseded(row));
+        }
         let Some(Cause { envelope, retire }) = cause else {
             return Ok(None);
         };
         let mut receipt = None;
         if answers.is_empty() && envelope.please_ack {
-            let packed = pen.receipt(&envelope.from, &envelope.id);
-            let packed = serde_json::to_vec(&packed).map_err(broken)?;
-            answers.push(packed.clone());
-            receipt = Some(Frame {
-                kind: "receipt".to_owned(),
-                packed: packed.into(),
-            });
+            let frame = receipt_frame(&pen.receipt(&envelope.from, &envelope.id))?;
+            answers.push(frame.packed.to_vec());
+            receipt = Some(frame);
         }
-        batch.retire.clone_from(retire);
+        batch.retire.extend(retire.iter().cloned());
         batch.seen = Some(SeenRow {
             privileged: true,
             sender: envelope.from.as_str().to_owned(),
@@ -352,18 +475,24 @@ impl<M: Comparable> Node<M> {
     }
 
     /// What a process does once there is nothing left to do: it waits for the next deadline and watches the chain.
-    fn rest(&mut self, world: &mut World) -> Result<(), Stop> {
+    fn rest(&mut self, refused: bool, world: &mut World) -> Result<(), Stop> {
         let (node, run) = (self.id, self.run);
         let next = self.machine.next_deadline();
         let sooner = |next: &Timestamp| self.deadline.is_none_or(|set| *next < set);
         if let Some(deadline) = next.filter(sooner) {
-            if deadline <= world.now() {
+            if deadline <= world.now(node) && !refused {
                 return Err(broken(format!(
                     "at rest though the deadline {deadline} has passed: a driver would look again at once, for ever"
                 )));
             }
+            // What the store refused is tried again a moment later.
+            let deadline = deadline.max(world.now(node).after(1));
             self.deadline = Some(deadline);
-            world.schedule_at(deadline, Happening::Deadline { node, run });
+            world.schedule_at(node, deadline, Happening::Deadline { node, run });
+        } else if refused {
+            let deadline = world.now(node).after(1);
+            self.deadline = Some(deadline);
+            world.schedule_at(node, deadline, Happening::Deadline { node, run });
         }
         let watches = self.machine.watches();
         if watches != self.watches {
@@ -403,11 +532,12 @@ impl<M: Comparable> Node<M> {
     ) -> Result<(), Stop> {
         let mut pen = Pen {
             from: peer(self.id),
-            now: world.now(),
+            now: world.now(self.id),
             rng: &mut self.rng,
         };
         let (to, thread) = (&refused.from, refused.thid.clone());
-        let packed = pen.report(to, thread, Some(&refused.id), rejection);
+        let about = Some(refused.id.as_str()).filter(|id| !id.is_empty());
+        let packed = pen.report(to, thread, about, rejection);
         let frame = Frame {
             kind: format!("problem report {rejection}"),
             packed: serde_json::to_vec(&packed).map_err(broken)?.into(),
@@ -433,6 +563,13 @@ impl<M: Comparable> Node<M> {
             ));
         }
     }
+}
+
+fn receipt_frame(receipt: &Envelope) -> Result<Frame, Stop> {
+    Ok(Frame {
+        kind: "receipt".to_owned(),
+        packed: serde_json::to_vec(receipt).map_err(broken)?.into(),
+    })
 }
 
 fn recipient(to: &PeerId) -> Result<NodeId, Stop> {

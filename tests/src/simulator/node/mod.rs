@@ -1,7 +1,7 @@
 //! One process: a machine, its store and its signer, with a beginning, an end, and another beginning.
 
 mod drive;
-mod envelope;
+
 mod outbox;
 
 use std::fmt;
@@ -9,6 +9,7 @@ use std::fmt;
 use beacon_cohort::coordinator::Coordinator;
 use beacon_cohort::ids::Timestamp;
 use beacon_cohort::machine::{Input, Machine, Rejection, Watches};
+use beacon_cohort::message::Message;
 use beacon_cohort::participant::Participant;
 use beacon_cohort::signer::{KeyPath, LocalSigner};
 use beacon_runtime::store::{MemoryStore, Store as _};
@@ -18,7 +19,9 @@ use rand_core::RngCore as _;
 use zeroize::Zeroizing;
 
 use super::dice::generator;
+use super::live;
 use super::world::{Happening, Name, NodeId, World};
+use drive::Own;
 use outbox::Outbox;
 
 /// Why a node stopped.
@@ -34,6 +37,9 @@ pub(super) enum Stop {
 pub(super) trait Comparable: Machine {
     /// What differs, if anything does.
     fn difference(&self, other: &Self) -> Option<String>;
+
+    /// What must be in the log before this message may leave.
+    fn check_before(&self, message: &Message) -> Result<(), String>;
 }
 
 impl Comparable for Coordinator {
@@ -41,12 +47,24 @@ impl Comparable for Coordinator {
         (self.state() != other.state())
             .then(|| format!("{:?}\nis not\n{:?}", self.state(), other.state()))
     }
+
+    fn check_before(&self, _: &Message) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 impl Comparable for Participant {
     fn difference(&self, other: &Self) -> Option<String> {
         (self.state() != other.state())
             .then(|| format!("{:?}\nis not\n{:?}", self.state(), other.state()))
+    }
+
+    fn check_before(&self, message: &Message) -> Result<(), String> {
+        let Message::SignatureAuthorization(body) = message else {
+            return Ok(());
+        };
+        let membership = self.state().cohorts.get(&body.cohort_id);
+        live::check_release(membership.ok_or("no such cohort")?, body)
     }
 }
 
@@ -64,23 +82,26 @@ pub(super) struct Node<M> {
     watches: Watches,
     /// When the chain is asked next, in milliseconds.
     poll_at: Option<u64>,
-    /// Whether a look into the outbox is scheduled.
-    resending: bool,
+    /// When the outbox is looked into next, in milliseconds.
+    resend_at: Option<u64>,
     deadline: Option<Timestamp>,
+    /// What the store refused to remember so far.
+    deferred: Vec<Own>,
     up: bool,
     /// Whether memory lags behind the store, as it does between a commit and what follows.
     committing: bool,
     run: u32,
     boundary: u32,
     crash_at: Vec<u32>,
+    gone_at: Option<u32>,
 }
 
 impl<M: Comparable> Node<M> {
-    /// A process that has never run. It ends at the boundaries `crash_at`, besides chance.
+    /// A process that has never run. It ends at the boundaries `crash_at`, besides chance, and for ever at `gone_at`.
     pub(super) fn new(
         id: NodeId,
         seed: u64,
-        crash_at: Vec<u32>,
+        (crash_at, gone_at): (Vec<u32>, Option<u32>),
         build: impl Fn() -> M + 'static,
     ) -> Self {
         Self {
@@ -94,13 +115,15 @@ impl<M: Comparable> Node<M> {
             outbox: Outbox::default(),
             watches: Watches::default(),
             poll_at: None,
-            resending: false,
+            resend_at: None,
             deadline: None,
+            deferred: Vec::new(),
             up: false,
             committing: false,
             run: 0,
             boundary: 0,
             crash_at,
+            gone_at,
         }
     }
 
@@ -166,7 +189,8 @@ impl<M: Comparable> Node<M> {
             return Ok(());
         }
         let outcome = match happening {
-            Happening::Arrival { frame, .. } => self.receive(&frame.packed, world),
+            Happening::Arrival { frame, socket, .. } => self.receive(&frame.packed, socket, world),
+            Happening::Connected { peer, .. } => self.connected(peer, world),
             Happening::Signer { request, .. } => self.sign(request, world),
             Happening::Deadline { .. } => self.wake(world),
             Happening::Resend { .. } => self.look_into_outbox(world),
@@ -218,12 +242,13 @@ impl<M: Comparable> Node<M> {
         self.rng = generator(self.seed, self.id as u64, u64::from(self.run));
         self.up = true;
         world.note(format_args!("{} starts", Name(self.id)));
+        world.dial(self.id);
         self.outbox = Outbox::default();
         for row in self.store.outbox().map_err(broken)? {
             self.outbox.add(row, world.clock);
         }
         self.send_due(world)?;
-        self.inform(Input::Restarted, world)
+        self.keep_trying(Own::Restarted, world)
     }
 
     /// The process ends: what was in memory only is gone.
@@ -232,8 +257,9 @@ impl<M: Comparable> Node<M> {
         self.run += 1;
         self.committing = false;
         self.poll_at = None;
-        self.resending = false;
+        self.resend_at = None;
         self.deadline = None;
+        self.deferred.clear();
         self.watches = Watches::default();
         world.tally.restarts += 1;
         world.note(format_args!(
@@ -241,15 +267,45 @@ impl<M: Comparable> Node<M> {
             Name(self.id),
             self.boundary.saturating_sub(1)
         ));
-        let delay = world.dice.between(100, 20_000);
-        world.schedule(delay, Happening::Start { node: self.id });
+        if !self.is_gone() {
+            let delay = world.dice.between(100, 20_000);
+            world.schedule(delay, Happening::Start { node: self.id });
+        }
+    }
+
+    /// The secret key of a path, which only attackers take out of the signer.
+    pub(super) fn secret_key(&self, path: &KeyPath) -> Zeroizing<[u8; 32]> {
+        secret_key(self.seed, self.id, path)
+    }
+
+    /// Whether the process has ended for ever.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone_at
+            .is_some_and(|boundary| boundary < self.boundary)
+    }
+
+    /// Ends the process for ever.
+    pub(super) fn vanish(&mut self, world: &mut World) {
+        self.gone_at = Some(self.boundary);
+        self.boundary += 1;
+        if self.up {
+            self.crash(world);
+        }
+    }
+
+    /// Ends the process; it is started again soon.
+    pub(super) fn restart(&mut self, world: &mut World) {
+        if self.up {
+            self.crash(world);
+        }
     }
 
     /// Perhaps ends the process here.
     fn pass_boundary(&mut self, world: &mut World) -> Result<(), Stop> {
         let boundary = self.boundary;
         self.boundary += 1;
-        if self.crash_at.contains(&boundary) || world.dice.hits(world.faults.crash) {
+        let chosen = self.crash_at.contains(&boundary) || self.gone_at == Some(boundary);
+        if chosen || world.dice.hits(world.faults.crash) {
             Err(Stop::Crashed)
         } else {
             Ok(())
@@ -259,18 +315,20 @@ impl<M: Comparable> Node<M> {
 
 /// A signer whose keys outlive the process and whose randomness does not.
 fn signer(seed: u64, node: NodeId, run: u32) -> Signer {
-    let keys = move |path: KeyPath| {
-        let mut engine = sha256::Hash::engine();
-        engine.input(b"simulated cohort key");
-        engine.input(&seed.to_le_bytes());
-        engine.input(&node.to_le_bytes());
-        for step in path.steps() {
-            engine.input(&step.to_le_bytes());
-        }
-        Zeroizing::new(sha256::Hash::from_engine(engine).to_byte_array())
-    };
+    let keys = move |path: KeyPath| secret_key(seed, node, &path);
     let randomness = generator(seed, 1_000_000 + node as u64, u64::from(run));
     LocalSigner::new(Box::new(keys), randomness)
+}
+
+fn secret_key(seed: u64, node: NodeId, path: &KeyPath) -> Zeroizing<[u8; 32]> {
+    let mut engine = sha256::Hash::engine();
+    engine.input(b"simulated cohort key");
+    engine.input(&seed.to_le_bytes());
+    engine.input(&node.to_le_bytes());
+    for step in path.steps() {
+        engine.input(&step.to_le_bytes());
+    }
+    Zeroizing::new(sha256::Hash::from_engine(engine).to_byte_array())
 }
 
 /// A member's leaf secret, which outlives its process as its seed does.

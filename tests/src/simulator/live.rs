@@ -1,0 +1,126 @@
+//! What outlives a session (docs/protocol.md, section of that name), as far as one member can break it. These checks run
+//! when a partial signature is about to leave, and at the end over everything that a member ever signed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use beacon_cohort::message::SignatureAuthorization;
+use beacon_cohort::participant::{Candidate, Membership, Standing};
+use beacon_signal::{Index, Strictness};
+use bitcoin::{Transaction, Txid};
+
+/// A member is about to let its partial signatures go: everything that proves the signal is in its log, and the
+/// transaction leaves no live one free to be mined beside it.
+pub(super) fn check_release(
+    membership: &Membership,
+    message: &SignatureAuthorization,
+) -> Result<(), String> {
+    let candidates = &membership.candidates;
+    let found = candidates
+        .iter()
+        .find(|candidate| candidate.session == message.session_id);
+    let Some(signed) = found else {
+        return Err("nothing in the log would prove this signal".to_owned());
+    };
+    check_proven(membership, signed)?;
+    for other in candidates {
+        let live = !matches!(
+            other.standing,
+            Standing::Buried { .. } | Standing::Superseded
+        );
+        if live && other.txid != signed.txid && !excludes(&signed.tx, &other.tx, candidates) {
+            return Err(format!(
+                "{} leaves {} free, which may still be mined",
+                signed.txid, other.txid
+            ));
+        }
+        if live && other.round == signed.round && other.root != signed.root {
+            return Err(format!(
+                "round {} has two live roots, {} and {}",
+                signed.round, other.root, signed.root
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A complete proof for each DID that the member answered for then.
+fn check_proven(membership: &Membership, candidate: &Candidate) -> Result<(), String> {
+    let missing = membership
+        .dids
+        .keys()
+        .find(|index| !candidate.proofs.contains_key(index));
+    if let Some(index) = missing {
+        return Err(format!("no proof for {index} in {}", candidate.txid));
+    }
+    for (index, proof) in &candidate.proofs {
+        proof
+            .verify(
+                index,
+                &proof.leaf_value(),
+                &candidate.root,
+                Strictness::Resolver,
+            )
+            .map_err(|error| format!("{} is not proven: {error}", candidate.txid))?;
+        if proof.nonce.is_none() && !membership.terms.empty_leaf_allowed {
+            return Err(format!("no leaf nonce for {index} in {}", candidate.txid));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `tx` can only be mined instead of `live`, or after it.
+fn excludes(tx: &Transaction, live: &Transaction, all: &[Candidate]) -> bool {
+    let conflicts = tx.input.iter().any(|input| {
+        let mut taken = live.input.iter();
+        taken.any(|taken| taken.previous_output == input.previous_output)
+    });
+    conflicts || ancestors(tx, all).contains(&live.compute_txid())
+}
+
+/// Ids of the transactions on which this one builds.
+fn ancestors(tx: &Transaction, all: &[Candidate]) -> BTreeSet<Txid> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<&Transaction> = vec![tx];
+    while let Some(tx) = open.pop() {
+        for input in &tx.input {
+            let parent = input.previous_output.txid;
+            if found.insert(parent) {
+                let known = all.iter().filter(|candidate| candidate.txid == parent);
+                open.extend(known.map(|candidate| &candidate.tx));
+            }
+        }
+    }
+    found
+}
+
+/// Within a round each leaf is the same byte for byte; each round has new leaf nonces.
+pub(super) fn check_leaves<'a>(
+    memberships: impl Iterator<Item = &'a Membership>,
+) -> Result<(), String> {
+    let mut nonces: BTreeMap<[u8; 32], (String, u64, Index)> = BTreeMap::new();
+    for membership in memberships {
+        let mut leaves = BTreeMap::new();
+        for candidate in &membership.candidates {
+            for (index, proof) in &candidate.proofs {
+                let (round, leaf) = (candidate.round, proof.leaf_value());
+                let first = *leaves.entry((round, *index)).or_insert(leaf);
+                if first != leaf {
+                    return Err(format!(
+                        "two leaves for {index} in round {round}: {first}, {leaf}"
+                    ));
+                }
+                let Some(nonce) = &proof.nonce else {
+                    continue;
+                };
+                let here = (membership.id.to_string(), round, *index);
+                let before = nonces
+                    .entry(*nonce.as_bytes())
+                    .or_insert_with(|| here.clone());
+                if *before != here {
+                    return Err(format!("one leaf nonce for {before:?} and {here:?}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
