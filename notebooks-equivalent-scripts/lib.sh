@@ -23,6 +23,8 @@ python=/usr/bin/python3
 [[ -x $python ]] || python=python3
 # The agents' settings come from the scripts alone; their logs go to files.
 unset "${!BEACON_COORDINATOR_@}" "${!BEACON_PARTICIPANT_@}"
+# Keys that live as long as a demo have no passphrase. In earnest they have one: leave this out, and the agents ask.
+export BEACON_COORDINATOR_UNENCRYPTED_KEYS=true BEACON_PARTICIPANT_UNENCRYPTED_KEYS=true
 export NO_COLOR=1
 
 tool() { "$python" -I -S "$here/tool.py" "$@"; }

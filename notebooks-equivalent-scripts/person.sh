@@ -34,7 +34,8 @@ become_member() {
 
   step "Create a DID"
   say "A seed is drawn, and two keys from it: Ed25519 to prove who we are, X25519 to encrypt. Both are in the DID," \
-    "and so is where we can be reached: that is all there is to a did:peer:2, no registry is asked."
+    "and so is where we can be reached: that is all there is to a did:peer:2, no registry is asked." \
+    "These keys are gone with the demo, so they have no passphrase (--unencrypted-keys); in earnest the agent asks for one."
   did=$(shown "$who" did "${listens[@]}" | tool get did)
   say "$did"
 

@@ -34,13 +34,15 @@ async fn every_command_explains_itself() {
     let expected = [
         (
             Binary::Coordinator,
-            "cohort, cohort advertise, cohort close-admission, cohort list, cohort show, did, events, run, session, \
-             session list, session start, status, subscribers",
+            "cohort, cohort advertise, cohort close-admission, cohort list, cohort show, did, events, keys, keys decrypt, \
+             keys encrypt, keys export, keys import, keys list, keys passphrase, run, session, session list, session start, \
+             status, subscribers",
         ),
         (
             Binary::Participant,
-            "approve, cohorts, decline, did, didcomm, didcomm pack, didcomm send, didcomm unpack, events, join, leave, \
-             proof, proof export, proof verify, request-update, resolve, run, sessions, status, subscribe, unsubscribe",
+            "approve, cohorts, decline, did, didcomm, didcomm pack, didcomm send, didcomm unpack, events, join, keys, \
+             keys decrypt, keys encrypt, keys export, keys import, keys list, keys passphrase, leave, proof, proof export, \
+             proof verify, request-update, resolve, run, sessions, status, subscribe, unsubscribe",
         ),
         (Binary::Regtest, ""),
     ];

@@ -215,6 +215,7 @@ async fn what_cannot_work_is_refused_at_the_start() {
     let chain = one.chain.url().to_owned();
     // The port is taken.
     let arguments = [
+        "--unencrypted-keys",
         "--data-dir",
         &other_home,
         "run",

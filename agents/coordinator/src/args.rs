@@ -1,6 +1,7 @@
 //! The command line of `beacon-coordinator`.
 
 use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs, name_and_value};
+use beacon_runtime::keys::commands::KeysCommand;
 use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
@@ -10,12 +11,15 @@ Examples:
   beacon-coordinator cohort advertise --min-members 2
   beacon-coordinator cohort show 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --json
   beacon-coordinator session start 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11
+  beacon-coordinator keys export --out coordinator.age
   beacon-coordinator events --until signal_confirmed
 
 Every option with a value can be set in the environment as BEACON_COORDINATOR_<NAME>, and those of `run` in
-config.toml in the data directory. RUST_LOG chooses what is logged.
+config.toml in the data directory. BEACON_COORDINATOR_PASSPHRASE can hold the passphrase of the keys; a file is
+better (--passphrase-file). RUST_LOG chooses what is logged.
 
-Exit codes: 0 done; 1 refused or failed; 2 command line or configuration; 3 the agent is not running.";
+Exit codes: 0 done; 1 refused or failed; 2 command line or configuration; 3 the agent is not running;
+4 the passphrase is missing or wrong.";
 
 /// Coordinates beacon cohorts: advertises them, collects updates, has members co-sign a signal and publishes it. Holds
 /// no key and no money.
@@ -44,6 +48,9 @@ pub(crate) enum Command {
     Subscribers,
     /// Show what the agent is doing
     Status,
+    /// Protect, list, export and import the agent's keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Print the log of events, and follow it
     Events(EventsArgs),
 }

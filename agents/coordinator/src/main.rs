@@ -49,6 +49,10 @@ impl Args {
             }
             Command::Subscribers => global.call(AGENT, "subscribers", Value::Null).await,
             Command::Status => global.call(AGENT, "status", Value::Null).await,
+            Command::Keys(command) => {
+                let role = |_: &_, config: &_| Ok(coordinator::role(config));
+                global.keys::<CoordinatorAgent>(AGENT, command, role).await
+            }
             Command::Events(args) => global.events(AGENT, args).await,
         }
     }

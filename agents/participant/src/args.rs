@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs};
+use beacon_runtime::keys::commands::KeysCommand;
 use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
@@ -12,13 +13,15 @@ Examples:
   beacon-participant cohorts
   beacon-participant join 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --did did:btcr2:k1q…
   beacon-participant request-update 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --update-hash 5f…e1
+  beacon-participant keys export --out participant.age
   beacon-participant proof verify --did did:btcr2:k1q… --proof proof.json --root 9a…07
 
 Every option with a value can be set in the environment as BEACON_PARTICIPANT_<NAME>, and those of `run` in
-config.toml in the data directory. RUST_LOG chooses what is logged.
+config.toml in the data directory. BEACON_PARTICIPANT_PASSPHRASE can hold the passphrase of the keys; a file is
+better (--passphrase-file). RUST_LOG chooses what is logged.
 
 Exit codes: 0 done, or valid; 1 refused, failed or invalid; 2 command line, configuration or unreadable file;
-3 the agent is not running.";
+3 the agent is not running; 4 the passphrase is missing or wrong.";
 
 /// Takes part in beacon cohorts: subscribes to coordinators, joins, submits updates, and co-signs what it has checked.
 #[derive(Debug, Parser)]
@@ -106,6 +109,9 @@ pub(crate) enum Command {
     /// Pack, unpack and send DIDComm messages by hand
     #[command(subcommand)]
     Didcomm(DidcommCommand),
+    /// Protect, list, export and import the agent's keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Print the log of events, and follow it
     Events(EventsArgs),
 }

@@ -55,6 +55,11 @@ impl Args {
                 return proofs::write(&answer["proof"], out.as_deref());
             }
             Command::Didcomm(command) => return didcomm(&global, command).await,
+            Command::Keys(command) => {
+                return global
+                    .keys::<ParticipantAgent>(AGENT, command, participant::role)
+                    .await;
+            }
             Command::Events(args) => return global.events(AGENT, args).await,
             Command::Subscribe {
                 coordinator,

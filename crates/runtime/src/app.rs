@@ -1,6 +1,7 @@
 //! From a configuration to a running agent, and to its identity while it does not run.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ use tokio::sync::mpsc;
 
 use crate::agent::Agent;
 use crate::control::ControlServer;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, SEED_FILE, STATE_FILE};
 use crate::driver::{self, Driver, DriverConfig, Parts};
 use crate::identities::Identities;
-use crate::keys::Seed;
+use crate::keys::{KeyError, Seed, SeedFile, Unlock};
 use crate::settings::Config;
 use crate::store::{Batch, RedbStore, Store, StoreLimits};
 use crate::transport::Transport;
@@ -29,23 +30,24 @@ const ENDPOINT: &str = "endpoint";
 /// Metadata key under which it is kept to which seed the memory belongs: the public DID of its first identity.
 const SEED: &str = "seed";
 /// Which endpoint the agent's DIDs announce.
-#[derive(Clone, Copy, Debug)]
-pub enum Choice<'a> {
+#[derive(Clone, Debug)]
+pub enum Choice {
     /// This one; it must be the one they had before.
-    Configured(&'a Endpoint),
+    Configured(Endpoint),
     /// This one, whatever it was before.
-    Change(&'a Endpoint),
+    Change(Endpoint),
     /// The one they had before; this one the first time.
-    Kept(&'a Endpoint),
+    Kept(Endpoint),
 }
 
-impl<'a> Choice<'a> {
+impl Choice {
     /// For commands that need the identities only: an endpoint that nobody configured is the one from before.
-    pub fn of(configured: &'a Endpoint, change: bool) -> Self {
+    pub fn of(configured: &Endpoint, change: bool) -> Self {
+        let endpoint = configured.clone();
         match (change, configured) {
-            (true, endpoint) => Self::Change(endpoint),
-            (false, endpoint @ Endpoint::Queue) => Self::Kept(endpoint),
-            (false, endpoint) => Self::Configured(endpoint),
+            (true, _) => Self::Change(endpoint),
+            (false, Endpoint::Queue) => Self::Kept(endpoint),
+            (false, _) => Self::Configured(endpoint),
         }
     }
 }
@@ -57,16 +59,30 @@ pub struct Home {
     pub data_dir: DataDir,
     /// Its memory.
     pub store: RedbStore,
+    /// What its keys come from.
+    pub seed: Arc<Seed>,
     /// Its identities.
     pub identities: Identities,
 }
 
-/// Opens an agent's home; the first time, its seed is made and its endpoint fixed.
+/// Opens an agent's home; the first time, its seed is made and its endpoint fixed. Takes its time: a passphrase may be
+/// asked for, and then costs scrypt's work.
 ///
 /// The endpoint is part of the DID, so a configuration that has changed is refused: every peer would see a stranger.
-pub fn open(data_dir: DataDir, choice: Choice<'_>, limits: StoreLimits) -> anyhow::Result<Home> {
+pub fn open(
+    path: &Path,
+    unlock: &Unlock,
+    choice: Choice,
+    limits: StoreLimits,
+) -> anyhow::Result<Home> {
+    let there = |name| path.join(name).try_exists().unwrap_or(true);
+    if !there(SEED_FILE) && !there(STATE_FILE) {
+        // Nothing is made where the keys cannot be.
+        unlock.check_new().map_err(KeyError::from)?;
+    }
+    let data_dir = DataDir::open(path)?;
     let mut store = RedbStore::open(&data_dir.state_file(), limits)?;
-    let seed = seed_of(&data_dir, &mut store)?;
+    let seed = Arc::new(seed_of(&data_dir, &mut store, unlock)?);
     let kept = store.meta(ENDPOINT)?.map(String::from_utf8).transpose()?;
     // An endpoint that nobody has configured yet may still become another one.
     let fixed = !matches!(choice, Choice::Kept(_));
@@ -77,7 +93,7 @@ pub fn open(data_dir: DataDir, choice: Choice<'_>, limits: StoreLimits) -> anyho
              so go back to the old one, or run `did --change-endpoint` with the new one"
         ),
         (_, Choice::Configured(endpoint) | Choice::Change(endpoint) | Choice::Kept(endpoint)) => {
-            endpoint.clone()
+            endpoint
         }
     };
     if fixed {
@@ -87,48 +103,81 @@ pub fn open(data_dir: DataDir, choice: Choice<'_>, limits: StoreLimits) -> anyho
             ..Batch::default()
         })?;
     }
-    let identities = Identities::new(seed, endpoint);
+    let identities = Identities::new(Arc::clone(&seed), endpoint);
     Ok(Home {
         data_dir,
         store,
+        seed,
         identities,
     })
 }
 
 /// The agent's seed, made now if its memory is new. A memory without its seed, or with another one, is refused: its
 /// memberships and identities would be gone without a word.
-fn seed_of(data_dir: &DataDir, store: &mut RedbStore) -> anyhow::Result<Seed> {
-    let path = data_dir.seed_file();
+fn seed_of(data_dir: &DataDir, store: &mut RedbStore, unlock: &Unlock) -> anyhow::Result<Seed> {
+    let file = SeedFile::new(data_dir.seed_file());
+    file.clear_leftover()?;
     let known = store.meta(SEED)?;
-    let seed = match known {
-        Some(_) if !path.exists() => bail!(
-            "{} is missing, and {} was made with it: put the seed back from your backup, or start with another --data-dir",
-            path.display(),
+    if known.is_some() && !file.exists()? {
+        bail!(
+            "{} is missing, and {} was made with it: put the seed back from your backup (`keys import`), or start with another --data-dir",
+            file.path().display(),
             data_dir.state_file().display()
-        ),
-        Some(_) => Seed::load(&path)?,
-        None => Seed::load_or_create(&path)?,
-    };
-    // Public, and the same whatever the endpoint.
+        );
+    }
+    let seed = file.load_or_create(unlock)?;
+    if known.is_none() {
+        store.commit(&Batch {
+            meta: vec![(SEED.to_owned(), mark_of(&seed)?)],
+            ..Batch::default()
+        })?;
+    }
+    check_mark(&seed, &file, data_dir, known)?;
+    Ok(seed)
+}
+
+/// Puts a seed into a home that has none: a new one, or one whose memory was made with it.
+pub fn import_seed(path: &Path, seed: &Seed, unlock: &Unlock) -> anyhow::Result<()> {
+    unlock.check_new().map_err(KeyError::from)?;
+    let data_dir = DataDir::open(path)?;
+    let file = SeedFile::new(data_dir.seed_file());
+    if file.exists()? {
+        return Err(KeyError::Exists {
+            path: data_dir.seed_file(),
+        }
+        .into());
+    }
+    if data_dir.state_file().try_exists()? {
+        let store = RedbStore::open(&data_dir.state_file(), StoreLimits::default())?;
+        check_mark(seed, &file, &data_dir, store.meta(SEED)?)?;
+    }
+    let passphrase = unlock.for_new().map_err(KeyError::from)?;
+    Ok(file.create(seed, passphrase.as_ref())?)
+}
+
+/// Refuses a seed that the home's memory was not made with.
+fn check_mark(
+    seed: &Seed,
+    file: &SeedFile,
+    data_dir: &DataDir,
+    known: Option<Vec<u8>>,
+) -> anyhow::Result<()> {
+    let mark = mark_of(seed)?;
+    if known.is_some_and(|known| known != mark) {
+        bail!(
+            "{} is not the seed with which {} was made: put the right one back from your backup",
+            file.path().display(),
+            data_dir.state_file().display()
+        );
+    }
+    Ok(())
+}
+
+/// Public, and the same whatever the endpoint.
+fn mark_of(seed: &Seed) -> anyhow::Result<Vec<u8>> {
     let secrets = seed.identity_secrets(0);
     let identity = Identity::new(&secrets.ed25519, &secrets.x25519, Endpoint::Queue)?;
-    let mark = identity.did().to_string().into_bytes();
-    match known {
-        Some(known) if known != mark => bail!(
-            "{} is not the seed with which {} was made: put the right one back from your backup",
-            path.display(),
-            data_dir.state_file().display()
-        ),
-        Some(_) => {}
-        None => {
-            let meta = vec![(SEED.to_owned(), mark)];
-            store.commit(&Batch {
-                meta,
-                ..Batch::default()
-            })?;
-        }
-    }
-    Ok(seed)
+    Ok(identity.did().to_string().into_bytes())
 }
 
 /// Runs an agent until it is told to stop by SIGTERM or SIGINT, or must stop by itself.
@@ -145,6 +194,7 @@ where
     let Home {
         data_dir,
         store,
+        seed: _,
         mut identities,
     } = home;
     let started = driver::now();

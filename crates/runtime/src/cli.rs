@@ -12,9 +12,9 @@ use serde_json::Value;
 use crate::agent::Agent;
 use crate::app::{self, Choice, Home};
 use crate::control::{self, CallError, RpcError};
-use crate::data_dir::{DataDir, control_socket_of};
+use crate::data_dir::control_socket_of;
 use crate::identities::Identities;
-use crate::keys::KeyError;
+use crate::keys::{KeyError, Unlock};
 use crate::settings::{Config, Options, SettingsError, check_endpoint};
 
 /// Exit code: done.
@@ -25,6 +25,8 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// Exit code: the agent is not running.
 pub const NOT_RUNNING: u8 = 3;
+/// Exit code: the keys stay locked, since their passphrase is missing, wrong or unusable.
+pub const LOCKED: u8 = 4;
 
 /// Options of every command.
 #[derive(Args, Clone, Debug)]
@@ -38,6 +40,12 @@ pub struct Global {
     /// Print JSON for machines
     #[arg(long, global = true)]
     pub json: bool,
+    /// File with the passphrase of the agent's keys, open to you alone; asked for at a terminal without it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Make new keys without a passphrase
+    #[arg(long, global = true)]
+    pub unencrypted_keys: bool,
 }
 
 /// Options of `run`.
@@ -134,6 +142,12 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         let code = match error.downcast_ref::<CallError>() {
             Some(CallError::NotRunning { .. }) => NOT_RUNNING,
             _ if error.is::<SettingsError>() => USAGE,
+            _ if error
+                .downcast_ref::<KeyError>()
+                .is_some_and(KeyError::is_locked) =>
+            {
+                LOCKED
+            }
             _ => FAILED,
         };
         Self { code, error }
@@ -158,7 +172,7 @@ fn with_environment(command: Command, prefix: &'static str) -> Command {
 
 impl Global {
     /// The data directory: as given, or a folder of the user's named after the agent.
-    fn data_dir(&self, agent: &str) -> Result<PathBuf, Failure> {
+    pub(crate) fn data_dir(&self, agent: &str) -> Result<PathBuf, Failure> {
         if let Some(path) = &self.data_dir {
             return Ok(path.clone());
         }
@@ -174,7 +188,7 @@ impl Global {
     }
 
     /// What options, environment and file come to.
-    fn config(&self, options: Options, data_dir: &Path) -> Result<Config, Failure> {
+    pub(crate) fn config(&self, options: Options, data_dir: &Path) -> Result<Config, Failure> {
         let (path, named) = match &self.config {
             Some(path) => (path.clone(), true),
             None => (data_dir.join("config.toml"), false),
@@ -183,6 +197,31 @@ impl Global {
             .over_file(&path, named)
             .and_then(Options::resolve)
             .map_err(Failure::usage)
+    }
+
+    /// Where the passphrase of the agent's keys may come from.
+    pub(crate) fn unlock(&self, agent: &str, config: &Config) -> Result<Unlock, Failure> {
+        let unlock = Unlock::new(
+            agent,
+            self.passphrase_file.clone(),
+            config.passphrase_file.clone(),
+            self.unencrypted_keys || config.unencrypted_keys,
+        );
+        Ok(unlock.map_err(KeyError::from)?)
+    }
+
+    /// Opens the agent's home, on a thread that may wait: for a person's passphrase, and for scrypt.
+    pub(crate) async fn open(
+        &self,
+        agent: &str,
+        config: &Config,
+        choice: Choice,
+    ) -> Result<Home, Failure> {
+        let path = self.data_dir(agent)?;
+        let unlock = self.unlock(agent, config)?;
+        let limits = config.limits.store();
+        let open = move || app::open(&path, &unlock, choice, limits);
+        Ok(tokio::task::spawn_blocking(open).await??)
     }
 
     /// Runs an agent until it is told to stop. Nothing of its home is touched before the configuration is known to be
@@ -196,11 +235,8 @@ impl Global {
         init_logging(args.log_json);
         let path = self.data_dir(name)?;
         let config = self.config(args.options, &path)?.to_run::<A>()?;
-        let home = app::open(
-            DataDir::open(&path)?,
-            Choice::Configured(&config.endpoint),
-            config.limits.store(),
-        )?;
+        let choice = Choice::Configured(config.endpoint.clone());
+        let home = self.open(name, &config, choice).await?;
         let (agent, machine) = role(&home, &config)?;
         Ok(app::run(home, &config, agent, machine, self.json).await?)
     }
@@ -221,7 +257,7 @@ impl Global {
             Err(CallError::NotRunning { .. }) => {
                 let config = self.config(args.options, &path)?;
                 let choice = Choice::of(&config.endpoint, args.change_endpoint);
-                let mut home = app::open(DataDir::open(&path)?, choice, config.limits.store())?;
+                let mut home = self.open(name, &config, choice).await?;
                 check_endpoint::<A>(home.identities.endpoint())?;
                 self.print(&offline(&mut home.identities)?)
             }
@@ -242,7 +278,7 @@ impl Global {
             Err(CallError::NotRunning { .. }) => {
                 let config = self.config(Options::default(), &path)?;
                 let choice = Choice::of(&config.endpoint, false);
-                let mut home = app::open(DataDir::open(&path)?, choice, config.limits.store())?;
+                let mut home = self.open(name, &config, choice).await?;
                 // No agent took part: the code of its answers means nothing here.
                 Ok(
                     offline(&mut home.identities, params)

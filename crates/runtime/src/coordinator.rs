@@ -21,6 +21,7 @@ use crate::agent::{Agent, Call};
 use crate::control::RpcError;
 use crate::driver::now;
 use crate::identities::Identities;
+use crate::keys::list;
 use crate::params::read;
 use crate::settings::Config as Settings;
 
@@ -98,6 +99,7 @@ impl Agent for CoordinatorAgent {
         };
         let answer = match method {
             "did" => own_did(identities)?,
+            "keys" => list::of_coordinator(identities)?,
             "cohort.advertise" => return self.advertise(read(params)?),
             "cohort.list" => machine.state().cohorts.values().map(summary).collect(),
             "cohort.show" => detail(machine, cohort(read::<OneCohort>(params)?.cohort_id)?),

@@ -19,6 +19,10 @@ use sha2::{Digest as _, Sha256};
 /// Bytes that a Unix socket path may have on Linux: `sun_path` holds 108 with the closing zero.
 pub const MAX_SOCKET_PATH: usize = 107;
 
+/// Name of the file of the keys, see [`crate::keys`].
+pub const SEED_FILE: &str = "seed";
+/// Name of the file of the store, see [`crate::store`].
+pub const STATE_FILE: &str = "state.redb";
 const SOCKET_NAME: &str = "control.sock";
 const POINTER_NAME: &str = "control.path";
 
@@ -86,14 +90,14 @@ impl DataDir {
         &self.root
     }
 
-    /// The file of the seed phrase, see [`crate::keys`].
+    /// The file of the keys, see [`crate::keys`].
     pub fn seed_file(&self) -> PathBuf {
-        self.root.join("seed")
+        self.root.join(SEED_FILE)
     }
 
     /// The file of the store, see [`crate::store`].
     pub fn state_file(&self) -> PathBuf {
-        self.root.join("state.redb")
+        self.root.join(STATE_FILE)
     }
 
     /// The path at which to serve the control socket, see [`crate::control`]. At most [`MAX_SOCKET_PATH`] bytes.

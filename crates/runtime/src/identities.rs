@@ -1,5 +1,7 @@
 //! An agent's DIDs: derived from its seed and its endpoint, made when they are needed.
 
+use std::sync::Arc;
+
 use beacon_didcomm::{Did, Endpoint, Identity, Keyring, ParseDidError};
 
 use crate::keys::Seed;
@@ -10,7 +12,7 @@ pub const MAX_IDENTITIES: u32 = 4_096;
 /// The identities made so far, by index.
 #[derive(Debug)]
 pub struct Identities {
-    seed: Seed,
+    seed: Arc<Seed>,
     endpoint: Endpoint,
     made: Vec<Identity>,
 }
@@ -28,9 +30,9 @@ pub enum IdentityError {
 
 impl Identities {
     /// No identity yet.
-    pub fn new(seed: Seed, endpoint: Endpoint) -> Self {
+    pub fn new(seed: impl Into<Arc<Seed>>, endpoint: Endpoint) -> Self {
         Self {
-            seed,
+            seed: seed.into(),
             endpoint,
             made: Vec::new(),
         }

@@ -1,16 +1,21 @@
 //! The agent's only secret: one BIP39 phrase, and what is derived from it.
 //!
-//! The phrase lives in a file of its own, since it must survive the loss of the store and be readable while another
-//! process has the store open. Everything else (identity keys, cohort keys) is derived, so a backup of 24 words is
+//! The phrase lives in a file of its own, encrypted with a passphrase ([`SeedFile`]), since it must survive the loss of the
+//! store and be readable while another process has the store open. Everything else (identity keys, cohort keys) is derived, so a backup of 24 words is
 //! a backup of all keys. The derivations are fixed by ADR 0005 and pinned by known answers in this module's tests:
 //! a change would silently give every agent another DID and lock the funds of every cohort it is in.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
-use std::{fmt, io};
+pub mod commands;
+mod file;
+pub mod list;
+mod passphrase;
 
+use std::fmt::{self, Write as _};
+use std::io;
+use std::path::PathBuf;
+
+use beacon_cohort::signer::KeyPath;
+use beacon_cohort::terms::BtcNetwork;
 use bip39::{Language, Mnemonic};
 use bitcoin::NetworkKind;
 use bitcoin::bip32::{ChildNumber, Xpriv};
@@ -21,6 +26,9 @@ use rand::rngs::OsRng;
 use sha2::Sha256;
 use zeroize::{Zeroize as _, Zeroizing};
 
+pub use file::{AgeFault, PrivateFault, SeedFile};
+pub use passphrase::{Passphrase, PassphraseError, Unlock};
+
 /// Words in a phrase: 24, that is 256 bits of entropy.
 pub const PHRASE_WORDS: usize = 24;
 
@@ -28,8 +36,8 @@ pub const PHRASE_WORDS: usize = 24;
 const IDENTITY_SALT: &[u8] = b"beacon-cohort/keys/v1";
 /// First component of the BIP32 path of all cohort keys, `m/1642'/coin'/…` (ADR 0005).
 const COHORT_PURPOSE: u32 = 1642;
-/// 24 words of at most 8 letters and their separators are 215 bytes; anything far beyond is not a phrase.
-const MAX_FILE_BYTES: usize = 1024;
+/// 24 words of at most 8 letters and their separators are 215 bytes.
+const PHRASE_BYTES: usize = 256;
 
 /// The 64-byte BIP39 seed of an agent, with the phrase that it comes from. Both are wiped when it is dropped.
 pub struct Seed {
@@ -71,13 +79,30 @@ pub enum KeyError {
         mode: u32,
     },
     /// The file is not a phrase.
-    #[error("seed file {path} is malformed: {fault}: restore your {PHRASE_WORDS} words there, or remove it if this agent was never used", path = path.display())]
+    #[error("seed file {path} is malformed: {fault}: restore it from your backup, or remove it if this agent was never used", path = path.display())]
     Malformed {
         /// The seed file.
         path: PathBuf,
         /// What is wrong with it.
         fault: PhraseFault,
     },
+    /// The passphrase is another one.
+    #[error("the passphrase does not open seed file {path}: nothing was changed, try again", path = path.display())]
+    WrongPassphrase {
+        /// The seed file.
+        path: PathBuf,
+    },
+    /// An encrypted file that no passphrase opens.
+    #[error("seed file {path} cannot be opened: {fault}: put it back from your backup, or use `keys import` with your {PHRASE_WORDS} words in a new data directory", path = path.display())]
+    Damaged {
+        /// The seed file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: AgeFault,
+    },
+    /// There is no passphrase to use.
+    #[error(transparent)]
+    Passphrase(#[from] PassphraseError),
     /// The operating system has no randomness to give.
     #[error("cannot draw {PHRASE_WORDS} words from the operating system's randomness: {0}")]
     Randomness(rand::rand_core::OsError),
@@ -98,6 +123,9 @@ pub enum KeyError {
 /// What is wrong with a phrase. Words are named by their position only, so that no secret reaches a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PhraseFault {
+    /// No byte in it.
+    #[error("it is empty")]
+    Empty,
     /// Not a short text file.
     #[error("got something else than one short line of text")]
     NotText,
@@ -110,6 +138,13 @@ pub enum PhraseFault {
     /// All words are known, but they do not belong together.
     #[error("the checksum does not match, so a word is wrong or out of place")]
     Checksum,
+}
+
+impl KeyError {
+    /// Whether the keys are there, and a passphrase is what is missing.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::WrongPassphrase { .. } | Self::Passphrase(_))
+    }
 }
 
 impl Seed {
@@ -139,83 +174,13 @@ impl Seed {
         Ok(seed)
     }
 
-    /// Makes a new seed and writes it to `path`, which must not exist. File and directory are on the disk when this returns.
-    pub fn create(path: &Path) -> Result<Self, KeyError> {
-        let seed = Self::generate()?;
-        let io = |source| KeyError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        if path.try_exists().map_err(io)? {
-            return Err(KeyError::Exists {
-                path: path.to_owned(),
-            });
-        }
-        // Whole or not at all: a start that ends here must not leave half a phrase for the next one.
-        let unfinished = path.with_extension("new");
-        let _ = std::fs::remove_file(&unfinished);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&unfinished)
-            .map_err(io)?;
-        let line = Zeroizing::new(format!("{}\n", seed.phrase.as_str()));
-        let written = file
-            .write_all(line.as_bytes())
-            .and_then(|()| file.sync_all())
-            .and_then(|()| std::fs::rename(&unfinished, path))
-            .and_then(|()| sync_directory_of(path));
-        if let Err(source) = written {
-            let _ = std::fs::remove_file(&unfinished);
-            return Err(io(source));
-        }
-        Ok(seed)
-    }
-
-    /// Reads the seed at `path`, refusing a file that others can read or that is not a phrase.
-    pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let io = |source| KeyError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let malformed = |fault| KeyError::Malformed {
-            path: path.to_owned(),
-            fault,
-        };
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
-            return Err(malformed(PhraseFault::NotText));
-        }
-        let mode = metadata.permissions().mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(KeyError::Exposed {
-                path: path.to_owned(),
-                mode,
-            });
-        }
-        // The capacity is there from the start: a growing string would leave copies behind that nobody wipes.
-        let mut text = Zeroizing::new(Vec::with_capacity(2 * MAX_FILE_BYTES));
-        let read = file
-            .take(MAX_FILE_BYTES as u64 + 1)
-            .read_to_end(&mut text)
-            .map_err(io)?;
-        if read > MAX_FILE_BYTES {
-            return Err(malformed(PhraseFault::NotText));
-        }
-        let phrase = std::str::from_utf8(&text).map_err(|_| malformed(PhraseFault::NotText))?;
-        Self::from_phrase(phrase).map_err(malformed)
-    }
-
-    /// The seed at `path`, made now if there is none: an agent's first start and every later one.
-    pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
-        match Self::load(path) {
-            Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Self::create(path)
-            }
-            other => other,
-        }
+    /// The phrase as a line of text.
+    fn line(&self) -> Zeroizing<String> {
+        // In one piece: a growing string would leave copies behind that nobody wipes.
+        let mut line = Zeroizing::new(String::with_capacity(PHRASE_BYTES));
+        line.push_str(&self.phrase);
+        line.push('\n');
+        line
     }
 
     /// The secret keys of this agent's identity number `index`.
@@ -276,8 +241,11 @@ impl Seed {
     }
 
     fn from_mnemonic(mnemonic: &Mnemonic) -> Self {
+        let mut phrase = Zeroizing::new(String::with_capacity(PHRASE_BYTES));
+        // Writing to a string cannot fail.
+        let _ = write!(phrase, "{mnemonic}");
         Self {
-            phrase: Zeroizing::new(mnemonic.to_string()),
+            phrase,
             bytes: Zeroizing::new(mnemonic.to_seed_normalized("")),
         }
     }
@@ -295,6 +263,17 @@ impl Seed {
     }
 }
 
+/// Where a cohort's key is below the seed, in BIP32's words.
+fn cohort_path(path: &KeyPath) -> String {
+    let coin = u32::from(path.network != BtcNetwork::Mainnet);
+    let mut text = format!("m/{COHORT_PURPOSE}'/{coin}'");
+    for step in path.steps() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "/{step}'");
+    }
+    text
+}
+
 impl fmt::Debug for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Seed(redacted)")
@@ -304,14 +283,6 @@ impl fmt::Debug for Seed {
 impl fmt::Debug for IdentitySecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("IdentitySecrets(redacted)")
-    }
-}
-
-/// A new file is only there after a crash when its directory entry is on the disk too.
-fn sync_directory_of(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
     }
 }
 

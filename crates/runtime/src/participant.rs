@@ -1,5 +1,7 @@
 //! The participant's role: its control methods, its signer, and its state as users see it.
 
+use std::sync::Arc;
+
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::machine::Input;
 use beacon_cohort::message::{Message, Subscribe};
@@ -21,7 +23,7 @@ use crate::app::Home;
 use crate::by_hand;
 use crate::control::RpcError;
 use crate::identities::Identities;
-use crate::keys::{KeyError, Seed};
+use crate::keys::{KeyError, list};
 use crate::params::read;
 use crate::settings::Config;
 
@@ -116,7 +118,7 @@ struct ProofParams {
 
 /// The role and the machine that this configuration asks for. Cohort keys come from the home's seed.
 pub fn role(home: &Home, config: &Config) -> Result<(ParticipantAgent, Participant), KeyError> {
-    let seed = Seed::load(&home.data_dir.seed_file())?;
+    let seed = Arc::clone(&home.seed);
     let leaf_secret = LeafSecret::new(seed.leaf_secret());
     let agent = ParticipantAgent::new(Box::new(move |path: KeyPath| {
         // A path that cannot be derived gives a key that libsecp256k1 refuses: the signer then says that it has none.
@@ -197,6 +199,7 @@ impl Agent for ParticipantAgent {
         let state = machine.state();
         let answer = match method {
             "did" => dids(machine, identities)?,
+            "keys" => list::of_participant(machine, identities)?,
             "subscribe" => return Self::subscribe(machine, identities, read(params)?),
             "unsubscribe" => {
                 let coordinator = coordinator_did(&read::<CoordinatorParam>(params)?.coordinator)?;

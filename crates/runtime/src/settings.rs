@@ -72,6 +72,15 @@ pub struct Options {
     /// In the file: the table `limits`.
     #[command(flatten)]
     pub limits: LimitOptions,
+    // Flags of every command (`cli::Global`), so in the file only.
+    /// File with the passphrase of the keys.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Keys without a passphrase.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unencrypted_keys: Option<bool>,
 }
 
 /// A setting that cannot be used.
@@ -122,6 +131,10 @@ pub struct Config {
     pub auto_join: Option<Vec<String>>,
     /// Sign without asking.
     pub auto_sign: bool,
+    /// File with the passphrase of the keys.
+    pub passphrase_file: Option<PathBuf>,
+    /// Whether new keys are made without a passphrase.
+    pub unencrypted_keys: bool,
 }
 
 impl Config {
@@ -240,6 +253,8 @@ impl Options {
             )?,
             auto_join: auto_join.then_some(dids),
             auto_sign: self.auto_sign.unwrap_or(false),
+            passphrase_file: self.passphrase_file,
+            unencrypted_keys: self.unencrypted_keys.unwrap_or(false),
         })
     }
 }

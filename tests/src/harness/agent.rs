@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 
 use beacon_runtime::control::{self, CallError};
 use beacon_runtime::data_dir::control_socket_of;
-use beacon_runtime::keys::Seed;
+use beacon_runtime::keys::{Seed, SeedFile, Unlock};
 use serde_json::Value;
 
 use super::log::{Ended, Event, Log};
@@ -152,7 +152,8 @@ impl Agent {
 
     /// Its seed, for a test that speaks in its name.
     pub fn seed(&self) -> Seed {
-        Seed::load(&self.data_dir().join("seed")).unwrap()
+        let file = SeedFile::new(self.data_dir().join("seed"));
+        file.load(&Unlock::unencrypted()).unwrap()
     }
 
     /// Its process.
@@ -281,7 +282,8 @@ impl Agent {
 
     fn arguments(&self, arguments: &[&str]) -> Vec<String> {
         let data_dir = self.data_dir().display().to_string();
-        let all = ["--json", "--data-dir", &data_dir];
+        // Whoever reads a test's folder may have its keys; tests of passphrases start their agents themselves.
+        let all = ["--json", "--unencrypted-keys", "--data-dir", &data_dir];
         let all = all.iter().chain(arguments);
         all.map(|argument| (*argument).to_owned()).collect()
     }

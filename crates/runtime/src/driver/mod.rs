@@ -191,15 +191,7 @@ impl<A: Agent> Driver<A> {
             calls,
             config,
         } = parts;
-        let mut last_seq = 0;
-        for (seq, bytes) in store.events(1)? {
-            let event = serde_json::from_slice(&bytes).map_err(|fault| DriverError::Log {
-                seq,
-                fault: fault.to_string(),
-            })?;
-            machine.apply(&event);
-            last_seq = seq;
-        }
+        let last_seq = replay(&*store, &mut machine)?;
         let bounds = config.bounds.clone();
         let outbox = Outbox::new(store.outbox()?, &bounds);
         // No more dials than this are under way.
@@ -398,6 +390,20 @@ impl<A: Agent> Driver<A> {
         }
         Ok(())
     }
+}
+
+/// Applies the whole log to an empty machine. Returns the last sequence number.
+pub fn replay<M: Machine>(store: &dyn Store, machine: &mut M) -> Result<u64, DriverError> {
+    let mut last_seq = 0;
+    for (seq, bytes) in store.events(1)? {
+        let event = serde_json::from_slice(&bytes).map_err(|fault| DriverError::Log {
+            seq,
+            fault: fault.to_string(),
+        })?;
+        machine.apply(&event);
+        last_seq = seq;
+    }
+    Ok(last_seq)
 }
 
 /// Where a driver's inputs come from.

@@ -27,7 +27,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::control::{ControlReply, FAILED};
-use crate::keys::Seed;
+use crate::keys::{Seed, SeedFile, Unlock};
 use crate::participant::ParticipantAgent;
 use crate::store::{Batch, LogSize, MemoryStore, OutboxRow, Pruned, Seen, Snapshot};
 use crate::transport::TransportConfig;
@@ -146,7 +146,8 @@ impl Disk {
     }
 
     fn seed(&self) -> Seed {
-        Seed::load_or_create(&self.folder.path().join("seed")).unwrap()
+        let file = SeedFile::new(self.folder.path().join("seed"));
+        file.load_or_create(&Unlock::unencrypted()).unwrap()
     }
 
     /// A participant that joins and signs without asking. What the chain says, the test says.

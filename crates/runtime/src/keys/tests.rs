@@ -1,9 +1,15 @@
-use super::*;
 use beacon_cohort::ids::{CohortId, PeerId};
-use beacon_cohort::signer::KeyPath;
-use beacon_cohort::terms::BtcNetwork;
 use bitcoin::Network;
-use std::fs;
+use static_assertions::assert_not_impl_any;
+
+use super::*;
+
+// What is secret can neither be written nor shown, and no second copy of it is made by accident. `Drop` is Zeroizing's.
+assert_not_impl_any!(Seed: Clone, Copy, fmt::Display, serde::Serialize, serde::de::DeserializeOwned);
+assert_not_impl_any!(IdentitySecrets: Clone, Copy, fmt::Display, serde::Serialize, serde::de::DeserializeOwned);
+assert_not_impl_any!(Passphrase: Clone, Copy, fmt::Display, serde::Serialize, serde::de::DeserializeOwned);
+assert_not_impl_any!(Unlock: Clone, Copy, fmt::Display, serde::Serialize, serde::de::DeserializeOwned);
+assert_not_impl_any!(beacon_didcomm::Identity: Clone, Copy, fmt::Display, serde::Serialize, serde::de::DeserializeOwned);
 
 /// The phrase of 32 zero bytes. The answers below come from an independent Python program (hashlib, hmac).
 fn zeros() -> Seed {
@@ -141,91 +147,6 @@ fn a_cohort_index_beyond_the_hardened_range_is_refused() {
         error.to_string(),
         "cohort key step 2147483648 is out of range, expected at most 2147483647"
     );
-}
-
-#[test]
-fn a_created_seed_loads_again_and_is_private() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("seed");
-    let made = Seed::load_or_create(&path).unwrap();
-    let loaded = Seed::load_or_create(&path).unwrap();
-    assert_eq!(made.bytes, loaded.bytes);
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-        0o600
-    );
-    assert_ne!(
-        made.bytes,
-        Seed::generate().unwrap().bytes,
-        "two seeds are alike"
-    );
-}
-
-#[test]
-fn a_seed_is_never_overwritten() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("seed");
-    Seed::create(&path).unwrap();
-    let before = fs::read(&path).unwrap();
-    assert!(matches!(Seed::create(&path), Err(KeyError::Exists { .. })));
-    assert_eq!(fs::read(&path).unwrap(), before);
-}
-
-#[test]
-fn an_exposed_seed_is_refused_with_the_remedy() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("seed");
-    Seed::create(&path).unwrap();
-    for mode in [0o640, 0o604, 0o660] {
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        let error = Seed::load_or_create(&path).unwrap_err();
-        assert!(
-            matches!(error, KeyError::Exposed { mode: got, .. } if got == mode),
-            "{error}"
-        );
-        assert!(error.to_string().contains("chmod 600"), "{error}");
-    }
-}
-
-#[test]
-fn a_malformed_seed_is_refused_and_its_words_are_not_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("seed");
-    let good = zeros().phrase.to_string();
-    let cases: [(Vec<u8>, PhraseFault); 6] = [
-        (Vec::new(), PhraseFault::Words(0)),
-        (b"abandon art".to_vec(), PhraseFault::Words(2)),
-        (
-            good.replace("art", "zoologist").into_bytes(),
-            PhraseFault::Unknown(24),
-        ),
-        (
-            good.replace("art", "abandon").into_bytes(),
-            PhraseFault::Checksum,
-        ),
-        (vec![0xff; 100], PhraseFault::NotText),
-        (vec![b' '; 2000], PhraseFault::NotText),
-    ];
-    for (content, fault) in cases {
-        let _ = fs::remove_file(&path);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .unwrap();
-        file.write_all(&content).unwrap();
-        let error = Seed::load(&path).unwrap_err();
-        assert!(
-            matches!(error, KeyError::Malformed { fault: got, .. } if got == fault),
-            "{error}"
-        );
-        assert!(!error.to_string().contains("zoologist"), "{error}");
-    }
-    assert!(matches!(
-        Seed::load(dir.path()),
-        Err(KeyError::Malformed { .. })
-    ));
 }
 
 #[test]

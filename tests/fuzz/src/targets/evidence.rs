@@ -63,16 +63,22 @@ pub fn files() -> Vec<(&'static str, String)> {
     };
     let honest = subject.evidence(HONEST, &[good_nonce(1)]);
     let (first, second) = ([good_nonce(1)], [good_nonce(2)]);
+    let partial = |aggregated| {
+        guilty(Misdeed::BadPartialSignature {
+            nonces: subject.nonces(GUILTY, &first),
+            partials: subject.partials(GUILTY, aggregated, [9; 32]),
+        })
+    };
+    // A coordinator can choose any two points, infinity included.
+    let (point, infinity) = (good_nonce(3).0, [0; 66]);
+    let mut half = point;
+    half[33..].fill(0);
     let text = |evidence: &Evidence| serde_json::to_string(evidence).unwrap();
     vec![
         ("bad-nonce", text(&subject.evidence(GUILTY, &[bad_nonce()]))),
-        (
-            "bad-partial",
-            text(&guilty(Misdeed::BadPartialSignature {
-                nonces: subject.nonces(GUILTY, &first),
-                partials: subject.partials(GUILTY, [9; 32]),
-            })),
-        ),
+        ("bad-partial", text(&partial(point))),
+        ("bad-partial-half", text(&partial(half))),
+        ("bad-partial-infinity", text(&partial(infinity))),
         (
             "equivocation-nonces",
             text(&guilty(Misdeed::Equivocation {
@@ -83,8 +89,8 @@ pub fn files() -> Vec<(&'static str, String)> {
         (
             "equivocation-partials",
             text(&guilty(Misdeed::Equivocation {
-                first: Contribution::Partials(subject.partials(GUILTY, [9; 32])),
-                second: Contribution::Partials(subject.partials(GUILTY, [0xff; 32])),
+                first: Contribution::Partials(subject.partials(GUILTY, point, [9; 32])),
+                second: Contribution::Partials(subject.partials(GUILTY, infinity, [0xff; 32])),
             })),
         ),
         ("honest", text(&honest)),
@@ -153,8 +159,8 @@ impl Subject {
         }
     }
 
-    fn partials(&self, signer: u8, partial: [u8; 32]) -> SignedPartials {
-        let aggregated = vec![AggregatedNonce::from_bytes(&good_nonce(3).0).unwrap()];
+    fn partials(&self, signer: u8, aggregated: [u8; 66], partial: [u8; 32]) -> SignedPartials {
+        let aggregated = vec![AggregatedNonce::from_bytes(&aggregated).unwrap()];
         let partials = vec![PartialBytes(partial)];
         let said = statement::partials(Self::SESSION, &self.sighashes, &aggregated, &partials);
         SignedPartials {

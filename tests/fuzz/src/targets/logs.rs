@@ -7,6 +7,9 @@ use beacon_cohort::machine::{Input, Machine};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::situations::apply;
 use crate::common::START;
 
@@ -16,6 +19,7 @@ const TICKS: usize = 8;
 /// A coordinator's log, one event on each line.
 pub fn coordinator(data: &[u8]) {
     let machine = run(Coordinator::new(coordinator::Config::default()), data);
+    survives(machine.state());
     for cohort in machine.state().cohorts.values() {
         assert!(cohort.abandoned.len() <= 32);
     }
@@ -52,4 +56,14 @@ fn run<M: Machine + Clone>(mut machine: M, data: &[u8]) -> M {
         }
     }
     machine
+}
+
+/// Snapshots hold the state: whatever log led to it, it is read as it was written.
+pub(super) fn survives<S>(state: &S)
+where
+    S: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    let written = serde_json::to_string(state).expect("a state can be stored");
+    let read: S = serde_json::from_str(&written).expect("a state can be read");
+    assert!(read == *state, "{read:?}\nis not\n{state:?}");
 }

@@ -10,6 +10,7 @@ use beacon_cohort::message::{MAX_TEXT, Message, TYPE_PREFIX};
 use beacon_cohort::participant::{self, Event};
 use beacon_signal::UpdateId;
 
+use super::logs::survives;
 use crate::Form;
 use crate::common::{Mail, World};
 use crate::mutate::mutate;
@@ -246,6 +247,7 @@ impl Run {
 
     fn check(&self) {
         self.world.assert_replay_equals_memory();
+        survives(self.world.coordinator.machine.state());
         for rejection in &self.world.rejections {
             assert!(rejection.got.len() <= MAX_TEXT && rejection.expected.len() <= MAX_TEXT);
         }
