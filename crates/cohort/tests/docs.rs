@@ -469,3 +469,28 @@ fn the_threat_model_names_tests_that_exist() {
     }
     assert!(named > 100, "{named} tests are named");
 }
+
+/// Of the attacks that were known from the start each has its row, an answer, an issue and a test.
+#[test]
+fn the_threat_model_lists_every_known_attack() {
+    let page = read("docs/threat-model.md");
+    let list = section(&page, "## The list");
+    let (known, _) = list.split_once("\nFound since:").unwrap();
+    let rows = rows(known);
+    assert_eq!(rows.len(), 28);
+    for row in rows {
+        let [attack, answer, issue, tests] = &row[..] else {
+            panic!("{row:?}");
+        };
+        assert!(answer.len() > 20 && tests.contains('_'), "{attack}");
+        for issue in issue.split(", ") {
+            assert!(["2", "3", "4", "5"].contains(&issue), "{attack}");
+            let later = answer.contains(&format!("issue {issue}"));
+            assert_eq!(
+                later,
+                issue > "3",
+                "{attack}: what is left to issue {issue}"
+            );
+        }
+    }
+}

@@ -6,6 +6,7 @@
 mod conductor;
 mod coordinator;
 mod member;
+mod envelopes;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

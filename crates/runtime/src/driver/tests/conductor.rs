@@ -14,6 +14,7 @@ use rand::rand_core::UnwrapErr;
 use rand::rngs::OsRng;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use url::Url;
 use uuid::Uuid;
 
 use super::{Running, in_time};
@@ -105,6 +106,19 @@ impl Conductor {
         let packed = pack(own, &peer, &plaintext, &Resolver::default()).unwrap();
         self.sent = (plaintext.id, packed.envelope().to_vec());
         self.send_again();
+    }
+
+    /// Where it listens.
+    pub(super) fn url(&self) -> Url {
+        let address = self.transport.local_addr().unwrap();
+        format!("ws://{address}").parse().unwrap()
+    }
+
+    /// A message of its own making, for whoever it is said to be for.
+    pub(super) fn packed(&mut self, to: &str, plaintext: &Plaintext) -> Vec<u8> {
+        let own = self.identities.get(0).unwrap();
+        let packed = pack(own, &to.parse().unwrap(), plaintext, &Resolver::default());
+        packed.unwrap().envelope().to_vec()
     }
 
     /// The last message once more, byte for byte.
