@@ -5,8 +5,8 @@
 
 mod conductor;
 mod coordinator;
-mod member;
 mod envelopes;
+mod member;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
