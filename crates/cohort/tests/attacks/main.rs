@@ -21,4 +21,5 @@ mod cheating_coordinator;
 mod hostile_member;
 mod life;
 mod matrix;
+mod seats_and_successors;
 mod slander;
