@@ -106,7 +106,10 @@ pub(crate) enum Command {
         /// The DID
         did: String,
     },
-    /// Export and verify proofs
+    /// Show and lift what follows from a restored old state
+    #[command(subcommand)]
+    Rollback(RollbackCommand),
+    /// Export, fetch and verify proofs
     #[command(subcommand)]
     Proof(ProofCommand),
     /// Pack, unpack and send DIDComm messages by hand
@@ -136,6 +139,14 @@ pub(crate) enum ProofCommand {
         #[arg(long, value_name = "HEX")]
         leaf: Option<String>,
     },
+    /// Have all proofs of a cohort sent again, and complete those that lack an update
+    Fetch {
+        #[command(flatten)]
+        cohort: CohortArg,
+        /// SHA-256 of an update that the log may have lost; may be given several times
+        #[arg(long, value_name = "HEX")]
+        update_hash: Vec<String>,
+    },
     /// Write the complete proof of a DID in a signal that was signed here
     Export {
         #[command(flatten)]
@@ -149,6 +160,20 @@ pub(crate) enum ProofCommand {
         /// File to write; standard output without it
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RollbackCommand {
+    /// Show what was signed and forgotten, spends that nobody here signed, and outputs in quarantine
+    Show,
+    /// Sign again with outputs in quarantine. Only if no other copy of this agent runs
+    Confirm {
+        /// The cohort's id [default: all cohorts]
+        cohort_id: Option<String>,
+        /// DID of its coordinator, where two of them use this id
+        #[arg(long, value_name = "DID")]
+        coordinator: Option<String>,
     },
 }
 

@@ -4,7 +4,9 @@ mod args;
 
 use std::process::ExitCode;
 
-use args::{Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand};
+use args::{
+    Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand, RollbackCommand,
+};
 use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::participant::{self, ParticipantAgent};
 use beacon_runtime::{by_hand, evidence, proofs};
@@ -54,6 +56,21 @@ impl Args {
                 let answer = global.ask(AGENT, "proof.export", params).await?;
                 return proofs::write(&answer["proof"], out.as_deref());
             }
+            Command::Proof(ProofCommand::Fetch {
+                cohort,
+                update_hash,
+            }) => (
+                "proof.fetch",
+                cohort.with(json!({ "update_hashes": update_hash })),
+            ),
+            Command::Rollback(RollbackCommand::Show) => ("rollback.show", Value::Null),
+            Command::Rollback(RollbackCommand::Confirm {
+                cohort_id,
+                coordinator,
+            }) => (
+                "rollback.confirm",
+                json!({ "cohort_id": cohort_id, "coordinator": coordinator }),
+            ),
             Command::Evidence(EvidenceCommand::Verify { file }) => {
                 return evidence::verify(global.json, &file);
             }

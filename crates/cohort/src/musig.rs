@@ -107,6 +107,16 @@ impl BeaconKey {
         &self.cache
     }
 
+    /// Whether this is a valid signature of the beacon: none can be made without every member.
+    pub fn has_signed(&self, sighash: &[u8; 32], signature: &[u8]) -> bool {
+        let signature = signature
+            .try_into()
+            .map(schnorr::Signature::from_byte_array);
+        signature.is_ok_and(|signature: schnorr::Signature| {
+            schnorr::verify(&signature, sighash, &self.output_key).is_ok()
+        })
+    }
+
     /// Starts the signature of one input.
     pub fn input(&self, sighash: [u8; 32], nonce: AggregatedNonce) -> SigningInput<'_> {
         let session = musig::Session::new(&self.cache, nonce.0, &sighash);

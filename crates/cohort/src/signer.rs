@@ -163,6 +163,9 @@ impl fmt::Debug for SecretNonce {
     }
 }
 
+#[cfg(test)]
+static_assertions::assert_not_impl_any!(SecretNonce: Clone, Copy, fmt::Display, serde::Serialize);
+
 impl Drop for SecretNonce {
     fn drop(&mut self) {
         if let Some(mut nonce) = self.0.take() {

@@ -16,6 +16,7 @@ use beacon_cohort::ids::{CohortId, SessionId, Timestamp};
 use beacon_cohort::machine::OutputView;
 use beacon_cohort::message::{AuthorizationRequest, CohortSet, IndexProof, Kind, SpentOutput};
 use beacon_cohort::musig::BeaconKey;
+use beacon_cohort::participant::Quarantine;
 use beacon_cohort::review::{
     OptedIn, OwnLeaf, ProposedSignal, SignalContext, Verdict, review_cohort,
 };
@@ -133,6 +134,8 @@ struct Case {
     round: u64,
     leaves: Vec<(Index, Option<OwnLeaf>)>,
     live: Vec<Transaction>,
+    published: Vec<Transaction>,
+    quarantine: Option<Quarantine>,
     signed_roots: Vec<Root>,
     view: OutputView,
 }
@@ -180,6 +183,8 @@ impl Case {
             round: 3,
             leaves,
             live: Vec::new(),
+            published: Vec::new(),
+            quarantine: None,
             signed_roots: Vec::new(),
             view: OutputView::Unseen,
         };
@@ -231,6 +236,8 @@ impl Case {
                 .map(|(index, leaf)| (*index, leaf.as_ref()))
                 .collect(),
             live: self.live.iter().collect(),
+            published: self.published.iter().collect(),
+            quarantine: self.quarantine.as_ref(),
             signed_roots: self.signed_roots.clone(),
             view: &self.view,
         };
@@ -517,6 +524,18 @@ fn declines_fee_too_high() {
     declines(DeclineCode::FeeTooHigh, |case| at(case, 1));
 }
 
+/// More money at once than the terms say, though all of it comes back.
+#[test]
+fn declines_balance_too_high() {
+    let at = |case: &mut Case, max: u64| case.terms.max_balance_sat = max;
+    let mut case = Case::valid();
+    at(&mut case, SPENT.to_sat());
+    reviewed(&case);
+    declines(DeclineCode::BalanceTooHigh, |case| {
+        at(case, SPENT.to_sat() - 1);
+    });
+}
+
 /// No proof, one proof twice, or a proof for somebody else's index besides.
 #[test]
 fn declines_proof_missing() {
@@ -568,6 +587,34 @@ fn declines_proof_invalid() {
 fn declines_live_transaction() {
     declines(DeclineCode::LiveTransaction, |case| {
         case.live = vec![spending(&[OutPoint::new(txid(3), 0)])];
+    });
+}
+
+/// Whoever takes the inputs of a published signal undoes it, and with it the updates of a round that is over.
+#[test]
+fn declines_published_signal() {
+    declines(DeclineCode::PublishedSignal, |case| {
+        case.live = vec![spending(&[OutPoint::new(txid(1), 0)])];
+        case.published = case.live.clone();
+    });
+}
+
+/// After a rollback: an output that was there may be spent by something that was forgotten. Until the chain has said which
+/// were there, that goes for all.
+#[test]
+fn declines_rolled_back() {
+    let quarantine = |outpoint, complete| Quarantine {
+        outputs: [outpoint].into(),
+        complete,
+    };
+    let mut case = Case::valid();
+    case.quarantine = Some(quarantine(OutPoint::new(txid(9), 0), true));
+    reviewed(&case);
+    declines(DeclineCode::RolledBack, |case| {
+        case.quarantine = Some(quarantine(OutPoint::new(txid(1), 0), true));
+    });
+    declines(DeclineCode::RolledBack, |case| {
+        case.quarantine = Some(quarantine(OutPoint::new(txid(9), 0), false));
     });
 }
 

@@ -28,6 +28,11 @@ pub trait Agent: Send + 'static {
         params: Value,
     ) -> Result<Call<<Self::Machine as Machine>::Command>, RpcError>;
 
+    /// What the user must hear of at once when this has happened, in one sentence.
+    fn alarm(_: &<Self::Machine as Machine>::Event) -> Option<String> {
+        None
+    }
+
     /// Index of the identity under which `peer` knows us, or is about to: for messages that are no answers.
     fn identity_for(&self, machine: &Self::Machine, peer: &PeerId) -> u32;
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::message::Subscribe;
 use beacon_cohort::participant::{
-    Candidate, Command, LeafSecret, Membership, Participant, Policy, Progress, Stage, Standing,
+    Candidate, Command, Event, LeafSecret, Membership, Participant, Policy, Progress, Stage,
+    Standing,
 };
 use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
 use beacon_didcomm::protocols::Invitation;
@@ -104,6 +105,23 @@ struct SessionParams {
     session_id: SessionId,
     #[serde(default)]
     comment: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FetchParams {
+    #[serde(flatten)]
+    named: Named,
+    /// 64 hex digits each.
+    #[serde(default)]
+    update_hashes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfirmParams {
+    cohort_id: Option<CohortId>,
+    coordinator: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -241,6 +259,43 @@ impl Agent for ParticipantAgent {
                 ));
             }
             "proof.export" => proof(machine, &read(params)?)?,
+            "proof.fetch" => {
+                let FetchParams {
+                    named,
+                    update_hashes,
+                } = read(params)?;
+                let cohort = named.find(machine)?;
+                let updates = update_hashes.iter().map(|hash| UpdateId::from_hex(hash));
+                let updates = updates
+                    .collect::<Result<_, _>>()
+                    .map_err(RpcError::invalid_params)?;
+                let answer = json!({
+                    "cohort_id": cohort.id,
+                    "asked": "the coordinator is asked; what comes of it shows in `sessions` and `rollback show`",
+                });
+                let cohort = cohort.handle;
+                return Ok(Call::Command(
+                    Command::FetchProofs { cohort, updates },
+                    answer,
+                ));
+            }
+            "rollback.show" => state.cohorts.values().filter_map(rollback_view).collect(),
+            "rollback.confirm" => {
+                let params: ConfirmParams = read(params)?;
+                let cohort = match params.cohort_id {
+                    None => None,
+                    Some(cohort_id) => {
+                        let coordinator = params.coordinator;
+                        let named = Named {
+                            cohort_id,
+                            coordinator,
+                        };
+                        Some(named.find(machine)?.handle)
+                    }
+                };
+                let answer = json!({ "cohort_id": params.cohort_id, "confirmed": true });
+                return Ok(Call::Command(Command::ConfirmRollback { cohort }, answer));
+            }
             "status" => json!({
                 "coordinators": state.coordinators.iter().map(|(did, known)| json!({
                     "did": did,
@@ -255,6 +310,10 @@ impl Agent for ParticipantAgent {
             other => by_hand::call(identities, other, params)?,
         };
         Ok(Call::Answer(answer))
+    }
+
+    fn alarm(event: &Event) -> Option<String> {
+        event.alarm()
     }
 
     fn identity_for(&self, machine: &Participant, peer: &PeerId) -> u32 {
@@ -344,19 +403,73 @@ fn cohort_view(cohort: &Membership) -> Value {
     if cohort.handle != cohort.id {
         value["handle"] = json!(cohort.handle); // What its events are written under.
     }
-    if let Stage::Out(code, comment) = &cohort.stage {
-        value["reason"] = json!({ "code": code, "comment": comment });
+    match &cohort.stage {
+        Stage::Out(code, comment) => value["reason"] = json!({ "code": code, "comment": comment }),
+        Stage::Dissolved(code) => {
+            value["reason"] = json!({
+                "code": code,
+                "comment": "dissolved: nothing more is signed here. What the address holds can only be spent if all its members sign again",
+            });
+        }
+        _ => {}
+    }
+    if let Some(before) = cohort.succeeds {
+        value["succeeds"] = json!(before);
+    }
+    if let Some(rollback) = rollback_view(cohort) {
+        value["rollback"] = rollback;
     }
     if let Some(beacon) = &cohort.beacon {
         let members = beacon.keys().len();
         value["funding"] = json!(
             "send nothing before the coordinator shows the cohort as acknowledged: all members must have agreed to the address"
         );
+        let balance = cohort.balance_sat();
+        value["balance_sat"] = json!(balance);
         value["at_risk"] = json!(format!(
-            "the key is {members} of {members}: one lost key silences the beacon and locks what the address holds"
+            "{balance} sat: the key is {members} of {members}, and one lost key silences the beacon and locks what the address holds"
         ));
+        let max = cohort.terms.max_balance_sat;
+        if balance > max {
+            value["warning"] = json!(format!("more than the {max} sat of the terms"));
+        }
     }
     value
+}
+
+/// What shows that the state is not the newest, and what follows; `None` where nothing does.
+fn rollback_view(cohort: &Membership) -> Option<Value> {
+    let recovered: Vec<_> = cohort
+        .candidates
+        .iter()
+        .filter(|candidate| candidate.recovered)
+        .map(|candidate| candidate_view(cohort, candidate))
+        .collect();
+    let unexplained: Vec<_> = cohort
+        .unexplained()
+        .map(|spend| json!({ "output": spend.outpoint, "spent_by": spend.txid, "buried": spend.buried }))
+        .collect();
+    if recovered.is_empty() && unexplained.is_empty() && cohort.quarantine.is_none() {
+        return None;
+    }
+    let mut value = json!({
+        "cohort_id": cohort.id,
+        "recovered_signals": recovered,
+        "unexplained_spends": unexplained,
+    });
+    if !unexplained.is_empty() {
+        value["unexplained_spends_mean"] = json!(
+            "this agent has no record of signing these: its state was restored from an old copy, a second copy of it runs, or its key was stolen"
+        );
+    }
+    if let Some(quarantine) = &cohort.quarantine {
+        value["quarantine"] = json!({
+            "outputs": quarantine.outputs,
+            "all_others_too": !quarantine.complete,
+            "until": "these outputs are spent, as deep as the terms want, or you run `rollback confirm`. Confirm only if no other copy of this agent runs: what it may have signed with them is not known here",
+        });
+    }
+    Some(value)
 }
 
 fn sessions(cohort: &Membership) -> Vec<Value> {
@@ -384,7 +497,17 @@ fn sessions(cohort: &Membership) -> Vec<Value> {
         .iter()
         .map(|candidate| candidate_view(cohort, candidate));
     let ended = cohort.ended.iter().map(|ended| {
+        let offered = ended.offered.map(|offered| {
+            json!({
+                "round": offered.round,
+                "txid": offered.txid,
+                "signal_bytes": offered.root.map(|root| root.to_hex()),
+                "spent_sat": offered.spent_sat,
+                "fee_sat": offered.fee_sat,
+            })
+        });
         json!({
+            "offered": offered,
             "cohort_id": cohort.id,
             "session_id": ended.session,
             "status": "ended",
@@ -404,6 +527,16 @@ fn candidate_view(cohort: &Membership, candidate: &Candidate) -> Value {
         "signal_bytes": candidate.root.to_hex(),
         "proofs": candidate.proofs.len(),
     });
+    if candidate.recovered {
+        value["recovered"] = json!(true);
+    }
+    for (index, unproven) in &candidate.unproven {
+        value["incomplete_proofs"][index.to_string()] = json!({
+            "did": cohort.dids.get(index),
+            "reason": unproven.reason,
+            "proof": unproven.proof,
+        });
+    }
     let status = match candidate.standing {
         Standing::Live => "live",
         Standing::Published => "published",

@@ -121,6 +121,8 @@ impl Coordinator {
         let live = cohort.live();
         let usable = |fund: &&Fund| {
             fund.height.is_some()
+                // Members decline to sign with more at once than they agreed to.
+                && fund.value <= cohort.terms.max_balance_sat
                 && !cohort.is_spent(fund.outpoint)
                 && ignored_live(&[spend(fund.outpoint)], &live).is_none()
         };

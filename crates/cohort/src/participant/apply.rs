@@ -2,19 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bitcoin::{Transaction, Txid};
+use beacon_signal::{Index, Proof};
+use bitcoin::{OutPoint, Transaction, Txid};
 
 use super::event::Event;
 use super::state::{
-    Candidate, Ended, Membership, Progress, Relationship, Session, Stage, Standing, State,
+    Candidate, Ended, ForeignSpend, Inquiry, Membership, Offered, Progress, Relationship, Session,
+    Stage, Standing, State,
 };
-use crate::ids::{CohortId, PeerId, SessionId};
+use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::musig::BeaconKey;
-use crate::review::impossible_beside;
+use crate::review::{OwnLeaf, impossible_after};
 use crate::terms::AgreedTerms;
 
-/// Ended sessions that a cohort remembers.
+/// Ended sessions, and spends by unknown transactions, that a cohort remembers.
 const MAX_ENDED: usize = 64;
+
+/// Longest time until a question is asked again, in seconds.
+const LONGEST_WAIT_S: u64 = 3_600;
 
 impl State {
     /// Changes the state by one event. An event that refers to what is not there changes nothing: the machine never
@@ -57,13 +62,41 @@ impl State {
                 id,
                 coordinator,
                 terms,
+                succeeds,
             } => {
                 let mut advertised = Membership::advertised(*cohort, coordinator, terms);
                 advertised.id = id.unwrap_or(*cohort);
+                advertised.succeeds = *succeeds;
                 self.cohorts.insert(*cohort, advertised);
             }
             Event::CohortForgotten { cohort } => {
                 self.cohorts.remove(cohort);
+            }
+            Event::UpdatesMoved {
+                cohort,
+                to,
+                updates,
+            } => {
+                if let Some(from) = self.cohorts.get_mut(cohort) {
+                    from.queued.retain(|index, _| !updates.contains_key(index));
+                    from.leaves.retain(|index, _| !updates.contains_key(index));
+                }
+                if let Some(to) = self.cohorts.get_mut(to) {
+                    for (index, update) in updates {
+                        to.queued.entry(*index).or_insert(*update);
+                    }
+                }
+            }
+            Event::RollbackDetected { .. } => {
+                for cohort in self
+                    .cohorts
+                    .values_mut()
+                    .filter(|cohort| cohort.is_watched())
+                {
+                    let quarantine = cohort.quarantine.get_or_insert_default();
+                    quarantine.outputs.extend(cohort.outputs.keys());
+                    quarantine.complete = false;
+                }
             }
             event => {
                 if let Some(cohort) = event.cohort().and_then(|id| self.cohorts.get_mut(&id)) {
@@ -96,6 +129,12 @@ impl Membership {
             committed: None,
             contributed: BTreeSet::new(),
             ended: VecDeque::new(),
+            succeeds: None,
+            opted_in: Timestamp::default(),
+            outputs: BTreeMap::new(),
+            foreign: VecDeque::new(),
+            quarantine: None,
+            inquiry: None,
         }
     }
 
@@ -106,10 +145,16 @@ impl Membership {
                 self.path = Some(*path);
                 self.dids.clone_from(dids);
             }
-            Event::OptedIn { key, proof, .. } => {
+            Event::OptedIn { key, proof, at, .. } => {
                 self.stage = Stage::OptedIn;
+                self.opted_in = *at;
                 self.key = Some(*key);
                 self.proof = Some(*proof);
+            }
+            Event::OptInRenewed { at, .. } => self.opted_in = *at,
+            Event::CohortDissolved { code, .. } => {
+                self.stage = Stage::Dissolved(code.clone());
+                self.session = None;
             }
             Event::OptInRefused { code, comment, .. }
             | Event::CohortRefused { code, comment, .. } => {
@@ -181,8 +226,9 @@ impl Membership {
                 session,
                 code,
                 comment,
+                offered,
                 ..
-            } => self.end(*session, code, comment),
+            } => self.end(*session, code, comment, *offered),
             Event::PartialAuthorized {
                 session,
                 nonces,
@@ -204,6 +250,8 @@ impl Membership {
                     tx: open.proposal.0.pending_tx.clone(),
                     txid: *txid,
                     proofs: proofs.clone(),
+                    unproven: BTreeMap::new(),
+                    recovered: false,
                     standing: Standing::Live,
                 };
                 // A retry signs the same transaction again: the proofs are the same.
@@ -218,9 +266,138 @@ impl Membership {
                     }
                     session.apply(event);
                 }
-                self.apply_chain(event);
+                self.apply_recovery(event);
             }
         }
+    }
+
+    fn apply_recovery(&mut self, event: &Event) {
+        match event {
+            Event::ProofsRequested { from_round, at, .. } => {
+                let before = self.inquiry.filter(|open| open.from_round == *from_round);
+                let asked = before.map_or(0, |open| open.asked);
+                let wait = self.phase_deadline_s() << asked.min(10);
+                self.inquiry = Some(Inquiry {
+                    from_round: *from_round,
+                    asked: asked.saturating_add(1),
+                    again: at.after(wait.min(LONGEST_WAIT_S)),
+                });
+            }
+            Event::ProofsAnswered { .. } => self.inquiry = None,
+            Event::SignalAdopted {
+                session,
+                round,
+                tx,
+                root,
+                proofs,
+                unproven,
+                ..
+            } => self.adopt(Candidate {
+                session: *session,
+                round: *round,
+                root: *root,
+                tx: tx.clone(),
+                txid: tx.compute_txid(),
+                proofs: proofs.clone(),
+                unproven: unproven.clone(),
+                recovered: true,
+                standing: Standing::Live,
+            }),
+            Event::ProofsRecovered {
+                txid,
+                proofs,
+                unproven,
+                ..
+            } => {
+                let round = self.round;
+                let Some(candidate) = self.candidate_mut(*txid) else {
+                    return;
+                };
+                candidate.proofs.extend(proofs.clone());
+                candidate.unproven.extend(unproven.clone());
+                let Candidate {
+                    proofs, unproven, ..
+                } = candidate;
+                unproven.retain(|index, _| !proofs.contains_key(index));
+                if candidate.recovered && candidate.round == round {
+                    let leaves = leaves_of(&candidate.proofs);
+                    self.leaves.extend(leaves);
+                }
+            }
+            Event::QuarantineFixed { outputs, .. } => {
+                if let Some(quarantine) = &mut self.quarantine {
+                    quarantine.outputs.extend(outputs);
+                    quarantine.complete = true;
+                }
+                self.release(&[]);
+            }
+            Event::RollbackConfirmed { .. } => self.quarantine = None,
+            Event::OutputsSeen { outputs, .. } => self.outputs.clone_from(outputs),
+            Event::ForeignSpend { outpoint, txid, .. } => {
+                self.foreign.push_back(ForeignSpend {
+                    outpoint: *outpoint,
+                    txid: *txid,
+                    buried: false,
+                });
+                if self.foreign.len() > MAX_ENDED {
+                    self.foreign.pop_front();
+                }
+            }
+            Event::ForeignSpendBuried { outpoint, txid, .. } => {
+                let noted =
+                    |spend: &&mut ForeignSpend| (spend.outpoint, spend.txid) == (*outpoint, *txid);
+                if let Some(spend) = self.foreign.iter_mut().find(noted) {
+                    spend.buried = true;
+                }
+                self.release(&[*outpoint]);
+                let all: Vec<&Transaction> =
+                    self.candidates.iter().map(|other| &other.tx).collect();
+                self.supersede(&impossible_after(&[*outpoint], *txid, &all));
+            }
+            event => self.apply_chain(event),
+        }
+    }
+
+    /// Something that we signed and forgot. It is as live as if we remembered, and its round goes on as it was.
+    fn adopt(&mut self, candidate: Candidate) {
+        if candidate.round > self.round {
+            self.queued = self.waiting_updates(candidate.round);
+            self.round = candidate.round;
+            self.leaves.clear();
+        }
+        if candidate.round == self.round {
+            self.committed = Some(self.round);
+            // Within a round a leaf never changes: what was chosen in the meantime was chosen in error.
+            self.leaves
+                .retain(|index, _| !candidate.unproven.contains_key(index));
+            self.leaves.extend(leaves_of(&candidate.proofs));
+        }
+        self.queued.retain(|index, update| {
+            let announced = candidate
+                .proofs
+                .get(index)
+                .and_then(|proof| proof.update_id);
+            announced != Some(*update)
+        });
+        if let Some(quarantine) = &mut self.quarantine {
+            let inputs = candidate.tx.input.iter();
+            quarantine
+                .outputs
+                .extend(inputs.map(|input| input.previous_output));
+        }
+        self.candidates.push(candidate);
+    }
+
+    /// Outputs that are spent for good: nothing about them is waited for.
+    fn release(&mut self, spent: &[OutPoint]) {
+        self.outputs.retain(|outpoint, _| !spent.contains(outpoint));
+        if let Some(quarantine) = &mut self.quarantine {
+            quarantine
+                .outputs
+                .retain(|outpoint| !spent.contains(outpoint));
+        }
+        self.quarantine
+            .take_if(|quarantine| quarantine.complete && quarantine.outputs.is_empty());
     }
 
     fn apply_chain(&mut self, event: &Event) {
@@ -255,7 +432,7 @@ impl Membership {
         }
     }
 
-    /// A buried transaction makes others impossible. What only those announced waits for another round.
+    /// A buried transaction makes others impossible.
     fn buried(&mut self, txid: Txid) {
         let Some(candidate) = self.candidate_mut(txid) else {
             return;
@@ -263,8 +440,15 @@ impl Membership {
         if let Standing::Confirmed { height, block_hash } = candidate.standing {
             candidate.standing = Standing::Buried { height, block_hash };
         }
+        let inputs = candidate.tx.input.iter();
+        let spent: Vec<_> = inputs.map(|input| input.previous_output).collect();
+        self.release(&spent);
         let all: Vec<&Transaction> = self.candidates.iter().map(|other| &other.tx).collect();
-        let impossible = impossible_beside(txid, &all);
+        self.supersede(&impossible_after(&spent, txid, &all));
+    }
+
+    /// These can never be mined. What only they announced waits for another round.
+    fn supersede(&mut self, impossible: &BTreeSet<Txid>) {
         let mut lost = BTreeMap::new();
         for other in &mut self.candidates {
             if other.standing != Standing::Superseded && impossible.contains(&other.txid) {
@@ -303,17 +487,32 @@ impl Membership {
         }
     }
 
-    fn end(&mut self, session: SessionId, code: &str, comment: &str) {
-        self.session.take_if(|open| open.id == session);
+    fn end(&mut self, session: SessionId, code: &str, comment: &str, offered: Option<Offered>) {
+        let open = self.session.take_if(|open| open.id == session);
+        let offered = offered.or(open.map(|open| Offered::of(&open.proposal)));
         self.ended.push_back(Ended {
             session,
             code: code.to_owned(),
             comment: comment.to_owned(),
+            offered,
         });
         if self.ended.len() > MAX_ENDED {
             self.ended.pop_front();
         }
     }
+}
+
+/// The leaves that complete proofs carry.
+fn leaves_of(proofs: &BTreeMap<Index, Proof>) -> Vec<(Index, OwnLeaf)> {
+    let leaf = |(index, proof): (&Index, &Proof)| {
+        let leaf = OwnLeaf {
+            index: *index,
+            update: proof.update_id,
+            nonce: proof.nonce.clone()?,
+        };
+        Some((*index, leaf))
+    };
+    proofs.iter().filter_map(leaf).collect()
 }
 
 impl Session {

@@ -21,10 +21,13 @@ impl Participant {
                     .filter(|cohort| cohort.checked_output() == Some(outpoint));
                 // Every one of them: a coordinator that claims another's output must not use the fact up.
                 let reviews = concerned.map(|cohort| Self::review(cohort, &view, now));
-                reviews.fold(Step::nothing(), Step::and)
+                reviews.fold(self.spend_seen(outpoint, &view, now), Step::and)
             }
-            ChainFact::Transaction { txid, view, tip } => self.transaction_seen(txid, view, tip),
-            ChainFact::Funds { .. } | ChainFact::Broadcast { .. } => Step::nothing(),
+            ChainFact::Transaction { txid, view, tip } => self
+                .transaction_seen(txid, view, tip)
+                .and(self.foreign_seen(txid, view, tip)),
+            ChainFact::Funds { script, funds } => self.funds_seen(&script, &funds),
+            ChainFact::Broadcast { .. } => Step::nothing(),
         }
     }
 
@@ -49,7 +52,7 @@ impl Participant {
         from: &PeerId,
         body: &SignalPublished,
     ) -> Result<Step<Event>, Rejection> {
-        let Ok(cohort) = self.membership(body.cohort_id, from) else {
+        let Ok(cohort) = self.agreed_once(body.cohort_id, from) else {
             return Ok(Step::nothing()); // News for subscribers.
         };
         if body.transaction.compute_txid() != body.txid {

@@ -2,7 +2,7 @@
 
 use super::{Command, Event, Participant, derive, not_subscribed};
 use crate::coordinator::FORMATION_EXPIRY_S;
-use crate::ids::{PeerId, Timestamp};
+use crate::ids::{CohortId, PeerId, Timestamp};
 use crate::machine::{Code, Rejection, Step};
 use crate::message::{CohortAdvert, Subscribe, SubscribeAccept, Unsubscribe, shortened};
 use crate::terms::AgreedTerms;
@@ -50,9 +50,31 @@ impl Participant {
                 did,
                 update,
             } => Self::request_update(self.named(cohort)?, &did, update, now),
+            Command::FetchProofs { cohort, updates } => {
+                self.fetch_proofs(self.named(cohort)?, &updates, now)
+            }
+            Command::ConfirmRollback { cohort } => self.confirm_rollback(cohort),
             Command::Approve { session } => self.approve(session),
             Command::Decline { session, comment } => self.decline_by_user(session, &comment, now),
         }
+    }
+
+    fn confirm_rollback(&self, cohort: Option<CohortId>) -> Result<Step<Event>, Rejection> {
+        let chosen: Vec<_> = match cohort {
+            Some(cohort) => vec![self.named(cohort)?],
+            None => self.state.cohorts.values().collect(),
+        };
+        let mut step = Step::nothing();
+        let held = chosen.iter().filter(|cohort| cohort.quarantine.is_some());
+        step.events
+            .extend(held.map(|cohort| Event::RollbackConfirmed {
+                cohort: cohort.handle,
+            }));
+        if step.events.is_empty() {
+            let got = "a confirmation where nothing waits for one";
+            return Err(Rejection::new(Code::Phase, got, "a cohort in quarantine"));
+        }
+        Ok(step)
     }
 
     fn subscribe(
@@ -194,6 +216,7 @@ impl Participant {
             id: taken.then_some(body.cohort_id),
             coordinator: from.clone(),
             terms,
+            succeeds: body.succeeds,
         });
         Ok(step)
     }

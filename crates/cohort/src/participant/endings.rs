@@ -1,11 +1,11 @@
 //! The ways in which a session ends for us without a signature.
 
-use super::state::{Membership, Progress, Session};
+use super::state::{Membership, Offered, Progress, Session, Stage};
 use super::{Event, Participant};
 use crate::ids::{PeerId, SessionId, Timestamp};
 use crate::machine::{Effect, Rejection, Step};
-use crate::message::{Decline, SessionAborted, shortened};
-use crate::review::DeclineCode;
+use crate::message::{Decline, NextStep, SessionAborted, shortened};
+use crate::review::{DeclineCode, ProposedSignal};
 use crate::signer::SignerRequest;
 
 impl Participant {
@@ -14,24 +14,23 @@ impl Participant {
         from: &PeerId,
         body: &SessionAborted,
     ) -> Result<Step<Event>, Rejection> {
-        let cohort = self.membership(body.cohort_id, from)?;
+        let cohort = self.agreed_once(body.cohort_id, from)?;
         let open = cohort
             .session
             .as_ref()
             .is_some_and(|open| open.id == body.session_id);
-        if !open && cohort.knows_session(body.session_id) {
-            return Ok(Step::nothing()); // Over for us before.
-        }
-        // One that we have not heard of is remembered as well: its request may still come, overtaken by this.
-        let comment = "the coordinator aborted the session";
         let code = shortened(&body.code);
-        Ok(end(
-            Step::nothing(),
-            cohort,
-            body.session_id,
-            &code,
-            comment,
-        ))
+        let mut step = Step::nothing();
+        if open || !cohort.knows_session(body.session_id) {
+            // One that we have not heard of is remembered as well: its request may still come, overtaken by this.
+            let comment = "the coordinator aborted the session";
+            step = end(step, cohort, body.session_id, &code, comment);
+        }
+        if body.next == NextStep::CohortDissolved && cohort.stage == Stage::Agreed {
+            let comment = "the coordinator dissolved the cohort";
+            step.events.push(Self::dissolved(cohort, &code, comment));
+        }
+        Ok(step)
     }
 
     /// The process has started. Secret nonces lived in memory: sessions that had any are over.
@@ -39,6 +38,10 @@ impl Participant {
         let mut step = Step::nothing();
         for cohort in self.state.cohorts.values() {
             step = self.restart_join(cohort, step);
+            if cohort.is_watched() {
+                // If this state is an old one, the coordinator may know more than we do.
+                step = step.and(Self::inquire(cohort, cohort.round, now));
+            }
             let Some(session) = &cohort.session else {
                 continue;
             };
@@ -96,8 +99,25 @@ impl Participant {
         end(Step::nothing(), cohort, session, code.as_str(), comment).send(
             &cohort.coordinator,
             message,
-            now.after(cohort.terms.response_deadline_s),
+            now.after(cohort.phase_deadline_s()),
         )
+    }
+
+    /// Declines what was never taken up; the user can see what it was.
+    pub(super) fn decline_offer(
+        cohort: &Membership,
+        offer: &ProposedSignal,
+        code: DeclineCode,
+        comment: &str,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let mut step = Self::decline(cohort, offer.0.session_id, code, comment, now);
+        for event in &mut step.events {
+            if let Event::SessionEnded { offered, .. } = event {
+                *offered = Some(Offered::of(offer));
+            }
+        }
+        step
     }
 }
 
@@ -114,6 +134,7 @@ pub(super) fn end(
         session,
         code: code.to_owned(),
         comment: comment.to_owned(),
+        offered: None,
     });
     step.with(Effect::Sign(SignerRequest::Forget {
         cohort: cohort.handle,

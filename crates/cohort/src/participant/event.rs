@@ -1,18 +1,19 @@
 //! What a participant remembers: its log. The same rules of compatibility hold as for the coordinator's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_signal::{Index, Proof, Root, UpdateId};
-use bitcoin::{BlockHash, Txid};
+use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
+use super::state::{Offered, Unproven};
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::message::Subscribe;
 use crate::review::{OwnLeaf, ProposedSignal};
 use crate::signer::KeyPath;
 use crate::terms::AgreedTerms;
 use crate::values::{
-    AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature,
+    AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature, transaction_hex,
 };
 
 /// One fact of a participant's log.
@@ -47,6 +48,9 @@ pub enum Event {
         id: Option<CohortId>,
         coordinator: PeerId,
         terms: AgreedTerms,
+        /// The dissolved cohort whose place it takes, by its coordinator's id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        succeeds: Option<CohortId>,
     },
     /// An advert that ended, or a cohort that we are out of, made room for others.
     CohortForgotten { cohort: CohortId },
@@ -61,7 +65,11 @@ pub enum Event {
         cohort: CohortId,
         key: CohortKey,
         proof: StatementSignature,
+        #[serde(default)]
+        at: Timestamp,
     },
+    /// It is sent again, so that our seat is kept, or to take one again.
+    OptInRenewed { cohort: CohortId, at: Timestamp },
     /// The coordinator did not take it, or gave the cohort up before anything was signed.
     OptInRefused {
         cohort: CohortId,
@@ -82,6 +90,18 @@ pub enum Event {
         code: String,
         comment: String,
     },
+    /// The coordinator says that it is over, though it was agreed on.
+    CohortDissolved {
+        cohort: CohortId,
+        code: String,
+        comment: String,
+    },
+    /// Updates that no signal announced wait in the cohort that took a dissolved one's place.
+    UpdatesMoved {
+        cohort: CohortId,
+        to: CohortId,
+        updates: BTreeMap<Index, UpdateId>,
+    },
     /// We want to answer for further DIDs.
     RegistrationRequested {
         cohort: CohortId,
@@ -93,6 +113,46 @@ pub enum Event {
         accepted: Vec<Index>,
         refused: BTreeMap<Index, String>,
     },
+    /// The coordinator is asked what was signed in this round and later, and for the proofs of it.
+    ProofsRequested {
+        cohort: CohortId,
+        from_round: u64,
+        at: Timestamp,
+    },
+    /// It has answered.
+    ProofsAnswered { cohort: CohortId },
+    /// Something shows that our state is older than what was signed with our key, or that a second copy of us runs.
+    /// Outputs of all our cohorts are in quarantine from here on.
+    RollbackDetected {
+        cohort: CohortId,
+        evidence: RollbackEvidence,
+        txid: Txid,
+    },
+    /// What we signed and forgot, with what proves it as far as that can be known.
+    SignalAdopted {
+        cohort: CohortId,
+        session: SessionId,
+        round: u64,
+        #[serde(with = "transaction_hex")]
+        tx: Transaction,
+        root: Root,
+        proofs: BTreeMap<Index, Proof>,
+        unproven: BTreeMap<Index, Unproven>,
+    },
+    /// Proofs that came again, for something that is known.
+    ProofsRecovered {
+        cohort: CohortId,
+        txid: Txid,
+        proofs: BTreeMap<Index, Proof>,
+        unproven: BTreeMap<Index, Unproven>,
+    },
+    /// The chain source has said which outputs there are: these are in quarantine, besides those known before.
+    QuarantineFixed {
+        cohort: CohortId,
+        outputs: BTreeSet<OutPoint>,
+    },
+    /// The user takes the risk: the cohort signs again.
+    RollbackConfirmed { cohort: CohortId },
     /// The user wants an update announced, in the next round that has room for it.
     UpdateQueued {
         cohort: CohortId,
@@ -148,6 +208,26 @@ pub enum Event {
         session: SessionId,
         code: String,
         comment: String,
+        /// What was to be signed, where the session was never taken up; else it is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        offered: Option<Offered>,
+    },
+    /// Outputs of the beacon that are watched from here on, all of them, with their values in sat.
+    OutputsSeen {
+        cohort: CohortId,
+        outputs: BTreeMap<OutPoint, u64>,
+    },
+    /// One of them is spent by a transaction that we have no record of.
+    ForeignSpend {
+        cohort: CohortId,
+        outpoint: OutPoint,
+        txid: Txid,
+    },
+    /// And that transaction is as deep as the terms want.
+    ForeignSpendBuried {
+        cohort: CohortId,
+        outpoint: OutPoint,
+        txid: Txid,
     },
     /// The coordinator says that it published what we signed.
     SignalPublished { cohort: CohortId, txid: Txid },
@@ -164,7 +244,39 @@ pub enum Event {
     SignalBuried { cohort: CohortId, txid: Txid },
 }
 
+/// What shows that our state is not the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RollbackEvidence {
+    /// A transaction with a valid signature of the beacon, which cannot be made without ours.
+    SignedTransaction,
+    /// Partial signatures under a statement that our cohort key signed.
+    OwnContribution,
+    /// The chain spends an output of the beacon by a transaction that we have no record of.
+    ForeignSpend,
+}
+
 impl Event {
+    /// What the user must hear of at once, in one sentence.
+    pub fn alarm(&self) -> Option<String> {
+        match self {
+            Self::ForeignSpend {
+                cohort,
+                outpoint,
+                txid,
+            } => Some(format!(
+                "output {outpoint} of cohort {cohort} is spent by transaction {txid}, which this agent has no record of \
+                 signing: its state is older than what it signed, a second copy of it runs, or its key was stolen"
+            )),
+            Self::RollbackDetected { cohort, txid, .. } => Some(format!(
+                "this agent's state is old, or a second copy of it runs: transaction {txid} of cohort {cohort} was signed \
+                 with its key and is not in its log. Nothing is signed with outputs that exist now, in any cohort, until \
+                 they are spent or you run `rollback confirm`; see `rollback show`"
+            )),
+            _ => None,
+        }
+    }
+
     /// The cohort that the event belongs to.
     pub fn cohort(&self) -> Option<CohortId> {
         match self {
@@ -192,7 +304,20 @@ impl Event {
             | Self::SignalPublished { cohort, .. }
             | Self::SignalConfirmed { cohort, .. }
             | Self::SignalGone { cohort, .. }
-            | Self::SignalBuried { cohort, .. } => Some(*cohort),
+            | Self::SignalBuried { cohort, .. }
+            | Self::OptInRenewed { cohort, .. }
+            | Self::CohortDissolved { cohort, .. }
+            | Self::UpdatesMoved { cohort, .. }
+            | Self::ProofsRequested { cohort, .. }
+            | Self::ProofsAnswered { cohort }
+            | Self::RollbackDetected { cohort, .. }
+            | Self::SignalAdopted { cohort, .. }
+            | Self::ProofsRecovered { cohort, .. }
+            | Self::QuarantineFixed { cohort, .. }
+            | Self::RollbackConfirmed { cohort }
+            | Self::OutputsSeen { cohort, .. }
+            | Self::ForeignSpend { cohort, .. }
+            | Self::ForeignSpendBuried { cohort, .. } => Some(*cohort),
         }
     }
 }

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::endings::end;
 use super::state::{Membership, Stage};
 use super::{Event, Participant, by_index};
 use crate::coordinator::FORMATION_EXPIRY_S;
 use crate::ids::{CohortId, PeerId, Timestamp};
 use crate::machine::{Code, Effect, Rejection, Step};
-use crate::message::{
-    CohortAck, CohortSet, DidRegistration, OptIn, OptOut, RegistrationResult, shortened,
-};
+use crate::message::{CohortAck, CohortSet, OptIn, OptOut, RegistrationResult, shortened};
 use crate::review::{self, OptedIn};
 use crate::signer::{KeyPath, SignerRequest};
 use crate::statement;
@@ -26,7 +25,10 @@ impl Participant {
         // Nobody looks at the terms: a coordinator could burn any deposit as fees within terms that nobody read.
         let bearable = cohort.terms.max_fee_rate_sat_vb <= AUTO_JOIN_MAX_FEE_RATE_SAT_VB;
         let dids = self.policy.auto_join.as_ref().filter(|_| bearable);
-        let joined = dids.map(|dids| self.join(cohort, dids, now));
+        // A cohort that takes the place of another is joined for the same DIDs.
+        let before = self.predecessor(cohort);
+        let before = before.map(|before| before.dids.values().cloned().collect::<Vec<_>>());
+        let joined = dids.map(|dids| self.join(cohort, before.as_ref().unwrap_or(dids), now));
         // What cannot be joined is left for the user to see in the list.
         joined.and_then(Result::ok).unwrap_or_default()
     }
@@ -126,22 +128,34 @@ impl Participant {
         else {
             return Step::nothing();
         };
-        let message = OptIn {
-            cohort_id: cohort.id,
-            participant_pk: key,
-            terms_hash: cohort.terms.hash(),
-            proof_of_possession: proof,
-            indexes: cohort.dids.keys().copied().collect(),
-        };
-        let expires = now
-            .after(FORMATION_EXPIRY_S)
-            .min(cohort.terms.advert_expires);
-        Step::event(Event::OptedIn {
+        let step = Step::event(Event::OptedIn {
             cohort: cohort.handle,
             key,
             proof,
-        })
-        .send(&cohort.coordinator, message, expires)
+            at: now,
+        });
+        send_opt_in(step, cohort, key, proof, now)
+    }
+
+    /// The same opt-in again, byte for byte: a seat is kept for those who show that they are there, and a lost opt-in
+    /// takes one after all.
+    pub(super) fn renew(cohort: &Membership, now: Timestamp) -> Step<Event> {
+        if cohort.renewal().is_some_and(|at| at <= now) {
+            Self::opt_in_again(cohort, now)
+        } else {
+            Step::nothing()
+        }
+    }
+
+    fn opt_in_again(cohort: &Membership, now: Timestamp) -> Step<Event> {
+        let (Some(key), Some(proof)) = (cohort.key, cohort.proof) else {
+            return Step::nothing();
+        };
+        let step = Step::event(Event::OptInRenewed {
+            cohort: cohort.handle,
+            at: now,
+        });
+        send_opt_in(step, cohort, key, proof, now)
     }
 
     /// A join whose proof was being made when the process ended.
@@ -175,45 +189,44 @@ impl Participant {
         asked: BTreeMap<beacon_signal::Index, String>,
         now: Timestamp,
     ) -> Step<Event> {
-        let message = DidRegistration {
-            cohort_id: cohort.id,
-            indexes: asked.keys().copied().collect(),
-            from_round: None,
-        };
+        // Asked again until it is answered, with the proofs that a DID needs of earlier rounds.
+        let mut after = cohort.clone();
+        after.registering.extend(asked.clone());
         Step::event(Event::RegistrationRequested {
             cohort: cohort.handle,
             dids: asked,
         })
-        .send(&cohort.coordinator, message, now.after(FORMATION_EXPIRY_S))
+        .and(Self::inquire(&after, 1, now))
     }
 
     pub(super) fn registration_result(
         &self,
         from: &PeerId,
-        body: RegistrationResult,
+        body: &RegistrationResult,
+        now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
-        let cohort = self.membership(body.cohort_id, from)?;
+        let cohort = self.agreed_once(body.cohort_id, from)?;
         let (mut accepted, mut refused) = (BTreeSet::new(), BTreeMap::new());
-        for result in body.results {
+        for result in &body.results {
             if !cohort.registering.contains_key(&result.index) {
                 continue; // Answered before, or never asked for.
             }
             if result.accepted {
                 accepted.insert(result.index);
             } else {
-                let code = result.code.unwrap_or_default();
-                refused.insert(result.index, shortened(&code));
+                let code = result.code.as_deref().unwrap_or_default();
+                refused.insert(result.index, shortened(code));
             }
         }
-        if accepted.is_empty() && refused.is_empty() {
-            return Ok(Step::nothing());
+        let mut step = Step::nothing();
+        if !accepted.is_empty() || !refused.is_empty() {
+            step.events.push(Event::Registered {
+                cohort: cohort.handle,
+                accepted: accepted.into_iter().collect(),
+                refused,
+            });
         }
-        let accepted = accepted.into_iter().collect();
-        Ok(Step::event(Event::Registered {
-            cohort: cohort.handle,
-            accepted,
-            refused,
-        }))
+        Ok(step.and(self.recover(cohort, body, now)))
     }
 
     pub(super) fn cohort_set(
@@ -261,7 +274,7 @@ impl Participant {
                 let expected = "one without us";
                 return Err(Rejection::new(Code::CohortMismatch, got, expected));
             }
-            Stage::Advertised | Stage::Joining => {
+            Stage::Advertised | Stage::Joining | Stage::Dissolved(_) => {
                 let got = format!("cohort_set at stage {}", cohort.stage.name());
                 return Err(Rejection::new(Code::Phase, got, "one after our opt-in"));
             }
@@ -306,10 +319,35 @@ impl Participant {
         cohort: Option<CohortId>,
         code: &str,
         comment: &str,
+        now: Timestamp,
     ) -> Step<Event> {
         let Some(cohort) = cohort.and_then(|id| self.cohort_of(id, from).ok()) else {
             return Step::nothing();
         };
+        if code == Code::SeatReleased.as_str() && cohort.stage == Stage::OptedIn {
+            // We are still here. Not at once again and again: the next renewal would do as well.
+            let rested = cohort.opted_in.after(cohort.terms.response_deadline_s) <= now;
+            let open = now < cohort.terms.advert_expires;
+            return if rested && open {
+                Self::opt_in_again(cohort, now)
+            } else {
+                Step::nothing()
+            };
+        }
+        if code == Code::CohortDissolved.as_str() && cohort.stage == Stage::Agreed {
+            let mut step = Step::nothing();
+            if let Some(open) = &cohort.session {
+                step = end(
+                    step,
+                    cohort,
+                    open.id,
+                    code,
+                    "the coordinator dissolved the cohort",
+                );
+            }
+            step.events.push(Self::dissolved(cohort, code, comment));
+            return step;
+        }
         let out = match cohort.stage {
             // A full store or table may have room the next time.
             Stage::OptedIn => code != Code::Limit.as_str(),
@@ -318,7 +356,7 @@ impl Participant {
                     && cohort.candidates.is_empty()
                     && cohort.session.is_none()
             }
-            Stage::Advertised | Stage::Joining | Stage::Out(..) => false,
+            Stage::Advertised | Stage::Joining | Stage::Dissolved(_) | Stage::Out(..) => false,
         };
         if !out {
             return Step::nothing();
@@ -331,6 +369,28 @@ impl Participant {
     }
 }
 
+fn send_opt_in(
+    step: Step<Event>,
+    cohort: &Membership,
+    key: CohortKey,
+    proof: StatementSignature,
+    now: Timestamp,
+) -> Step<Event> {
+    let message = OptIn {
+        cohort_id: cohort.id,
+        participant_pk: key,
+        terms_hash: cohort.terms.hash(),
+        proof_of_possession: proof,
+        indexes: cohort.dids.keys().copied().collect(),
+    };
+    // A last repetition after the advert's end asks what became of the cohort.
+    let expires = now
+        .after(FORMATION_EXPIRY_S)
+        .min(cohort.terms.advert_expires)
+        .max(now.after(cohort.terms.response_deadline_s));
+    step.send(&cohort.coordinator, message, expires)
+}
+
 impl Stage {
     /// One word for people and machines.
     pub fn name(&self) -> &'static str {
@@ -339,6 +399,7 @@ impl Stage {
             Self::Joining => "joining",
             Self::OptedIn => "opted-in",
             Self::Agreed => "agreed",
+            Self::Dissolved(_) => "dissolved",
             Self::Out(..) => "out",
         }
     }

@@ -66,6 +66,9 @@ impl Participant {
         {
             return Self::late(cohort, session, now);
         }
+        if let Some(open) = cohort.inquiry.filter(|open| open.is_due(now)) {
+            return Self::inquire(cohort, open.from_round, now);
+        }
         if cohort.terms.flow != Flow::Push || cohort.leaves_are_fixed() {
             return Step::nothing();
         }

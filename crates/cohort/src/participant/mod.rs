@@ -12,18 +12,22 @@ mod endings;
 mod event;
 mod formation;
 mod leaves;
+mod recovery;
 mod session;
 mod state;
+mod succession;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use beacon_signal::{Index, UpdateId};
 use rand_core::CryptoRng;
 
 pub use derive::LeafSecret;
-pub use event::Event;
+pub use event::{Event, RollbackEvidence};
 pub use state::{
-    Candidate, Ended, Membership, Progress, Relationship, Session, Stage, Standing, State,
+    Candidate, Ended, ForeignSpend, Inquiry, Membership, Offered, Progress, Quarantine,
+    Relationship, Session, Stage, Standing, State, Unproven,
 };
 
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
@@ -99,6 +103,18 @@ pub enum Command {
         /// SHA-256 of the signed update's canonical form.
         update: UpdateId,
     },
+    /// Have all proofs of a cohort sent again, and complete those that lack an update.
+    FetchProofs {
+        /// Which.
+        cohort: CohortId,
+        /// Updates that the log may have lost.
+        updates: Vec<UpdateId>,
+    },
+    /// Sign again with outputs that are in quarantine: the user takes the risk.
+    ConfirmRollback {
+        /// In this cohort; in all of them without.
+        cohort: Option<CohortId>,
+    },
     /// Sign, if every check holds.
     Approve {
         /// Which.
@@ -158,6 +174,20 @@ impl Participant {
         Ok(cohort)
     }
 
+    /// A cohort that was agreed on, whatever became of it, where its coordinator is the sender.
+    fn agreed_once(&self, id: CohortId, from: &PeerId) -> Result<&Membership, Rejection> {
+        let cohort = self.cohort_of(id, from)?;
+        if !cohort.is_watched() {
+            let expected = "none: we have not agreed to this cohort";
+            return Err(Rejection::new(
+                Code::Phase,
+                "a message of signing",
+                expected,
+            ));
+        }
+        Ok(cohort)
+    }
+
     /// A cohort that the user names.
     fn named(&self, id: CohortId) -> Result<&Membership, Rejection> {
         self.state.cohorts.get(&id).ok_or_else(|| {
@@ -192,7 +222,7 @@ impl Participant {
             Message::SubscribeAccept(body) => self.subscribe_accept(from, &body),
             Message::CohortAdvert(body) => self.cohort_advert(from, body, now),
             Message::CohortSet(body) => self.cohort_set(from, &body, now),
-            Message::RegistrationResult(body) => self.registration_result(from, body),
+            Message::RegistrationResult(body) => self.registration_result(from, &body, now),
             Message::UpdateOpportunity(body) => self.update_opportunity(from, &body, now),
             Message::AuthorizationRequest(body) => self.authorization_request(from, body, now),
             Message::AggregatedNonces(body) => self.aggregated_nonces(from, body, now),
@@ -206,14 +236,26 @@ impl Participant {
         }
     }
 
+    /// What is left to do for a cohort that is over.
+    fn progress_over(&self, cohort: &Membership, now: Timestamp) -> Step<Event> {
+        match &cohort.inquiry {
+            Some(open) if cohort.is_watched() && open.is_due(now) => {
+                Self::inquire(cohort, open.from_round, now)
+            }
+            _ => self.move_updates(cohort),
+        }
+    }
+
     /// What follows from the facts: one thing at a time, until nothing more does.
     fn progress(&self, now: Timestamp) -> Step<Event> {
         let cohorts = self.state.cohorts.values();
         cohorts
             .map(|cohort| match &cohort.stage {
                 Stage::Advertised => self.join_by_policy(cohort, now),
+                Stage::OptedIn => Self::renew(cohort, now),
                 Stage::Agreed => self.progress_signing(cohort, now),
-                _ => Step::nothing(),
+                Stage::Dissolved(_) | Stage::Out(..) => self.progress_over(cohort, now),
+                Stage::Joining => Step::nothing(),
             })
             .find(|step| !step.is_empty())
             .unwrap_or_default()
@@ -252,7 +294,7 @@ impl Machine for Participant {
                 cohort,
                 code,
                 comment,
-            } => Ok(self.problem(&from, cohort, &code, &comment)),
+            } => Ok(self.problem(&from, cohort, &code, &comment, now)),
             Input::Command(command) => self.command(command, now),
             Input::Chain(fact) => Ok(self.chain(fact, now)),
             Input::Signer(answer) => Ok(self.signer(answer, now)),
@@ -266,24 +308,23 @@ impl Machine for Participant {
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        let sessions = self
-            .state
+        self.state
             .cohorts
             .values()
-            .filter_map(|cohort| cohort.session.as_ref());
-        sessions.map(|session| session.deadline).min()
+            .flat_map(|cohort| {
+                let session = cohort.session.as_ref().map(|session| session.deadline);
+                let inquiry = cohort.inquiry.filter(|_| cohort.is_watched());
+                [
+                    session,
+                    cohort.renewal(),
+                    inquiry.and_then(|open| open.due()),
+                ]
+            })
+            .flatten()
+            .min()
     }
 
     fn watches(&self) -> Watches {
-        let cohorts = || self.state.cohorts.values();
-        let outpoints: BTreeSet<_> = cohorts().filter_map(Membership::checked_output).collect();
-        Watches {
-            scripts: Vec::new(),
-            outpoints: outpoints.into_iter().collect(),
-            transactions: cohorts()
-                .flat_map(Membership::live)
-                .map(|candidate| candidate.txid)
-                .collect(),
-        }
+        self.watched()
     }
 }

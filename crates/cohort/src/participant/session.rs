@@ -35,8 +35,17 @@ impl Participant {
             return Ok(if session.proposal.0 == body {
                 Self::repeat_nonces(cohort, session)
             } else {
-                let comment = "a different request under the same session id";
-                Self::decline(cohort, session.id, DeclineCode::Conflict, comment, now)
+                // Two requests with one id, each sealed by the same coordinator: there is no honest reason for it.
+                let [one, other] =
+                    [&session.proposal.0, &body].map(|request| request.pending_tx.compute_txid());
+                let comment = if one == other {
+                    "the coordinator made two different requests under one session id".to_owned()
+                } else {
+                    format!(
+                        "the coordinator asked for two transactions under one session id: {one} and {other}"
+                    )
+                };
+                Self::decline(cohort, session.id, DeclineCode::Conflict, &comment, now)
             });
         }
         if cohort.knows_session(body.session_id) {
@@ -57,7 +66,7 @@ impl Participant {
         let proposal = ProposedSignal(body);
         if let Err(Declined { code, comment }) = still_holds(cohort, &proposal) {
             // The session under way, if any, goes on: nothing has replaced it.
-            return Ok(Self::decline(cohort, session, code, &comment, now));
+            return Ok(Self::decline_offer(cohort, &proposal, code, &comment, now));
         }
         let mut step = Step::nothing();
         if let Some(open) = &cohort.session {
@@ -70,7 +79,7 @@ impl Participant {
             session,
             proposal: Box::new(proposal),
             approved: self.policy.auto_sign,
-            deadline: now.after(cohort.terms.response_deadline_s),
+            deadline: now.after(cohort.phase_deadline_s()),
         });
         Ok(step)
     }
@@ -185,7 +194,7 @@ impl Participant {
                     }
                 }
                 // Time for the others' nonces, and for the coordinator to answer.
-                let deadline = now.after(cohort.terms.response_deadline_s.saturating_mul(2));
+                let deadline = now.after(cohort.phase_deadline_s().saturating_mul(2));
                 let step = Step::event(Event::NonceCommitted {
                     cohort: cohort.handle,
                     session,

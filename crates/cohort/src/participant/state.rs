@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use beacon_signal::{Index, Proof, Root, UpdateId};
+use beacon_signal::{Index, Proof, Root, UpdateId, transaction};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
+use serde::{Deserialize, Serialize};
 
 use super::derive;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
@@ -14,11 +15,11 @@ use crate::review::{OwnLeaf, ProposedSignal, SignalContext};
 use crate::signer::KeyPath;
 use crate::terms::AgreedTerms;
 use crate::values::{
-    AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature,
+    AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature, transaction_hex,
 };
 
 /// Everything that a participant knows.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Coordinators that we subscribed to.
     pub coordinators: BTreeMap<PeerId, Relationship>,
@@ -29,7 +30,7 @@ pub struct State {
 }
 
 /// What we have with one coordinator.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Relationship {
     /// The DID under which it knows us.
     pub own: PeerId,
@@ -46,7 +47,7 @@ pub struct Relationship {
 }
 
 /// Where we stand in a cohort.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Stage {
     /// We know of it.
     Advertised,
@@ -56,12 +57,14 @@ pub enum Stage {
     OptedIn,
     /// It is set, and we agree with what was set.
     Agreed,
+    /// It was agreed on and is over, and why: a code. What the address holds and what was signed is still watched.
+    Dissolved(String),
     /// We are not in it, and why: a code and a comment.
     Out(String, String),
 }
 
 /// One cohort, as we see it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Membership {
     /// Our name for it: its id, unless another coordinator has a cohort of that id here already.
     pub handle: CohortId,
@@ -71,8 +74,12 @@ pub struct Membership {
     pub coordinator: PeerId,
     /// Its terms.
     pub terms: AgreedTerms,
+    /// The dissolved cohort, by its coordinator's id for it, that this one takes the place of.
+    pub succeeds: Option<CohortId>,
     /// Where we stand.
     pub stage: Stage,
+    /// When our opt-in was sent last.
+    pub opted_in: Timestamp,
     /// Our key's path, once we want to join.
     pub path: Option<KeyPath>,
     /// Our key.
@@ -102,10 +109,71 @@ pub struct Membership {
     pub contributed: BTreeSet<SessionId>,
     /// Sessions that are over, newest last; the last 64.
     pub ended: VecDeque<Ended>,
+    /// Outputs of the beacon that are watched until what spends them is buried, with their values in sat; the 64 that
+    /// matter most.
+    pub outputs: BTreeMap<OutPoint, u64>,
+    /// Spends of them by transactions that we have no record of, newest last; the last 64.
+    pub foreign: VecDeque<ForeignSpend>,
+    /// Outputs with which nothing is signed, after a rollback was detected.
+    pub quarantine: Option<Quarantine>,
+    /// What the coordinator was asked for and has not answered.
+    pub inquiry: Option<Inquiry>,
+}
+
+/// An output of the beacon that is spent by a transaction that we did not sign, as far as our log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignSpend {
+    /// The output.
+    pub outpoint: OutPoint,
+    /// What spends it.
+    pub txid: Txid,
+    /// Whether that is buried.
+    pub buried: bool,
+}
+
+/// Outputs that a forgotten signature of ours may spend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// The outputs.
+    pub outputs: BTreeSet<OutPoint>,
+    /// Whether these are all that were there when the rollback was detected. Until the chain source has said so, nothing
+    /// is signed at all.
+    pub complete: bool,
+}
+
+impl Quarantine {
+    /// Whether nothing may be signed that spends this output.
+    pub fn holds(&self, outpoint: &OutPoint) -> bool {
+        !self.complete || self.outputs.contains(outpoint)
+    }
+}
+
+/// A question to the coordinator: what was signed in this round and later, and the proofs of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inquiry {
+    /// The first round of interest.
+    pub from_round: u64,
+    /// How often it was asked.
+    pub asked: u32,
+    /// When it is asked again.
+    pub again: Timestamp,
+}
+
+impl Inquiry {
+    /// A question is asked this often. Then it waits for the next start, or the user.
+    const MAX_ASKED: u32 = 8;
+
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.due().is_some_and(|at| at <= now)
+    }
+
+    pub(super) fn due(&self) -> Option<Timestamp> {
+        (self.asked < Self::MAX_ASKED).then_some(self.again)
+    }
 }
 
 /// A session that is under way.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     /// Its id.
     pub id: SessionId,
@@ -120,7 +188,7 @@ pub struct Session {
 }
 
 /// How far a session is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Progress {
     /// Being checked.
     Requested,
@@ -148,7 +216,7 @@ pub enum Progress {
 }
 
 /// Something that we signed, with all that is needed to prove it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// The session.
     pub session: SessionId,
@@ -157,11 +225,16 @@ pub struct Candidate {
     /// The signal bytes.
     pub root: Root,
     /// Unsigned.
+    #[serde(with = "transaction_hex")]
     pub tx: Transaction,
     /// Its id.
     pub txid: Txid,
     /// Complete proofs, by index.
     pub proofs: BTreeMap<Index, Proof>,
+    /// Proofs that came again and could not be completed, by index.
+    pub unproven: BTreeMap<Index, Unproven>,
+    /// Whether our log had lost it, and it was learned of again.
+    pub recovered: bool,
     /// Where it stands.
     pub standing: Standing,
 }
@@ -174,8 +247,17 @@ impl Candidate {
     }
 }
 
+/// A proof as the coordinator sent it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unproven {
+    /// Without leaf nonce and update.
+    pub proof: Proof,
+    /// Why it is not complete.
+    pub reason: String,
+}
+
 /// Where a candidate stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// It may be mined at any time.
     Live,
@@ -200,7 +282,7 @@ pub enum Standing {
 }
 
 /// A session that is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     /// Its id.
     pub session: SessionId,
@@ -208,6 +290,43 @@ pub struct Ended {
     pub code: String,
     /// For people.
     pub comment: String,
+    /// What was to be signed, where we were asked to sign anything.
+    pub offered: Option<Offered>,
+}
+
+/// What a session was to sign, in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offered {
+    /// Its round.
+    pub round: u64,
+    /// The transaction.
+    pub txid: Txid,
+    /// Its signal bytes, if it has any.
+    pub root: Option<Root>,
+    /// What it was said to spend, sat.
+    pub spent_sat: u64,
+    /// What of that would not have come back to any output, sat; `None` if that cannot be.
+    pub fee_sat: Option<u64>,
+}
+
+impl Offered {
+    /// Of a request.
+    pub fn of(proposal: &ProposedSignal) -> Self {
+        let request = &proposal.0;
+        let values = request.spent_outputs.iter().map(|output| output.value);
+        let spent_sat = values.fold(0_u64, u64::saturating_add);
+        let outputs = request.pending_tx.output.iter();
+        let paid = outputs.fold(0_u64, |paid, output| {
+            paid.saturating_add(output.value.to_sat())
+        });
+        Self {
+            round: request.round,
+            txid: request.pending_tx.compute_txid(),
+            root: transaction::signal_bytes(&request.pending_tx).map(Root),
+            spent_sat,
+            fee_sat: spent_sat.checked_sub(paid),
+        }
+    }
 }
 
 impl State {
@@ -240,6 +359,12 @@ impl Membership {
                 .map(|index| (*index, self.leaves.get(index)))
                 .collect(),
             live: self.live().map(|candidate| &candidate.tx).collect(),
+            published: self
+                .live()
+                .filter(|signed| signed.round < self.round && signed.standing != Standing::Live)
+                .map(|signed| &signed.tx)
+                .collect(),
+            quarantine: self.quarantine.as_ref(),
             signed_roots: self
                 .live()
                 .filter(|candidate| candidate.round == self.round)
@@ -252,8 +377,68 @@ impl Membership {
     /// Whether an index without a leaf in this round stays without one. The root may be fixed with its empty leaf, and
     /// a leaf chosen now would neither be in the tree nor let us complete, or check, the empty leaf's proof.
     pub fn leaves_are_fixed(&self) -> bool {
-        self.terms.empty_leaf_allowed
-            && (self.session.is_some() || self.committed == Some(self.round))
+        let forgotten = |signed: &Candidate| signed.recovered && signed.round == self.round;
+        self.live().any(forgotten)
+            || self.terms.empty_leaf_allowed
+                && (self.session.is_some() || self.committed == Some(self.round))
+    }
+
+    /// Whether the cohort has an address that we agreed to: it is watched, whatever became of the cohort.
+    pub fn is_watched(&self) -> bool {
+        matches!(self.stage, Stage::Agreed | Stage::Dissolved(_))
+    }
+
+    /// Seconds that a phase takes at most.
+    pub(super) fn phase_deadline_s(&self) -> u64 {
+        let members = self.beacon.as_ref().map_or(0, |beacon| beacon.keys().len());
+        self.terms.phase_deadline_s(members)
+    }
+
+    /// When our opt-in is sent again, so that our seat is kept.
+    pub(super) fn renewal(&self) -> Option<Timestamp> {
+        let at = self.opted_in.after(self.terms.seat_deadline_s() / 2);
+        (self.stage == Stage::OptedIn && at < self.terms.advert_expires).then_some(at)
+    }
+
+    /// What the beacon holds, as far as it is watched, sat: outputs that nothing of ours spends, published or mined.
+    pub fn balance_sat(&self) -> u64 {
+        let public =
+            |signed: &&Candidate| !matches!(signed.standing, Standing::Live | Standing::Superseded);
+        let spent: BTreeSet<_> = self
+            .candidates
+            .iter()
+            .filter(public)
+            .flat_map(|signed| &signed.tx.input)
+            .map(|input| input.previous_output)
+            .chain(self.foreign.iter().map(|spend| spend.outpoint))
+            .collect();
+        let outputs = self.outputs.iter();
+        let unspent = outputs.filter(|(outpoint, _)| !spent.contains(outpoint));
+        unspent.fold(0, |sum, (_, value)| sum.saturating_add(*value))
+    }
+
+    /// Spends by transactions of which we have no record to this day.
+    pub fn unexplained(&self) -> impl Iterator<Item = &ForeignSpend> {
+        let known = |txid| self.candidates.iter().any(|signed| signed.txid == txid);
+        self.foreign.iter().filter(move |spend| !known(spend.txid))
+    }
+
+    /// Updates that wait, or stand in leaves of a round in which nothing was signed that announces them.
+    pub(super) fn unannounced(&self) -> BTreeMap<Index, UpdateId> {
+        let mut waiting: BTreeMap<_, _> = self
+            .leaves
+            .values()
+            .filter_map(|leaf| Some((leaf.index, leaf.update?)))
+            .collect();
+        waiting.extend(self.queued.iter().map(|(index, update)| (*index, *update)));
+        let signed = self.candidates.iter();
+        let signed = signed.filter(|signed| signed.standing != Standing::Superseded);
+        for (index, update) in signed.flat_map(Candidate::updates) {
+            if waiting.get(&index) == Some(&update) {
+                waiting.remove(&index);
+            }
+        }
+        waiting
     }
 
     /// Candidates that may still be mined, or leave the chain again.
@@ -279,7 +464,7 @@ impl Membership {
         let over = match self.stage {
             Stage::Advertised => self.terms.advert_expires <= now,
             Stage::Out(..) => true,
-            Stage::Joining | Stage::OptedIn | Stage::Agreed => false,
+            Stage::Joining | Stage::OptedIn | Stage::Agreed | Stage::Dissolved(_) => false,
         };
         over && self.candidates.is_empty()
     }

@@ -74,6 +74,8 @@ decline_codes! {
     Unbalanced = "unbalanced";
     /// A fee above the cap of the terms.
     FeeTooHigh = "fee-too-high";
+    /// Inputs worth more than the balance of the terms.
+    BalanceTooHigh = "balance-too-high";
     /// No proof for an index of this member, or two.
     ProofMissing = "proof-missing";
     /// No leaf was given for an index, and the terms want one.
@@ -82,6 +84,8 @@ decline_codes! {
     ProofInvalid = "proof-invalid";
     /// A transaction that may still be mined is neither built on nor conflicted with.
     LiveTransaction = "live-transaction";
+    /// It would undo a signal that was published for an earlier round.
+    PublishedSignal = "published-signal";
     /// Another root than the one that was signed for this round and may still be mined.
     OtherRoot = "other-root";
     /// The member's chain source knows another script for the spent output.

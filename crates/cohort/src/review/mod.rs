@@ -12,7 +12,7 @@ mod signal;
 
 pub use codes::DeclineCode;
 pub use cohort::{OptedIn, review_cohort};
-pub(crate) use rules::{ignored_live, impossible_beside};
+pub(crate) use rules::{ignored_live, impossible_after, impossible_beside};
 pub use signal::{OwnLeaf, ProposedSignal, ReviewedSignal, SignalContext, Verdict};
 
 use crate::message::shortened;

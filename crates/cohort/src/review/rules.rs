@@ -230,6 +230,49 @@ pub(super) fn respects_live(proposal: &Proposal, context: &Context<'_>) -> Resul
     })
 }
 
+pub(super) fn leaves_published_alone(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    let inputs = &proposal.0.pending_tx.input;
+    let conflicts = |published: &&&Transaction| {
+        published.input.iter().any(|taken| {
+            inputs
+                .iter()
+                .any(|input| input.previous_output == taken.previous_output)
+        })
+    };
+    context.published.iter().find(conflicts).map_or(Ok(()), |published| {
+        Err(format!(
+            "got a spend of what transaction {} spends, which was published for an earlier round and would be undone",
+            published.compute_txid()
+        ))
+    })
+}
+
+pub(super) fn not_in_quarantine(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    let Some(quarantine) = context.quarantine else {
+        return Ok(());
+    };
+    let mut inputs = proposal.0.pending_tx.input.iter();
+    let held = inputs.find(|input| quarantine.holds(&input.previous_output));
+    held.map_or(Ok(()), |input| {
+        Err(format!(
+            "this member's state was restored from an old copy, and it may have signed another spend of {}: it waits until that is spent or its user confirms",
+            input.previous_output
+        ))
+    })
+}
+
+pub(super) fn within_the_balance(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    let values = proposal.0.spent_outputs.iter().map(|output| output.value);
+    let spent = values.fold(0_u64, u64::saturating_add);
+    let max = context.terms.max_balance_sat;
+    ensure(spent <= max, || {
+        format!("got inputs worth {spent} sat, expected at most the {max} of the terms")
+    })
+}
+
 pub(super) fn one_root_for_each_round(
     proposal: &Proposal,
     context: &Context<'_>,
@@ -286,6 +329,19 @@ pub(crate) fn ignored_live(
 /// The transactions of `all` that can never be mined beside `buried`, which is one of them: those that spend what it
 /// spends, and those that build on such.
 pub(crate) fn impossible_beside(buried: Txid, all: &[&Transaction]) -> BTreeSet<Txid> {
+    let mined = all.iter().find(|tx| tx.compute_txid() == buried);
+    let inputs = mined.into_iter().flat_map(|tx| &tx.input);
+    let spent: Vec<_> = inputs.map(|input| input.previous_output).collect();
+    impossible_after(&spent, buried, all)
+}
+
+/// The transactions of `all` that can never be mined after `spender` has spent these outputs: others that spend them, and
+/// those that build on such.
+pub(crate) fn impossible_after(
+    spent: &[OutPoint],
+    spender: Txid,
+    all: &[&Transaction],
+) -> BTreeSet<Txid> {
     let inputs = |tx: &Transaction| -> Vec<OutPoint> {
         tx.input.iter().map(|input| input.previous_output).collect()
     };
@@ -293,12 +349,10 @@ pub(crate) fn impossible_beside(buried: Txid, all: &[&Transaction]) -> BTreeSet<
         .iter()
         .map(|tx| (tx.compute_txid(), inputs(tx)))
         .collect();
-    let mined = txs.iter().find(|(txid, _)| *txid == buried);
-    let spent = mined.map_or(&[][..], |(_, inputs)| inputs);
     let mut impossible = BTreeSet::new();
     loop {
         let before = impossible.len();
-        for (txid, inputs) in txs.iter().filter(|(txid, _)| *txid != buried) {
+        for (txid, inputs) in txs.iter().filter(|(txid, _)| *txid != spender) {
             let dead = |input: &OutPoint| spent.contains(input) || impossible.contains(&input.txid);
             if inputs.iter().any(dead) {
                 impossible.insert(*txid);

@@ -9,6 +9,7 @@ use crate::ids::{CohortId, SessionId};
 use crate::machine::OutputView;
 use crate::message::{AuthorizationRequest, IndexProof};
 use crate::musig::{BeaconKey, sighashes};
+use crate::participant::Quarantine;
 use crate::signer::KeyPath;
 use crate::terms::Terms;
 
@@ -51,7 +52,11 @@ pub struct SignalContext<'a> {
     pub leaves: Vec<(Index, Option<&'a OwnLeaf>)>,
     /// Transactions that were signed and may still be mined.
     pub live: Vec<&'a Transaction>,
-    /// Their roots, where they belong to the member's current round.
+    /// Those of them that were published for an earlier round.
+    pub published: Vec<&'a Transaction>,
+    /// Outputs that a forgotten signature may spend, after a rollback.
+    pub quarantine: Option<&'a Quarantine>,
+    /// Roots of live transactions, where they belong to the member's current round.
     pub signed_roots: Vec<Root>,
     /// What the member's own chain source knows of the spent output.
     pub view: &'a OutputView,
@@ -78,10 +83,13 @@ fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
         check(DeclineCode::DustChange, rules::change_not_dust),
         check(DeclineCode::Unbalanced, rules::balanced),
         check(DeclineCode::FeeTooHigh, rules::fee_under_the_cap),
+        check(DeclineCode::BalanceTooHigh, rules::within_the_balance),
         check(DeclineCode::ProofMissing, rules::one_proof_for_each_index),
         check(DeclineCode::LeafMissing, rules::a_leaf_for_each_index),
         check(DeclineCode::ProofInvalid, rules::proofs_carry_own_leaves),
         check(DeclineCode::LiveTransaction, rules::respects_live),
+        check(DeclineCode::PublishedSignal, rules::leaves_published_alone),
+        check(DeclineCode::RolledBack, rules::not_in_quarantine),
         check(DeclineCode::OtherRoot, rules::one_root_for_each_round),
         check(DeclineCode::ChainScript, rules::chain_knows_the_script),
         check(DeclineCode::ChainAmount, rules::chain_knows_the_amount),

@@ -84,6 +84,22 @@ impl Chain {
         BroadcastOutcome::Accepted
     }
 
+    /// Somebody spends an output as only the holders of its keys can.
+    pub fn steal(&mut self, outpoint: OutPoint) -> Txid {
+        let tx = Transaction {
+            version: bitcoin::transaction::Version::TWO,
+            lock_time: bitcoin::absolute::LockTime::ZERO,
+            input: vec![bitcoin::TxIn {
+                previous_output: outpoint,
+                ..bitcoin::TxIn::default()
+            }],
+            output: Vec::new(),
+        };
+        let txid = tx.compute_txid();
+        self.add(tx);
+        txid
+    }
+
     pub fn mine(&mut self) {
         self.tip += 1;
         for (_, height) in self.txs.values_mut() {

@@ -529,6 +529,12 @@ impl World {
         self.at_peer(number, Input::Restarted).unwrap();
     }
 
+    /// An old copy of a member's state is restored and started: the first lines of its log, and no nonces.
+    pub fn restore(&mut self, number: usize, lines: usize) {
+        self.peers[number].node.log.truncate(lines);
+        self.restart(number);
+    }
+
     fn log_lines(&self) -> usize {
         let peers: usize = self.peers.iter().map(|peer| peer.node.log.len()).sum();
         peers + self.coordinator.log.len()

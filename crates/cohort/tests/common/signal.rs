@@ -53,6 +53,8 @@ pub(crate) fn reviewed(
         round: 1,
         leaves: vec![(index, Some(&leaf))],
         live: Vec::new(),
+        published: Vec::new(),
+        quarantine: None,
         signed_roots: Vec::new(),
         view: &OutputView::Seen {
             output: spent,

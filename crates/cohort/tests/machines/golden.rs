@@ -161,7 +161,9 @@ fn run_of_failures() -> World {
         .unwrap();
     let requests = world.settle_until(|message| message.kind() == "sign/authorization_request");
     let session = world.cohort(cohort).session.as_ref().unwrap().id;
-    requests.into_iter().for_each(|mail| world.deliver(mail));
+    for mail in requests {
+        world.deliver(mail);
+    }
     for number in [2, 3] {
         let comment = String::new();
         world
@@ -223,6 +225,16 @@ fn every_kind_of_event_is_pinned() {
     let rare = [
         r#"{"event":"signal_approved","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002"}"#,
         r#"{"event":"cohort_forgotten","cohort":"00000000-0000-0000-0000-000000000001"}"#,
+        r#"{"event":"opt_in_renewed","cohort":"00000000-0000-0000-0000-000000000001","at":1}"#,
+        r#"{"event":"cohort_dissolved","cohort":"00000000-0000-0000-0000-000000000001","code":"strikes","comment":""}"#,
+        r#"{"event":"updates_moved","cohort":"00000000-0000-0000-0000-000000000001","to":"00000000-0000-0000-0000-000000000002","updates":{"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}"#,
+        r#"{"event":"rollback_detected","cohort":"00000000-0000-0000-0000-000000000001","evidence":"foreign-spend","txid":"0000000000000000000000000000000000000000000000000000000000000000"}"#,
+        r#"{"event":"quarantine_fixed","cohort":"00000000-0000-0000-0000-000000000001","outputs":["0000000000000000000000000000000000000000000000000000000000000000:0"]}"#,
+        r#"{"event":"rollback_confirmed","cohort":"00000000-0000-0000-0000-000000000001"}"#,
+        r#"{"event":"foreign_spend","cohort":"00000000-0000-0000-0000-000000000001","outpoint":"0000000000000000000000000000000000000000000000000000000000000000:0","txid":"0000000000000000000000000000000000000000000000000000000000000000"}"#,
+        r#"{"event":"foreign_spend_buried","cohort":"00000000-0000-0000-0000-000000000001","outpoint":"0000000000000000000000000000000000000000000000000000000000000000:0","txid":"0000000000000000000000000000000000000000000000000000000000000000"}"#,
+        r#"{"event":"signal_adopted","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002","round":1,"tx":"020000000001000000000000","root":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","proofs":{},"unproven":{}}"#,
+        r#"{"event":"proofs_recovered","cohort":"00000000-0000-0000-0000-000000000001","txid":"0000000000000000000000000000000000000000000000000000000000000000","proofs":{},"unproven":{}}"#,
     ];
     for line in rare {
         let event: participant::Event = serde_json::from_str(line).unwrap();

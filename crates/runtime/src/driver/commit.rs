@@ -118,6 +118,9 @@ impl<A: Agent> Driver<A> {
         }
         for event in &events {
             self.machine.apply(event);
+            if let Some(alarm) = A::alarm(event) {
+                tracing::error!("{alarm}");
+            }
         }
         let first = self.last_seq + 1 - events.len() as u64;
         self.followers.publish(first, &events);

@@ -2,6 +2,7 @@
 //! refused with its own code and changes nothing, or ends the session without a second signature.
 
 mod formation;
+mod recovery;
 mod sessions;
 
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};

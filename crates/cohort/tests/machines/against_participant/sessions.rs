@@ -264,6 +264,7 @@ fn two_coordinators_use_one_session_id() {
         session,
         code: "superseded".to_owned(),
         comment: String::new(),
+        offered: None,
     });
     assert!(world.membership(0, cohort).session.is_some());
     world.mail = vec![];

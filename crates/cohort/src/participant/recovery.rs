@@ -1,0 +1,288 @@
+//! What was signed and is not in our log: asking the coordinator, believing signatures only, and getting the proofs back.
+//!
+//! A restored old state has forgotten what was signed since. The coordinator has the transactions and the trees; our own
+//! signature under one of them shows that it is ours; leaf nonces follow from the seed; and the updates are known to the
+//! log or to the user. So the proofs come back, and the transaction is live again.
+
+use std::collections::BTreeMap;
+
+use beacon_signal::{Index, LeafValue, Proof, Root, Strictness, UpdateId, transaction};
+use bitcoin::Transaction;
+
+use super::endings::end;
+use super::event::RollbackEvidence;
+use super::state::{Candidate, Membership, Unproven};
+use super::{Event, Participant};
+use crate::coordinator::FORMATION_EXPIRY_S;
+use crate::ids::Timestamp;
+use crate::machine::{Code, Rejection, Step};
+use crate::message::{
+    DidRegistration, RegistrationResult, SignalProgress, SignalRecord, SpentOutput,
+};
+use crate::musig::sighashes;
+use crate::review::OwnLeaf;
+use crate::statement;
+
+/// Updates of one index that are tried to complete a proof, the newest first.
+const MAX_TRIED: usize = 64;
+
+impl Participant {
+    /// Asks for everything of this round and later. Registers what is not registered yet as well.
+    pub(super) fn inquire(cohort: &Membership, from_round: u64, now: Timestamp) -> Step<Event> {
+        let max = usize::try_from(cohort.terms.max_indexes_per_member).unwrap_or(usize::MAX);
+        let indexes = cohort.dids.keys().chain(cohort.registering.keys());
+        let message = DidRegistration {
+            cohort_id: cohort.id,
+            indexes: indexes.copied().take(max).collect(),
+            from_round: Some(from_round),
+        };
+        let expires = now.after(FORMATION_EXPIRY_S);
+        Step::event(Event::ProofsRequested {
+            cohort: cohort.handle,
+            from_round,
+            at: now,
+        })
+        .send(&cohort.coordinator, message, expires)
+    }
+
+    /// The user wants all proofs again, and may know updates that the log has lost.
+    pub(super) fn fetch_proofs(
+        &self,
+        cohort: &Membership,
+        updates: &[UpdateId],
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
+        if !cohort.is_watched() {
+            let got = format!("a cohort at stage {}", cohort.stage.name());
+            return Err(Rejection::new(
+                Code::Phase,
+                got,
+                "one that was agreed on and may have signed",
+            ));
+        }
+        let mut step = Step::nothing();
+        for candidate in &cohort.candidates {
+            let kept = candidate.unproven.iter();
+            let kept = kept.map(|(index, unproven)| (*index, unproven.proof.clone()));
+            step.events
+                .extend(self.recovered(cohort, candidate, kept.collect(), updates));
+        }
+        Ok(step.and(Self::inquire(cohort, 1, now)))
+    }
+
+    /// The coordinator's answer: what it says was signed, and the proofs.
+    pub(super) fn recover(
+        &self,
+        cohort: &Membership,
+        body: &RegistrationResult,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let mut step = Step::nothing();
+        let (mut adopted, mut detected) = (Vec::new(), false);
+        for record in &body.signals {
+            let mut tx = record.transaction.clone();
+            tx.input.iter_mut().for_each(|input| input.witness.clear());
+            let txid = tx.compute_txid();
+            let sent = sent_proofs(cohort, body, record);
+            if let Some(known) = cohort.candidates.iter().find(|known| known.txid == txid) {
+                step.events.extend(self.recovered(cohort, known, sent, &[]));
+                continue;
+            }
+            let (Some(evidence), Some(root), false) = (
+                signed_by_us(cohort, record, &tx),
+                transaction::signal_bytes(&tx).map(Root),
+                adopted.contains(&txid),
+            ) else {
+                continue; // The coordinator's word alone says nothing.
+            };
+            if !detected {
+                step.events.push(Event::RollbackDetected {
+                    cohort: cohort.handle,
+                    evidence,
+                    txid,
+                });
+                if let Some(open) = &cohort.session {
+                    let comment = "this agent's state is older than what it signed";
+                    step = end(step, cohort, open.id, "rolled-back", comment);
+                }
+            }
+            (detected, _) = (true, adopted.push(txid));
+            let (proofs, unproven) = self.completed(cohort, record.round, &root, sent, &[]);
+            step.events.push(Event::SignalAdopted {
+                cohort: cohort.handle,
+                session: record.session_id,
+                round: record.round,
+                tx,
+                root,
+                proofs,
+                unproven,
+            });
+            if !matches!(
+                record.status,
+                SignalProgress::Unsigned | SignalProgress::Signed
+            ) {
+                step.events.push(Event::SignalPublished {
+                    cohort: cohort.handle,
+                    txid,
+                });
+            }
+        }
+        let Some(inquiry) = cohort.inquiry else {
+            return step;
+        };
+        match body.next_round.filter(|next| *next > inquiry.from_round) {
+            Some(next) => step.and(Self::inquire(cohort, next, now)),
+            None => step.and(Step::event(Event::ProofsAnswered {
+                cohort: cohort.handle,
+            })),
+        }
+    }
+
+    /// What these proofs add to a signal that is known.
+    fn recovered(
+        &self,
+        cohort: &Membership,
+        known: &Candidate,
+        mut sent: BTreeMap<Index, Proof>,
+        updates: &[UpdateId],
+    ) -> Option<Event> {
+        sent.retain(|index, _| !known.proofs.contains_key(index));
+        let (proofs, mut unproven) =
+            self.completed(cohort, known.round, &known.root, sent, updates);
+        unproven.retain(|index, _| !known.unproven.contains_key(index));
+        let adds = !proofs.is_empty() || !unproven.is_empty();
+        adds.then(|| Event::ProofsRecovered {
+            cohort: cohort.handle,
+            txid: known.txid,
+            proofs,
+            unproven,
+        })
+    }
+
+    /// Completes what can be completed, and says of the rest why it cannot.
+    fn completed(
+        &self,
+        cohort: &Membership,
+        round: u64,
+        root: &Root,
+        sent: BTreeMap<Index, Proof>,
+        updates: &[UpdateId],
+    ) -> (BTreeMap<Index, Proof>, BTreeMap<Index, Unproven>) {
+        let (mut proofs, mut unproven) = (BTreeMap::new(), BTreeMap::new());
+        for (index, proof) in sent {
+            match self.complete(cohort, round, root, index, &proof, updates) {
+                Some(complete) => {
+                    proofs.insert(index, complete);
+                }
+                None => {
+                    let reason = "it carries none of the updates known here: give the update's hash, or ask the coordinator for a proof that leads to the root".to_owned();
+                    unproven.insert(index, Unproven { proof, reason });
+                }
+            }
+        }
+        (proofs, unproven)
+    }
+
+    /// The proof with the leaf that it carries: ours with an update that we know, ours without one, or the empty one.
+    fn complete(
+        &self,
+        cohort: &Membership,
+        round: u64,
+        root: &Root,
+        index: Index,
+        proof: &Proof,
+        updates: &[UpdateId],
+    ) -> Option<Proof> {
+        let carries = |value: &LeafValue| {
+            let verified = proof.verify(&index, value, root, Strictness::Member);
+            verified.is_ok()
+        };
+        let mut complete = proof.clone();
+        (complete.nonce, complete.update_id) = (None, None);
+        if carries(&LeafValue::EMPTY) {
+            return Some(complete);
+        }
+        let stored = cohort.leaves.get(&index).filter(|_| round == cohort.round);
+        let derived = self.leaf_nonce(cohort, round, &index);
+        let nonces = stored.map(|leaf| leaf.nonce.clone()).into_iter();
+        let announced = cohort.candidates.iter().rev().flat_map(Candidate::updates);
+        let announced = announced.filter(|(other, _)| *other == index);
+        let known = updates
+            .iter()
+            .copied()
+            .chain(stored.and_then(|leaf| leaf.update))
+            .chain(cohort.queued.get(&index).copied())
+            .chain(announced.map(|(_, update)| update))
+            .take(MAX_TRIED);
+        let known: Vec<_> = std::iter::once(None).chain(known.map(Some)).collect();
+        for nonce in nonces.chain(std::iter::once(derived)) {
+            for update in &known {
+                let leaf = OwnLeaf {
+                    index,
+                    update: *update,
+                    nonce: nonce.clone(),
+                };
+                if carries(&leaf.value()) {
+                    complete.nonce = Some(leaf.nonce);
+                    complete.update_id = leaf.update;
+                    return Some(complete);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The proofs that came for this signal, of indexes that are ours.
+fn sent_proofs(
+    cohort: &Membership,
+    body: &RegistrationResult,
+    record: &SignalRecord,
+) -> BTreeMap<Index, Proof> {
+    let ours = |index| cohort.dids.contains_key(index) || cohort.registering.contains_key(index);
+    let ours = body.results.iter().filter(|result| ours(&result.index));
+    let proof = |result: &crate::message::IndexResult| {
+        let mut proofs = result.proofs.iter();
+        let sent = proofs
+            .find(|sent| (sent.session_id, sent.round) == (record.session_id, record.round))?;
+        Some((result.index, sent.proof.clone()))
+    };
+    ours.filter_map(proof).collect()
+}
+
+/// What shows that our key signed this transaction: the beacon's signature, or a statement of ours.
+fn signed_by_us(
+    cohort: &Membership,
+    record: &SignalRecord,
+    unsigned: &Transaction,
+) -> Option<RollbackEvidence> {
+    let (beacon, key) = (cohort.beacon.as_ref()?, cohort.key.as_ref()?);
+    let ours = |output: &SpentOutput| *output.script == *beacon.script();
+    if unsigned.input.is_empty() || !record.spent_outputs.iter().all(ours) {
+        return None;
+    }
+    let spent: Vec<_> = record
+        .spent_outputs
+        .iter()
+        .map(SpentOutput::to_txout)
+        .collect();
+    let sighashes = sighashes(unsigned, &spent)?;
+    let mut inputs = sighashes.iter().zip(&record.transaction.input);
+    let signed = inputs.all(|(sighash, input)| {
+        let signature = input.witness.nth(0).filter(|_| input.witness.len() == 1);
+        signature.is_some_and(|signature| beacon.has_signed(sighash, signature))
+    });
+    if signed {
+        return Some(RollbackEvidence::SignedTransaction);
+    }
+    let given = record.contribution.as_ref()?;
+    let statement = statement::partials(
+        record.session_id,
+        &sighashes,
+        &given.aggregated_nonces,
+        &given.partial_signatures,
+    );
+    statement
+        .is_signed_by(key, &given.signature)
+        .then_some(RollbackEvidence::OwnContribution)
+}
