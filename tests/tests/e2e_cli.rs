@@ -208,12 +208,12 @@ async fn a_value_out_of_range_names_itself_the_expectation_and_the_remedy() {
     let remedy = "see --help of run for the names and values";
     let files = [
         (
-            "heartbeat_s = 0".to_owned(),
-            "heartbeat_s: got 0, expected 1 to 3600 seconds".to_owned(),
+            "[limits]\nheartbeat_s = 0".to_owned(),
+            "heartbeat_s: got 0, expected 1 to 3600".to_owned(),
         ),
         (
-            "max_message_bytes = 1".to_owned(),
-            "max_message_bytes: got 1, expected 4096 to 67108864 bytes".to_owned(),
+            "[limits]\nmax_message_bytes = 1".to_owned(),
+            "max_message_bytes: got 1, expected 4096 to 67108864".to_owned(),
         ),
         (
             "listen = \"nowhere\"".to_owned(),

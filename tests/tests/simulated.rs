@@ -29,14 +29,16 @@ fn run_clean(settings: &Settings) -> Report {
     report
 }
 
+/// A number from the environment.
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}: got {text:?}, expected a number"))
+    })
+}
+
 /// The same circumstances under many seeds; at least one of them must have met each kind of trouble.
 fn run_seeds(name: &str, count: u64, settings: &Settings) {
-    let number = |variable: &str, default| {
-        std::env::var(variable).map_or(default, |text| {
-            text.parse()
-                .unwrap_or_else(|_| panic!("{variable}: got {text:?}, expected a number"))
-        })
-    };
     let (first, count) = (
         number("BEACON_SIM_SEED", 1_000),
         number("BEACON_SIM_SEEDS", count),
@@ -177,30 +179,33 @@ fn a_failure_shows_its_seed_and_what_went_before() {
 }
 
 /// Every node's process ends once at every place where its disk and the world may differ: before a commit, between the
-/// commit and its effects, after these. Whatever was under way is taken up or abandoned by rule.
+/// commit and its effects, after these. Whatever was under way is taken up or abandoned by rule. Under several seeds, and
+/// under more with `BEACON_SIM_CRASH_SEEDS`.
 #[test]
 fn a_crash_at_every_boundary() {
-    for flow in [Flow::Push, Flow::Pull] {
-        let settings = Settings {
-            flow,
-            signals: 2,
-            ..Settings::default()
-        };
-        let clean = run_clean(&settings);
-        let mut crashes = 0;
-        for (node, boundaries) in clean.boundaries.iter().enumerate() {
-            assert!(*boundaries > 60, "a node that commits little: {clean:?}");
-            for boundary in 0..*boundaries {
-                let settings = Settings {
-                    crashes: vec![CrashPoint { node, boundary }],
-                    ..settings.clone()
-                };
-                let report = run(SEED, &settings);
-                assert_eq!(report.restarts, 1, "{node} at {boundary}: {report:?}");
-                crashes += 1;
+    for seed in SEED..=number("BEACON_SIM_CRASH_SEEDS", 2) {
+        for flow in [Flow::Push, Flow::Pull] {
+            let settings = Settings {
+                flow,
+                signals: 2,
+                ..Settings::default()
+            };
+            let clean = run(seed, &settings);
+            let mut crashes = 0;
+            for (node, boundaries) in clean.boundaries.iter().enumerate() {
+                assert!(*boundaries > 60, "a node that commits little: {clean:?}");
+                for boundary in 0..*boundaries {
+                    let settings = Settings {
+                        crashes: vec![CrashPoint { node, boundary }],
+                        ..settings.clone()
+                    };
+                    let report = run(seed, &settings);
+                    assert_eq!(report.restarts, 1, "{node} at {boundary}: {report:?}");
+                    crashes += 1;
+                }
             }
+            println!("{flow:?}, seed {seed}: {crashes} crashes, one in each run");
         }
-        println!("{flow:?}: {crashes} crashes, one in each run");
     }
 }
 

@@ -165,6 +165,14 @@ fn an_overloaded_server_is_unavailable_even_after_a_retry() {
 }
 
 #[test]
+fn a_server_that_never_answers_is_unavailable_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let chain = EsploraChain::new(&url, Duration::from_millis(50), 0).unwrap();
+    assert_unavailable(&chain.tip());
+}
+
+#[test]
 fn a_server_that_hangs_up_is_unavailable() {
     assert_unavailable(&client(server(|_| Vec::new())).genesis());
 }

@@ -1,7 +1,7 @@
 //! What makes a coordinator or a participant out of the same driver.
 
 use beacon_cohort::ids::PeerId;
-use beacon_cohort::machine::Machine;
+use beacon_cohort::machine::{Input, Machine};
 use beacon_cohort::signer::{SignerAnswer, SignerRequest};
 use serde_json::Value;
 
@@ -44,6 +44,14 @@ pub trait Agent: Send + 'static {
 
     /// Whether something was agreed with this peer, so that its messages have room even where strangers' have none.
     fn is_partner(&self, machine: &Self::Machine, peer: &PeerId) -> bool;
+
+    /// Whether this begins something that will need room in the log: refused when the log is full. What finishes or proves
+    /// what has begun is not.
+    fn begins(
+        &self,
+        machine: &Self::Machine,
+        input: &Input<<Self::Machine as Machine>::Command>,
+    ) -> bool;
 
     /// Asks the signer. A role without one has machines that never ask.
     fn sign(&mut self, request: SignerRequest) -> Option<SignerAnswer>;

@@ -29,13 +29,6 @@ use crate::watcher::Watcher;
 const ENDPOINT: &str = "endpoint";
 /// Metadata key under which it is kept to which seed the memory belongs: the public DID of its first identity.
 const SEED: &str = "seed";
-/// Frames and reports that wait for the loop.
-const QUEUE: usize = 256;
-/// One request to the chain source.
-const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Repetitions of a request that the chain source was too busy for.
-const CHAIN_RETRIES: usize = 2;
-
 /// Which endpoint the agent's DIDs announce.
 #[derive(Clone, Debug)]
 pub enum Choice {
@@ -76,14 +69,19 @@ pub struct Home {
 /// asked for, and then costs scrypt's work.
 ///
 /// The endpoint is part of the DID, so a configuration that has changed is refused: every peer would see a stranger.
-pub fn open(path: &Path, unlock: &Unlock, choice: Choice) -> anyhow::Result<Home> {
+pub fn open(
+    path: &Path,
+    unlock: &Unlock,
+    choice: Choice,
+    limits: StoreLimits,
+) -> anyhow::Result<Home> {
     let there = |name| path.join(name).try_exists().unwrap_or(true);
     if !there(SEED_FILE) && !there(STATE_FILE) {
         // Nothing is made where the keys cannot be.
         unlock.check_new().map_err(KeyError::from)?;
     }
     let data_dir = DataDir::open(path)?;
-    let mut store = RedbStore::open(&data_dir.state_file(), StoreLimits::default())?;
+    let mut store = RedbStore::open(&data_dir.state_file(), limits)?;
     let seed = Arc::new(seed_of(&data_dir, &mut store, unlock)?);
     let kept = store.meta(ENDPOINT)?.map(String::from_utf8).transpose()?;
     // An endpoint that nobody has configured yet may still become another one.
@@ -204,16 +202,22 @@ where
         .chain_url
         .as_deref()
         .context("chain_url is missing: name an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one)")?;
-    let chain: Arc<dyn Chain> =
-        Arc::new(EsploraChain::new(chain_url, CHAIN_TIMEOUT, CHAIN_RETRIES)?);
-    let (report_tx, reports) = mpsc::channel(QUEUE);
+    let bounds = &config.limits;
+    let patience = Duration::from_secs(bounds.chain_timeout_s);
+    let chain: Arc<dyn Chain> = Arc::new(EsploraChain::new(
+        chain_url,
+        patience,
+        bounds.chain_retries,
+    )?);
+    let (report_tx, reports) = mpsc::channel(bounds.inbound_queue);
     let genesis = genesis_block(config.network.bitcoin()).block_hash();
     let watcher = Watcher::start(chain, genesis, config.chain_poll, report_tx)
         .context("cannot start the chain watcher")?;
-    let (frame_tx, frames) = mpsc::channel(QUEUE);
+    let (frame_tx, frames) = mpsc::channel(bounds.inbound_queue);
     let transport = Transport::start(config.transport.clone(), frame_tx).await?;
-    let (call_tx, calls) = mpsc::channel(QUEUE);
-    let control = ControlServer::bind(data_dir.control_socket()).await?;
+    let (call_tx, calls) = mpsc::channel(bounds.inbound_queue);
+    let control =
+        ControlServer::bind(data_dir.control_socket(), bounds, transport.counts()).await?;
 
     let did = identities.get(0)?.did().clone();
     let ready = json!({
@@ -248,6 +252,7 @@ where
             allow_private: config.allow_private,
             disclosure,
             limits,
+            bounds: bounds.clone(),
             started,
             about,
         },

@@ -219,7 +219,8 @@ impl Global {
     ) -> Result<Home, Failure> {
         let path = self.data_dir(agent)?;
         let unlock = self.unlock(agent, config)?;
-        let open = move || app::open(&path, &unlock, choice);
+        let limits = config.limits.store();
+        let open = move || app::open(&path, &unlock, choice, limits);
         Ok(tokio::task::spawn_blocking(open).await??)
     }
 

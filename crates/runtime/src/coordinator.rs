@@ -4,8 +4,10 @@ mod view;
 
 use std::collections::BTreeSet;
 
-use beacon_cohort::coordinator::{Command, Config, Coordinator, Phase};
+use beacon_cohort::coordinator::{Command, Config, Coordinator, Phase, Stage};
 use beacon_cohort::ids::{CohortId, PeerId};
+use beacon_cohort::machine::Input;
+use beacon_cohort::message::Message;
 use beacon_cohort::signer::{SignerAnswer, SignerRequest};
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork};
 use beacon_didcomm::Did;
@@ -28,6 +30,8 @@ use view::{detail, evidence_list, sessions, summary};
 pub struct CoordinatorAgent {
     /// The network of cohorts for which none is named.
     network: BtcNetwork,
+    max_members: u64,
+    max_indexes_per_member: u64,
 }
 
 /// The role and the machine that this configuration asks for.
@@ -35,10 +39,13 @@ pub fn role(config: &Settings) -> (CoordinatorAgent, Coordinator) {
     let machine = Coordinator::new(Config {
         label: config.label.clone(),
         fee_rate_sat_vb: config.fee_rate,
-        ..Config::default()
+        max_subscribers: config.limits.max_subscribers,
+        max_cohorts: config.limits.max_cohorts,
     });
     let agent = CoordinatorAgent {
         network: config.network,
+        max_members: config.limits.max_members,
+        max_indexes_per_member: config.limits.max_indexes_per_member,
     };
     (agent, machine)
 }
@@ -214,6 +221,24 @@ impl Agent for CoordinatorAgent {
         })
     }
 
+    fn begins(&self, machine: &Coordinator, input: &Input<Command>) -> bool {
+        let waits = |cohort: &CohortId| {
+            let known = machine.state().cohorts.get(cohort);
+            known.is_none_or(|cohort| matches!(cohort.round.stage, Stage::Waiting))
+        };
+        match input {
+            Input::Command(command) => !matches!(command, Command::CloseAdmission { .. }),
+            Input::Message { message, .. } => match message {
+                Message::Subscribe(_) | Message::OptIn(_) | Message::DidRegistration(_) => true,
+                // An open round needs the leaves that are missing.
+                Message::RequestSignature(body) => waits(&body.cohort_id),
+                Message::NoUpdate(body) => waits(&body.cohort_id),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     fn sign(&mut self, _: SignerRequest) -> Option<SignerAnswer> {
         None // It holds no key, and its machine never asks.
     }
@@ -236,6 +261,13 @@ impl CoordinatorAgent {
             terms.entry("admission").or_insert("invited".into());
         }
         let terms = AgreedTerms::parse(Value::Object(terms)).map_err(RpcError::invalid_params)?;
+        within("max_members", terms.max_members, self.max_members)?;
+        let indexes = self.max_indexes_per_member;
+        within(
+            "max_indexes_per_member",
+            terms.max_indexes_per_member,
+            indexes,
+        )?;
         let cohort = CohortId(Uuid::new_v4());
         let answer =
             json!({ "cohort_id": cohort, "terms_hash": terms.hash(), "terms": terms.value() });
@@ -253,6 +285,16 @@ impl CoordinatorAgent {
 
 fn peers(dids: &BTreeSet<Did>) -> BTreeSet<PeerId> {
     dids.iter().map(|did| PeerId::new(did.as_str())).collect()
+}
+
+/// Terms may not promise more room than the configuration gives.
+fn within(name: &str, got: u64, limit: u64) -> Result<(), RpcError> {
+    if got <= limit {
+        return Ok(());
+    }
+    Err(RpcError::invalid_params(format!(
+        "{name} is {got}, expected at most {limit} as in the configuration: set a larger limit {name}"
+    )))
 }
 
 /// The agent's DID, with an invitation that carries it.

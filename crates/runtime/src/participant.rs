@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
-use beacon_cohort::message::Subscribe;
+use beacon_cohort::machine::Input;
+use beacon_cohort::message::{Message, Subscribe};
 use beacon_cohort::participant::{
     Candidate, Command, Event, LeafSecret, Membership, Participant, Policy, Progress, Stage,
     Standing,
@@ -145,6 +146,8 @@ pub fn role(home: &Home, config: &Config) -> Result<(ParticipantAgent, Participa
     let policy = Policy {
         auto_join: config.auto_join.clone(),
         auto_sign: config.auto_sign,
+        max_coordinators: config.limits.max_coordinators,
+        max_cohorts: config.limits.max_cohorts_per_coordinator,
         ..Policy::asking(config.network)
     };
     let machine = Participant::new(policy, leaf_secret);
@@ -333,6 +336,22 @@ impl Agent for ParticipantAgent {
     /// A coordinator that the user chose.
     fn is_partner(&self, machine: &Participant, peer: &PeerId) -> bool {
         machine.state().coordinators.contains_key(peer)
+    }
+
+    fn begins(&self, _: &Participant, input: &Input<Command>) -> bool {
+        match input {
+            Input::Command(command) => matches!(
+                command,
+                Command::Subscribe { .. } | Command::Join { .. } | Command::RequestUpdate { .. }
+            ),
+            Input::Message { message, .. } => matches!(
+                message,
+                Message::CohortAdvert(_)
+                    | Message::UpdateOpportunity(_)
+                    | Message::AuthorizationRequest(_)
+            ),
+            _ => false,
+        }
     }
 
     fn sign(&mut self, request: SignerRequest) -> Option<SignerAnswer> {

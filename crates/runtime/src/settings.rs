@@ -15,6 +15,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::agent::Agent;
+use crate::limits::{LimitOptions, Limits};
 use crate::transport::TransportConfig;
 
 /// The options that both roles have. Names in the file are the flags' with underscores.
@@ -52,22 +53,6 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Largest message in bytes [default: 1048576]
-    #[arg(long, value_name = "BYTES")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_message_bytes: Option<usize>,
-    /// Seconds between two heartbeats on a socket [default: 20]
-    #[arg(long, value_name = "S")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub heartbeat_s: Option<u64>,
-    /// Most sockets at one time [default: 4096]
-    #[arg(long, value_name = "N")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_connections: Option<usize>,
-    /// Most accepted sockets from one address [default: 64]
-    #[arg(long, value_name = "N")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_connections_per_ip: Option<usize>,
     /// Fee rate of signals in sat/vB, bounded by each cohort's terms (coordinator) [default: 2]
     #[arg(long, value_name = "SAT/VB")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +69,9 @@ pub struct Options {
     #[arg(long = "did", value_name = "DID")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dids: Option<Vec<String>>,
+    /// In the file: the table `limits`.
+    #[command(flatten)]
+    pub limits: LimitOptions,
     // Flags of every command (`cli::Global`), so in the file only.
     /// File with the passphrase of the keys.
     #[arg(skip)]
@@ -135,6 +123,8 @@ pub struct Config {
     pub label: Option<String>,
     /// Sockets.
     pub transport: TransportConfig,
+    /// Everything that is bounded.
+    pub limits: Limits,
     /// sat/vB.
     pub fee_rate: u64,
     /// DIDs for cohorts that are joined without asking; `None`: ask.
@@ -207,38 +197,10 @@ impl Options {
             });
         }
         let regtest = network == BtcNetwork::Regtest;
-        let defaults = TransportConfig::default();
+        let limits = self.limits.resolve()?;
         let transport = TransportConfig {
             listen: self.listen,
-            max_frame: within(
-                "max_message_bytes",
-                self.max_message_bytes,
-                defaults.max_frame,
-                4_096..=64 << 20,
-                "4096 to 67108864 bytes",
-            )?,
-            heartbeat: Duration::from_secs(within(
-                "heartbeat_s",
-                self.heartbeat_s,
-                20,
-                1..=3_600,
-                "1 to 3600 seconds",
-            )?),
-            max_connections: within(
-                "max_connections",
-                self.max_connections,
-                defaults.max_connections,
-                1..=1_000_000,
-                "1 to 1000000",
-            )?,
-            max_connections_per_ip: within(
-                "max_connections_per_ip",
-                self.max_connections_per_ip,
-                defaults.max_connections_per_ip,
-                1..=1_000_000,
-                "1 to 1000000",
-            )?,
-            ..defaults
+            ..limits.transport()
         };
         let poll = within(
             "chain_poll_ms",
@@ -281,6 +243,7 @@ impl Options {
             allow_private: self.allow_private.unwrap_or(regtest),
             label,
             transport,
+            limits,
             fee_rate: within(
                 "fee_rate",
                 self.fee_rate,
@@ -381,10 +344,15 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let (_dir, path) = file(
-            "fee_rate = 7\nlabel = \"from the file\"\ndids = [\"did:a:b\"]\nauto_join = true\n",
+            "fee_rate = 7\nlabel = \"from the file\"\ndids = [\"did:a:b\"]\nauto_join = true\n\
+             [limits]\nmax_dials = 3\nheartbeat_s = 4\n",
         );
         let flags = Options {
             label: Some("from a flag".to_owned()),
+            limits: LimitOptions {
+                heartbeat_s: Some(5),
+                ..LimitOptions::default()
+            },
             ..Options::default()
         };
         let config = flags.over_file(&path, true).unwrap().resolve().unwrap();
@@ -396,6 +364,13 @@ mod tests {
             Duration::from_secs(1),
             "regtest's default"
         );
+        let limits = Limits {
+            max_dials: 3,
+            heartbeat_s: 5,
+            ..Limits::default()
+        };
+        assert_eq!(config.limits, limits);
+        assert_eq!(config.transport.heartbeat, Duration::from_secs(5));
     }
 
     #[test]
@@ -413,6 +388,7 @@ mod tests {
     fn unknown_names_and_wrong_values_are_refused_by_name() {
         for (text, wording) in [
             ("fee_rat = 7", "fee_rat"),
+            ("[limits]\nmax_dial = 7", "max_dial"),
             ("fee_rate = \"much\"", "fee_rate"),
             ("network = \"moon\"", "moon"),
             (
@@ -461,10 +437,13 @@ mod tests {
             ),
             (
                 Options {
-                    max_message_bytes: Some(1),
+                    limits: LimitOptions {
+                        max_message_bytes: Some(1),
+                        ..LimitOptions::default()
+                    },
                     ..Options::default()
                 },
-                "max_message_bytes: got 1",
+                "max_message_bytes: got 1, expected 4096 to 67108864",
             ),
             (
                 Options {

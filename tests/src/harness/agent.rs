@@ -25,6 +25,7 @@ pub struct Agent {
     process: Option<Process>,
     log: Log,
     faults: Option<Faults>,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Agent {
@@ -47,6 +48,7 @@ impl Agent {
             process: None,
             log: Log::new(name, PathBuf::new()),
             faults: None,
+            environment: Vec::new(),
         };
         agent.log = Log::new(name, agent.socket());
         agent
@@ -56,6 +58,13 @@ impl Agent {
     #[must_use]
     pub fn with_faults(mut self) -> Self {
         self.faults = Some(Faults::new(&self.data_dir()));
+        self
+    }
+
+    /// The same, with this variable in its environment.
+    #[must_use]
+    pub fn with_environment(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.push((name, value.into()));
         self
     }
 
@@ -78,7 +87,10 @@ impl Agent {
         self.log.disconnect();
         let arguments = self.arguments(&["run"]).into_iter();
         let arguments: Vec<_> = arguments.chain(self.options.iter().cloned()).collect();
-        let environment = self.faults.iter().flat_map(Faults::environment).collect();
+        let environment = self.faults.iter().flat_map(Faults::environment);
+        let environment = environment
+            .chain(self.environment.iter().cloned())
+            .collect();
         let mut process = Process::start(
             &self.name,
             &self.folder,

@@ -23,6 +23,7 @@ mod mortal;
 mod net;
 pub mod oracle;
 mod process;
+mod tap;
 mod wire;
 
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub use log::{Ended, Event, Log};
 pub use mortal::{Mortal, on_disk};
 pub use net::{Cohort, Member, Net, Signal, chain_options, coordinator, free_port, verify_proof};
 pub use process::{Output, Scratch, run};
+pub use tap::Tap;
 pub use wire::{Stranger, anoncrypted, message, now};
 
 /// How long anything may take. Far beyond what it takes on a loaded machine: it ends a test that hangs.

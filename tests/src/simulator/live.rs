@@ -124,3 +124,92 @@ pub(super) fn check_leaves<'a>(
     }
     Ok(())
 }
+
+/// What must hold is broken, one thing at a time.
+#[cfg(test)]
+mod tests {
+    use beacon_cohort::message::Message;
+    use beacon_cohort::terms::Flow;
+    use beacon_signal::Root;
+    use bitcoin::Amount;
+
+    use super::super::{Settings, Simulation};
+    use super::*;
+
+    /// A member that is about to sign the second of two signals, and what it is about to send.
+    fn releasing() -> (Membership, SignatureAuthorization) {
+        let settings = Settings {
+            flow: Flow::Pull,
+            ..Settings::default()
+        };
+        let mut simulation = Simulation::new(5, settings);
+        simulation.keep_letters();
+        simulation.form().unwrap();
+        for _ in 0..2 {
+            simulation.want();
+            simulation.announce().unwrap();
+        }
+        let sent = simulation.letters().iter().rev().find_map(|letter| {
+            match letter.message().filter(|_| letter.from() == 1) {
+                Some(Message::SignatureAuthorization(body)) => Some(body),
+                _ => None,
+            }
+        });
+        let mut membership = simulation.member(1).unwrap().clone();
+        for candidate in &mut membership.candidates {
+            candidate.standing = Standing::Live;
+        }
+        (membership, sent.unwrap())
+    }
+
+    fn refused(membership: &Membership, message: &SignatureAuthorization, wording: &str) {
+        let reason = check_release(membership, message).unwrap_err();
+        assert!(reason.contains(wording), "{reason}");
+    }
+
+    #[test]
+    fn a_signature_without_its_proofs() {
+        let (membership, message) = releasing();
+        check_release(&membership, &message).unwrap();
+
+        let mut nothing = membership.clone();
+        nothing.candidates.pop();
+        refused(&nothing, &message, "nothing in the log");
+        let mut unproven = membership.clone();
+        unproven.candidates[1].proofs.clear();
+        refused(&unproven, &message, "no proof for");
+        let mut other = membership.clone();
+        other.candidates[1].root = Root([7; 32]);
+        refused(&other, &message, "is not proven");
+    }
+
+    #[test]
+    fn a_signature_beside_a_live_transaction() {
+        let (membership, message) = releasing();
+        let mut beside = membership.clone();
+        let free = &mut beside.candidates[0];
+        free.tx.input[0].previous_output.vout += 1;
+        free.tx.output[0].value -= Amount::ONE_SAT;
+        free.txid = free.tx.compute_txid();
+        refused(&beside, &message, "which may still be mined");
+
+        let mut roots = membership;
+        roots.candidates[0].round = roots.candidates[1].round;
+        refused(&roots, &message, "two live roots");
+    }
+
+    #[test]
+    fn leaves_that_change_within_a_round_or_repeat_over_rounds() {
+        let (membership, _) = releasing();
+        let check = |membership: &Membership| check_leaves(std::iter::once(membership));
+        check(&membership).unwrap();
+
+        let mut changed = membership.clone();
+        changed.candidates[0].round = changed.candidates[1].round;
+        assert!(check(&changed).unwrap_err().contains("two leaves for"));
+        let mut repeated = membership;
+        let first = repeated.candidates[0].proofs.clone();
+        repeated.candidates[1].proofs = first;
+        assert!(check(&repeated).unwrap_err().contains("one leaf nonce for"));
+    }
+}

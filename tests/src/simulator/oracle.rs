@@ -6,7 +6,7 @@ use beacon_cohort::coordinator::Event;
 use beacon_cohort::ids::{CohortId, SessionId};
 use beacon_cohort::review::DeclineCode;
 use beacon_signal::{Root, Strictness, transaction};
-use bitcoin::Txid;
+use bitcoin::{Transaction, Txid};
 
 use super::world::{COORDINATOR, node_of};
 use super::{Simulation, live};
@@ -20,7 +20,7 @@ pub(super) struct Sessions {
     transactions: BTreeMap<Txid, (CohortId, u64, Root)>,
     /// Sessions whose aggregated nonces left, so that partial signatures may have.
     aggregated: BTreeSet<SessionId>,
-    signed: BTreeSet<SessionId>,
+    signed: BTreeMap<SessionId, Transaction>,
     /// Sessions without a signature, and why.
     pub(super) abandoned: BTreeMap<SessionId, String>,
 }
@@ -45,8 +45,8 @@ impl Sessions {
                 Event::NoncesAggregated { session, .. } => {
                     sessions.aggregated.insert(*session);
                 }
-                Event::SessionSigned { session, .. } => {
-                    sessions.signed.insert(*session);
+                Event::SessionSigned { session, tx, .. } => {
+                    sessions.signed.insert(*session, tx.clone());
                 }
                 Event::SessionAbandoned { session, code, .. } => {
                     sessions.abandoned.insert(*session, code.clone());
@@ -64,13 +64,31 @@ impl Sessions {
     /// Every session was signed, or abandoned for a reason, and not both.
     fn check_ends(&self) -> Result<(), String> {
         for session in self.started.keys() {
-            let signed = self.signed.contains(session);
+            let signed = self.signed.contains_key(session);
             let reason = self.abandoned.get(session);
             let ended = signed != reason.is_some_and(|code| !code.is_empty());
             if !ended {
                 return Err(format!(
                     "session {session} was neither signed nor abandoned for a reason, or both: signed {signed}, {reason:?}"
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that was signed is in the chain, or an input of it is spent otherwise there.
+    fn check_confirmed<'a>(
+        &self,
+        mined: impl Iterator<Item = &'a Transaction>,
+    ) -> Result<(), String> {
+        let mut spent = BTreeSet::new();
+        for tx in mined {
+            spent.extend(tx.input.iter().map(|input| input.previous_output));
+        }
+        for (session, tx) in &self.signed {
+            let mut inputs = tx.input.iter();
+            if !inputs.any(|input| spent.contains(&input.previous_output)) {
+                return Err(format!("session {session} was signed and never confirmed"));
             }
         }
         Ok(())
@@ -105,6 +123,7 @@ impl Simulation {
         self.check_blame()?;
         sessions.check_ends()?;
         sessions.check_roots()?;
+        sessions.check_confirmed(self.world.chain.mined())?;
         let signals = self.check_signals(sessions)?;
         self.check_updates(sessions)?;
         Ok(signals)
@@ -261,135 +280,5 @@ fn is_no_fault(code: &str) -> bool {
     code == "timeout" || transient.iter().any(|fine| fine.as_str() == code)
 }
 
-/// An oracle that cannot fail shows nothing: each is given what it must not accept.
 #[cfg(test)]
-mod tests {
-    use beacon_cohort::machine::Machine as _;
-    use beacon_cohort::terms::Flow;
-    use beacon_cohort::{coordinator, participant};
-    use bitcoin::{OutPoint, ScriptBuf, Transaction, TxIn};
-
-    use super::super::{Goal, Settings};
-    use super::*;
-
-    /// A life in which everything held.
-    fn settled() -> Simulation {
-        let settings = Settings {
-            flow: Flow::Pull, // One session for all updates.
-            ..Settings::default()
-        };
-        let mut simulation = Simulation::new(3, settings);
-        simulation.form().unwrap();
-        simulation.round().unwrap();
-        simulation.advance(Goal::Settled).unwrap();
-        simulation.examine().unwrap();
-        simulation
-    }
-
-    fn refused(simulation: &Simulation, wording: &str) {
-        let reason = simulation.examine().unwrap_err();
-        assert!(reason.contains(wording), "{reason}");
-    }
-
-    /// Where the test's life happened.
-    fn cohort(simulation: &Simulation) -> CohortId {
-        simulation.users.cohorts[0]
-    }
-
-    #[test]
-    fn memory_that_runs_ahead_of_the_disk() {
-        let mut simulation = settled();
-        let event = coordinator::Event::RoundRequested {
-            cohort: cohort(&simulation),
-        };
-        simulation.coordinator.machine_mut().apply(&event);
-        refused(&simulation, "C: replay differs from memory");
-
-        let mut simulation = settled();
-        let event = participant::Event::OptedOut {
-            cohort: cohort(&simulation),
-        };
-        simulation.members[1].machine_mut().apply(&event);
-        refused(&simulation, "P2: replay differs from memory");
-    }
-
-    #[test]
-    fn a_transaction_of_no_session() {
-        let mut simulation = settled();
-        simulation.world.chain.force(Transaction {
-            version: bitcoin::transaction::Version::TWO,
-            lock_time: bitcoin::absolute::LockTime::ZERO,
-            input: vec![TxIn {
-                previous_output: OutPoint::null(),
-                ..TxIn::default()
-            }],
-            output: vec![bitcoin::TxOut {
-                value: bitcoin::Amount::ZERO,
-                script_pubkey: ScriptBuf::new_op_return([7; 32]),
-            }],
-        });
-        refused(&simulation, "is in the chain and of no session");
-    }
-
-    /// The same round in the chain twice, and a root that no member can prove.
-    #[test]
-    fn a_round_that_is_mined_twice() {
-        let simulation = settled();
-        let mut sessions = Sessions::read(&simulation.coordinator.log().unwrap());
-        let mut twice = simulation.world.chain.mined().next().unwrap().clone();
-        twice.output[0].value -= bitcoin::Amount::ONE_SAT;
-        let facts = *sessions.transactions.values().next().unwrap();
-        sessions.transactions.insert(twice.compute_txid(), facts);
-        let mut simulation = simulation;
-        simulation.world.chain.force(twice);
-        let reason = simulation.check(&sessions).unwrap_err();
-        assert!(reason.contains("is in the chain twice"), "{reason}");
-    }
-
-    #[test]
-    fn a_signal_that_a_member_cannot_prove() {
-        let simulation = settled();
-        let tx = simulation.world.chain.mined().next().unwrap();
-        let id = cohort(&simulation);
-        let root = Root(transaction::signal_bytes(tx).unwrap());
-        let txid = tx.compute_txid();
-        simulation.check_proofs(1, id, txid, root).unwrap();
-        let reason = simulation
-            .check_proofs(1, id, txid, Root([7; 32]))
-            .unwrap_err();
-        assert!(reason.contains("member 1 cannot prove"), "{reason}");
-    }
-
-    #[test]
-    fn an_update_that_was_never_announced() {
-        let mut simulation = settled();
-        simulation.want_updates();
-        refused(&simulation, "an update was announced 0 times");
-    }
-
-    #[test]
-    fn sessions_without_an_end_or_with_two_and_rounds_with_two_roots() {
-        let simulation = settled();
-        let read = || Sessions::read(&simulation.coordinator.log().unwrap());
-        let session = *read().started.keys().next().unwrap();
-
-        let mut sessions = read();
-        sessions.signed.clear();
-        assert!(sessions.check_ends().is_err(), "no end");
-        sessions.abandoned.insert(session, String::new());
-        assert!(sessions.check_ends().is_err(), "no reason");
-        sessions.abandoned.insert(session, "timeout".to_owned());
-        sessions.check_ends().unwrap();
-        sessions.signed.insert(session);
-        assert!(sessions.check_ends().is_err(), "two ends");
-
-        let mut sessions = read();
-        let (cohort, round, _) = sessions.started[&session];
-        let retry = SessionId(uuid::Uuid::nil());
-        let other = Root([7; 32]);
-        sessions.started.insert(retry, (cohort, round, other));
-        sessions.check_roots().unwrap();
-        sessions.aggregated.insert(retry);
-        assert!(sessions.check_roots().is_err(), "two roots");
-    }
-}
+mod tests;

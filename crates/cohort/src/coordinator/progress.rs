@@ -110,7 +110,7 @@ impl Coordinator {
             cohort: cohort.id,
             at: now,
         });
-        let deadline = now.after(cohort.phase_deadline_s());
+        let deadline = now.after(cohort.terms.seat_deadline_s());
         cohort.members.keys().fold(step, |step, peer| {
             step.send(peer, message.clone(), deadline)
         })
@@ -251,9 +251,10 @@ impl Coordinator {
     }
 }
 
-/// When a cohort that is set has failed, if an acknowledgement is still missing.
+/// When a cohort that is set has failed, if an acknowledgement is still missing. As long as a seat is held: nobody is asked
+/// to answer faster than it had to show itself until now.
 fn acknowledgements_end(cohort: &Cohort) -> Timestamp {
-    cohort.round.since.after(cohort.phase_deadline_s())
+    cohort.round.since.after(cohort.terms.seat_deadline_s())
 }
 
 /// When each seat is free again, if its holder stays silent.

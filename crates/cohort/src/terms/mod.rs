@@ -264,7 +264,8 @@ impl Terms {
         self.response_deadline_s.saturating_add(more)
     }
 
-    /// Seconds after which a seat is free again, if its holder gives no sign of life before the cohort is set.
+    /// Seconds after which a seat is free again, if its holder gives no sign of life before the cohort is set; and that it
+    /// has for its acknowledgement.
     pub fn seat_deadline_s(&self) -> u64 {
         self.response_deadline_s.saturating_mul(10).max(600)
     }

@@ -227,7 +227,7 @@ fn a_cohort_without_all_acknowledgements_fails() {
     let first = world.settle_until(|message| message.kind() == "keygen/cohort_ack");
     let second = world.settle_until(|message| message.kind() == "keygen/cohort_ack");
     world.deliver(first[0].clone());
-    world.pass(61);
+    world.pass(599);
     assert_eq!(world.cohort(cohort).phase, Phase::Set);
     world.pass(1);
     assert!(matches!(world.cohort(cohort).phase, Phase::Failed(_)));

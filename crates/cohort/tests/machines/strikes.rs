@@ -327,7 +327,7 @@ fn a_cohort_without_an_acknowledgement_is_followed_by_one_of_those_who_gave_thei
     let sets = world.settle_until(|message| message.kind() == "keygen/cohort_set");
     world.mail.extend(sets);
     settle_without(&mut world, &[2]);
-    world.pass(62);
+    world.pass(600);
     assert!(matches!(world.cohort(cohort).phase, Phase::Failed(_)));
     settle_without(&mut world, &[2]);
     let next = world.cohort(successor(&world, cohort));

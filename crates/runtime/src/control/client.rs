@@ -10,7 +10,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::line::{LineError, LineReader};
-use super::{MAX_RESPONSE_BYTES, REQUEST_TIMEOUT, RpcError};
+use super::{CALL_TIMEOUT, MAX_RESPONSE_BYTES, RpcError};
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +65,7 @@ pub async fn call(path: &Path, method: &str, params: Value) -> Result<Value, Cal
 
 /// Calls a method that answers with a stream. Dropping the [`Follow`] ends it.
 pub async fn follow(path: &Path, method: &str, params: Value) -> Result<Follow, CallError> {
-    // The server's own timeout comes first and tells more.
-    let limit = 2 * REQUEST_TIMEOUT;
+    let limit = CALL_TIMEOUT;
     timeout(limit, Follow::start(path, method, params))
         .await
         .unwrap_or_else(|_| {

@@ -7,7 +7,7 @@
 //! A request answered with [`ControlReply::Stream`] gets a result and then notifications
 //! `{"jsonrpc":"2.0","method":"event","params":…}` until the client hangs up or the agent ends the stream.
 //!
-//! Limits: [`MAX_CONNECTIONS`], [`MAX_REQUEST_BYTES`], [`MAX_RESPONSE_BYTES`], [`REQUEST_TIMEOUT`].
+//! Limits: [`MAX_RESPONSE_BYTES`], [`CALL_TIMEOUT`], and those of [`crate::limits`] that begin with `control_`.
 
 mod client;
 mod line;
@@ -25,14 +25,10 @@ use tokio::sync::{mpsc, oneshot};
 pub use client::{CallError, Follow, call, follow};
 pub use server::{ControlError, ControlServer, parse};
 
-/// Connections at one time; one more gets an error and is closed.
-pub const MAX_CONNECTIONS: usize = 32;
-/// Bytes of one request, with its newline.
-pub const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// Bytes of one response or notification, with its newline.
 pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
-/// Time that a connection may be silent, the agent may take to answer, and a client may take to read the answer.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time that a command gives an agent for an answer: far beyond the agent's own limit, which comes first and tells more.
+pub const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The line is not JSON.
 pub const PARSE_ERROR: i64 = -32700;

@@ -16,17 +16,21 @@ use tokio::time::timeout;
 
 use super::line::{LineError, LineReader};
 use super::{
-    BUSY, ControlReply, ControlRequest, INTERNAL_ERROR, INVALID_REQUEST, MAX_CONNECTIONS,
-    MAX_REQUEST_BYTES, PARSE_ERROR, REQUEST_TIMEOUT, RpcError, TIMED_OUT,
+    BUSY, ControlReply, ControlRequest, INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR, RpcError,
+    TIMED_OUT,
 };
+use crate::counts::Counts;
+use crate::limits::Limits;
 
 /// The bound socket. Nothing is answered before [`serve`](Self::serve) runs; the socket file goes when this is dropped.
 #[derive(Debug)]
 pub struct ControlServer {
     listener: UnixListener,
     file: SocketFile,
-    /// [`REQUEST_TIMEOUT`], except in tests.
+    max_connections: usize,
+    max_request_bytes: usize,
     pub(super) timeout: Duration,
+    counts: Counts,
 }
 
 /// Why there is no control socket.
@@ -58,7 +62,7 @@ impl ControlServer {
     /// Binds the socket at `path` with mode 0600, in place of one that a dead process left behind.
     ///
     /// The caller has the data directory's lock, so no two servers do this at the same time.
-    pub async fn bind(path: &Path) -> Result<Self, ControlError> {
+    pub async fn bind(path: &Path, limits: &Limits, counts: &Counts) -> Result<Self, ControlError> {
         let failed = |source| ControlError::Io {
             path: path.to_owned(),
             source,
@@ -92,7 +96,10 @@ impl ControlServer {
         Ok(Self {
             listener,
             file,
-            timeout: REQUEST_TIMEOUT,
+            max_connections: limits.control_connections,
+            max_request_bytes: limits.control_request_bytes,
+            timeout: Duration::from_secs(limits.control_timeout_s),
+            counts: counts.clone(),
         })
     }
 
@@ -102,7 +109,7 @@ impl ControlServer {
         handler: mpsc::Sender<ControlRequest>,
         shutdown: impl Future<Output = ()>,
     ) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Arc::new(Semaphore::new(self.max_connections));
         let (stop, stopping) = watch::channel(());
         let mut connections = JoinSet::new();
         let mut shutdown = std::pin::pin!(shutdown);
@@ -116,6 +123,7 @@ impl ControlServer {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
+                    self.counts.add("control-not-accepted");
                     tracing::warn!(%error, "cannot accept a control connection");
                     // Mostly "too many open files": an immediate retry would only spin.
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -123,16 +131,19 @@ impl ControlServer {
                 }
             };
             if !self.file.admits(&stream) {
+                self.counts.add("control-other-user");
                 tracing::warn!("refused a control connection of another user");
                 continue;
             }
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                refuse(&stream);
+                self.counts.add("control-over-limit");
+                tracing::warn!("refused a control connection: all places are taken");
+                refuse(&stream, self.max_connections);
                 continue;
             };
             let (read, write) = stream.into_split();
             let connection = Connection {
-                lines: LineReader::new(read, MAX_REQUEST_BYTES),
+                lines: LineReader::new(read, self.max_request_bytes),
                 write,
                 handler: handler.clone(),
                 timeout: self.timeout,
@@ -184,10 +195,10 @@ impl Drop for SocketFile {
 }
 
 /// Says "busy" where that is possible without waiting, since waiting would need a place.
-fn refuse(stream: &UnixStream) {
+fn refuse(stream: &UnixStream, limit: usize) {
     let error = RpcError::new(
         BUSY,
-        format!("too many control connections, expected at most {MAX_CONNECTIONS}"),
+        format!("too many control connections, expected at most {limit}"),
     );
     let _ = stream.try_write(&line(&failure(&Value::Null, &error)));
 }

@@ -9,6 +9,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::counts::Counts;
+use crate::limits::Limits;
 
 /// A running server. Its handler knows `echo`, `follow` (a stream that the test feeds), `silent` (never answers), `drop`.
 struct Running {
@@ -18,18 +20,28 @@ struct Running {
     server: JoinHandle<()>,
     /// The senders of the streams that were started.
     streams: mpsc::Receiver<mpsc::Sender<Value>>,
+    counts: Counts,
+}
+
+async fn bind(path: &Path) -> Result<ControlServer, ControlError> {
+    ControlServer::bind(path, &Limits::default(), &Counts::default()).await
 }
 
 impl Running {
     async fn start() -> Self {
-        Self::start_with_timeout(REQUEST_TIMEOUT).await
+        Self::start_with(&Limits::default(), None).await
     }
 
     async fn start_with_timeout(timeout: Duration) -> Self {
+        Self::start_with(&Limits::default(), Some(timeout)).await
+    }
+
+    async fn start_with(limits: &Limits, timeout: Option<Duration>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
-        let mut server = ControlServer::bind(&path).await.unwrap();
-        server.timeout = timeout;
+        let counts = Counts::default();
+        let mut server = ControlServer::bind(&path, limits, &counts).await.unwrap();
+        server.timeout = timeout.unwrap_or(server.timeout);
         let (handler, requests) = mpsc::channel(1);
         let (stop, stopped) = oneshot::channel();
         let (started, streams) = mpsc::channel(8);
@@ -41,6 +53,7 @@ impl Running {
             stop,
             server,
             streams,
+            counts,
         }
     }
 
@@ -128,7 +141,7 @@ async fn a_call_gets_its_result() {
 #[tokio::test]
 async fn a_large_request_passes() {
     let running = Running::start().await;
-    let text = json!(["x".repeat(MAX_REQUEST_BYTES - 100)]);
+    let text = json!(["x".repeat(Limits::default().control_request_bytes - 100)]);
     assert_eq!(
         call(&running.path, "echo", text.clone()).await.unwrap(),
         text
@@ -263,7 +276,8 @@ async fn bad_lines_get_their_codes_and_the_connection_lives_on() {
 async fn a_line_over_the_limit_is_refused_and_the_connection_closed() {
     let running = Running::start().await;
     let mut raw = running.raw().await;
-    raw.send(&vec![b'['; MAX_REQUEST_BYTES]).await;
+    raw.send(&vec![b'['; Limits::default().control_request_bytes])
+        .await;
     let answer = raw.receive().await;
     assert_eq!(answer["error"]["code"], json!(INVALID_REQUEST));
     assert_eq!(
@@ -326,9 +340,13 @@ async fn a_follower_that_hangs_up_ends_its_stream() {
 
 #[tokio::test]
 async fn there_is_a_limit_of_connections_and_a_place_becomes_free() {
-    let running = Running::start().await;
+    let limits = Limits {
+        control_connections: 3,
+        ..Limits::default()
+    };
+    let running = Running::start_with(&limits, None).await;
     let mut open = Vec::new();
-    for _ in 0..MAX_CONNECTIONS {
+    for _ in 0..limits.control_connections {
         let mut raw = running.raw().await;
         // Answered, so it has its place.
         raw.ask(r#"{"jsonrpc":"2.0","id":1,"method":"echo"}"#).await;
@@ -339,6 +357,7 @@ async fn there_is_a_limit_of_connections_and_a_place_becomes_free() {
         matches!(&error, CallError::Rpc(RpcError { code: BUSY, .. })),
         "{error}"
     );
+    assert_eq!(running.counts.of("control-over-limit"), 1);
     drop(open.pop());
     // The server notices the hang-up in its own time.
     while let Err(error) = call(&running.path, "echo", Value::Null).await {
@@ -362,6 +381,7 @@ async fn the_socket_is_private_and_gone_after_the_end() {
         stop,
         server,
         mut streams,
+        ..
     } = running;
     let mut follow = follow(&path, "follow", Value::Null).await.unwrap();
     let _events = streams.recv().await.unwrap();
@@ -399,11 +419,11 @@ async fn a_stale_socket_is_replaced_a_live_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     drop(UnixListener::bind(&path).unwrap());
-    let first = ControlServer::bind(&path).await.unwrap();
-    let error = ControlServer::bind(&path).await.unwrap_err();
+    let first = bind(&path).await.unwrap();
+    let error = bind(&path).await.unwrap_err();
     assert!(matches!(error, ControlError::InUse { .. }), "{error}");
     drop(first);
-    ControlServer::bind(&path).await.unwrap();
+    bind(&path).await.unwrap();
 }
 
 #[tokio::test]
@@ -411,7 +431,7 @@ async fn a_file_that_is_no_socket_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     fs::write(&path, "precious").unwrap();
-    let error = ControlServer::bind(&path).await.unwrap_err();
+    let error = bind(&path).await.unwrap_err();
     assert!(matches!(error, ControlError::NotASocket { .. }), "{error}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }

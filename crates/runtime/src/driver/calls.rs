@@ -1,33 +1,38 @@
 //! Users' calls over the control socket, and the stream of what happens.
 
+use std::collections::VecDeque;
+
 use beacon_cohort::machine::{Input, Machine};
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Driver, DriverError};
 use crate::agent::{Agent, Call};
-use crate::control::{ControlReply, ControlRequest, RpcError};
-
-/// Events that a follower may be behind; a slower one is cut off and told so by the end of its stream.
-const FOLLOWER_QUEUE: usize = 4_096;
-/// Events of the past that one call returns.
-const MAX_BACKLOG: usize = 10_000;
+use crate::control::{BUSY, ControlReply, ControlRequest, MAX_RESPONSE_BYTES, RpcError};
+use crate::counts::Counts;
 
 /// Those who follow the log.
 #[derive(Debug, Default)]
 pub(super) struct Followers(Vec<mpsc::Sender<Value>>);
 
 impl Followers {
-    pub(super) fn publish<E: Serialize>(&mut self, first: u64, events: &[E]) {
+    pub(super) fn publish<E: Serialize>(&mut self, first: u64, events: &[E], counts: &Counts) {
         if self.0.is_empty() {
             return;
         }
         for (seq, event) in (first..).zip(events) {
             let line = json!({ "seq": seq, "event": event });
-            self.0
-                .retain(|follower| follower.try_send(line.clone()).is_ok());
+            self.0.retain(|follower| {
+                let sent = follower.try_send(line.clone());
+                if let Err(TrySendError::Full(_)) = sent {
+                    counts.add("follower-cut-off");
+                    tracing::warn!("a follower of events reads too slowly; its stream ends");
+                }
+                sent.is_ok()
+            });
         }
     }
 }
@@ -117,6 +122,7 @@ impl<A: Agent> Driver<A> {
             "role": A::ROLE,
             "about": self.config.about,
             "events": self.last_seq,
+            "log": self.log_status(),
             "waiting_messages": self.outbox.len(),
             "connections": self.routes.connected(),
             "listening": self.transport.local_addr().map(|address| address.to_string()),
@@ -124,7 +130,7 @@ impl<A: Agent> Driver<A> {
                 None => json!({ "available": true }),
                 Some(reason) => json!({ "available": false, "reason": reason }),
             },
-            "refused": self.refusals.counts(),
+            "refused": self.counts.all(),
         })
     }
 
@@ -135,21 +141,65 @@ impl<A: Agent> Driver<A> {
             Ok(params) => params.from,
             Err(error) => return Ok(ControlReply::Error(RpcError::invalid_params(error))),
         };
-        let earliest = self.last_seq.saturating_sub(MAX_BACKLOG as u64) + 1;
-        let mut past = Vec::new();
+        let bounds = &self.config.bounds;
+        self.followers.0.retain(|follower| !follower.is_closed());
+        if self.followers.0.len() >= bounds.control_followers {
+            self.counts.add("follower-over-limit");
+            return Ok(ControlReply::Error(RpcError::new(
+                BUSY,
+                format!(
+                    "too many followers of events, expected at most {}",
+                    bounds.control_followers
+                ),
+            )));
+        }
+        let earliest = self.last_seq.saturating_sub(bounds.events_backlog as u64) + 1;
+        let mut past = VecDeque::new();
+        let mut size = 0;
         for (seq, bytes) in self.store.events(from.max(earliest))? {
             let event: Value =
                 serde_json::from_slice(&bytes).map_err(|fault| DriverError::Log {
                     seq,
                     fault: fault.to_string(),
                 })?;
-            past.push(json!({ "seq": seq, "event": event }));
+            size += bytes.len();
+            past.push_back((bytes.len(), json!({ "seq": seq, "event": event })));
+            // What does not fit into one answer is left out from the beginning on, as what is too many.
+            while size > MAX_RESPONSE_BYTES / 2
+                && let Some((bytes, _)) = past.pop_front()
+            {
+                size -= bytes;
+            }
         }
-        let (sender, events) = mpsc::channel(FOLLOWER_QUEUE);
+        let past: Vec<_> = past.into_iter().map(|(_, line)| line).collect();
+        let (sender, events) = mpsc::channel(bounds.follower_queue);
         self.followers.0.push(sender);
         Ok(ControlReply::Stream {
             result: json!({ "past": past, "next": self.last_seq + 1 }),
             events,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_that_reads_too_slowly_is_cut_off_and_counted() {
+        let (slow, mut late) = mpsc::channel(2);
+        let (gone, _) = mpsc::channel(2);
+        let mut followers = Followers(vec![slow, gone]);
+        let counts = Counts::default();
+        followers.publish(7, &["a", "b"], &counts);
+        assert_eq!((followers.0.len(), counts.of("follower-cut-off")), (1, 0));
+        followers.publish(9, &["c"], &counts);
+        assert_eq!((followers.0.len(), counts.of("follower-cut-off")), (0, 1));
+        let seqs = std::iter::from_fn(|| late.try_recv().ok()).map(|line| line["seq"].clone());
+        assert_eq!(
+            seqs.collect::<Vec<_>>(),
+            [7, 8],
+            "what fitted, and then the end"
+        );
     }
 }

@@ -48,7 +48,7 @@ impl<A: Agent> Driver<A> {
             if self.outbox.answered(cause).is_empty() {
                 // Nothing to remember: the same message would change nothing again. It is acknowledged where it asks.
                 if let Some(frame) = self.acknowledgement(cause.verified) {
-                    let _ = self.transport.send(cause.connection, frame);
+                    self.answer(cause.connection, frame);
                 }
                 return Ok(true);
             }
@@ -123,11 +123,11 @@ impl<A: Agent> Driver<A> {
             }
         }
         let first = self.last_seq + 1 - events.len() as u64;
-        self.followers.publish(first, &events);
+        self.followers.publish(first, &events, &self.counts);
         self.outbox.take(batch.retire, batch.outbox);
         if let (Some(bytes), Some(cause)) = (acknowledgement, cause) {
             // An acknowledgement that is lost is asked for again, by the message coming again.
-            let _ = self.transport.send(cause.connection, bytes);
+            self.answer(cause.connection, bytes);
         }
         for effect in later {
             self.carry_out(effect);
@@ -143,7 +143,7 @@ impl<A: Agent> Driver<A> {
                 Ok(true)
             }
             Err(error) if error.is_refusal() => {
-                self.refusals.count("store-full");
+                self.counts.add("store-full");
                 tracing::warn!(%error, "the store refused a step");
                 Ok(false)
             }
@@ -160,6 +160,7 @@ impl<A: Agent> Driver<A> {
             }
             Effect::Broadcast(tx) => {
                 if !self.watcher.broadcast(tx) {
+                    self.counts.add("chain-busy");
                     tracing::warn!(
                         "chain source is busy: the transaction is given to it again later"
                     );
@@ -252,7 +253,7 @@ impl<A: Agent> Driver<A> {
     }
 
     fn not_sent(&mut self, kind: &str, to: &str, reason: &str) {
-        if self.refusals.is_first("not-sent", to) {
+        if self.is_first("not-sent", to, self.is_partner(to)) {
             tracing::warn!(kind, to = %excerpt(to), reason, "message is not sent");
         }
     }
@@ -298,9 +299,7 @@ impl<A: Agent> Driver<A> {
             sender: verified.sender().to_string(),
             id: verified.message().id.clone(),
             // Strangers may fill half of the table only.
-            privileged: self
-                .agent
-                .is_partner(&self.machine, &PeerId::new(verified.sender().as_str())),
+            privileged: self.is_partner(verified.sender().as_str()),
             seen: Seen {
                 // It is accepted up to that second, so it is remembered past it.
                 expires: verified

@@ -1,9 +1,8 @@
 //! What comes in on sockets: opened, proven, checked for repetition, and handed to the machine or answered.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use beacon_cohort::ids::{PeerId, Timestamp};
+use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{Code, Input, Step};
 use beacon_cohort::message::{Message, MessageError};
 use beacon_didcomm::protocols::{
@@ -15,83 +14,11 @@ use uuid::Uuid;
 use super::commit::{Cause, thread_of};
 use super::{Driver, DriverError, excerpt, now};
 use crate::agent::Agent;
-use crate::transport::ConnectionId;
+use crate::transport::{ConnectionId, network};
 
 /// Seconds that a message may live of somebody who is no member and no coordinator of ours: its id is remembered until
 /// then. A day, and what clocks may differ by.
 const MAX_LIFE_OF_STRANGERS_S: u64 = 86_400 + 600;
-/// Peers and kinds for which refusals are remembered.
-const MAX_REMEMBERED: usize = 4_096;
-/// Seconds after which the same refusal of the same peer is logged, and an unreadable message reported, again.
-const REMEMBERED_S: u64 = 600;
-
-/// Counts what was refused, and remembers what was said about it already.
-#[derive(Debug, Default)]
-pub(super) struct Refusals {
-    counts: BTreeMap<String, u64>,
-    logged: HashMap<(String, String), u64>,
-    forgotten: Timestamp,
-}
-
-impl Refusals {
-    pub(super) fn count(&mut self, kind: &str) {
-        *self.counts.entry(kind.to_owned()).or_default() += 1;
-    }
-
-    pub(super) fn counts(&self) -> &BTreeMap<String, u64> {
-        &self.counts
-    }
-
-    /// Counts, and says whether this is the first of its kind from this peer for a while: log it, report it.
-    pub(super) fn is_first(&mut self, kind: &str, peer: &str) -> bool {
-        self.count(kind);
-        if self.logged.len() >= MAX_REMEMBERED {
-            return false; // Too many different ones to say something about each.
-        }
-        let times = self
-            .logged
-            .entry((kind.to_owned(), peer.to_owned()))
-            .or_default();
-        *times += 1;
-        *times == 1
-    }
-
-    /// Says again what was said a while ago.
-    pub(super) fn forget(&mut self, now: Timestamp) {
-        if self.forgotten.after(REMEMBERED_S) <= now {
-            self.forgotten = now;
-            self.logged.clear();
-        }
-    }
-}
-
-/// Ids of messages that came in lately, recorded on disk or not.
-#[derive(Debug, Default)]
-pub(super) struct RecentIds {
-    ids: HashSet<(String, String)>,
-    order: VecDeque<(String, String)>,
-}
-
-/// Ids that are remembered in memory.
-const MAX_RECENT: usize = 16_384;
-
-impl RecentIds {
-    /// Remembers an id; `false` when it was here before.
-    fn insert(&mut self, sender: &str, id: &str) -> bool {
-        let entry = (sender.to_owned(), id.to_owned());
-        if !self.ids.insert(entry.clone()) {
-            return false;
-        }
-        self.order.push_back(entry);
-        if self.order.len() > MAX_RECENT
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ids.remove(&oldest);
-        }
-        true
-    }
-}
-
 impl<A: Agent> Driver<A> {
     pub(super) fn frame(
         &mut self,
@@ -114,19 +41,25 @@ impl<A: Agent> Driver<A> {
             }
         };
         let (sender, id) = (verified.sender().clone(), verified.message().id.clone());
+        let partner = self.is_partner(sender.as_str());
+        if !self
+            .rates
+            .admits(sender.as_str(), network(remote.ip()), partner)
+        {
+            self.over_rate(connection, &verified, partner);
+            return Ok(());
+        }
         if let Some(seen) = self.store.seen(sender.as_str(), &id)? {
-            self.refusals.count("repeated");
+            self.counts.add("repeated");
             for answer in seen.answers {
                 // On the way that the sender is known by: this socket may be somebody else's, replaying.
-                if let Some(connection) = self.routes.connection(sender.as_str()) {
-                    let _ = self.transport.send(connection, answer);
+                match self.routes.connection(sender.as_str()) {
+                    Some(connection) => self.answer(connection, answer),
+                    None => self.counts.add("answer-not-sent"),
                 }
             }
             return Ok(());
         }
-        let partner = self
-            .agent
-            .is_partner(&self.machine, &PeerId::new(sender.as_str()));
         if !partner && verified.expires_at() > now().0 + MAX_LIFE_OF_STRANGERS_S {
             let comment = "expires too late for a message of somebody with whom nothing was agreed";
             self.reject(connection, &verified, "e.m.lives-too-long", comment);
@@ -144,22 +77,22 @@ impl<A: Agent> Driver<A> {
             && verified.message().return_route == Some(ReturnRoute::All)
             && self.routes.connection(sender.as_str()) != Some(connection)
             && !self.is_forwarded(sender.as_str())
-            && self.routes.bind(sender.as_str(), connection)
         {
-            self.outbox.connected(sender.as_str());
+            self.bind(sender.as_str(), connection);
         }
         self.verified(connection, &verified)
     }
 
     fn not_opened(&mut self, connection: ConnectionId, remote: IpAddr, error: &UnpackError) {
         let Some(sender) = error.proven_sender().cloned() else {
-            if self.refusals.is_first(error.kind(), &remote.to_string()) {
+            if self.is_first(error.kind(), &network(remote).to_string(), false) {
                 tracing::warn!(kind = error.kind(), %remote, %error, "refused a message");
             }
             return;
         };
         // Once per kind and peer: whoever's clock is wrong would refuse every report and be refused again.
-        if self.refusals.is_first(error.kind(), sender.as_str()) {
+        let partner = self.is_partner(sender.as_str());
+        if self.is_first(error.kind(), sender.as_str(), partner) {
             tracing::warn!(kind = error.kind(), from = %excerpt(sender.as_str()), %error, "refused a message");
             let code = format!("e.m.{}", error.kind());
             let Some(report) = problem_report(&code, &error.to_string()) else {
@@ -177,8 +110,9 @@ impl<A: Agent> Driver<A> {
                 message.ack.clear();
             }
             let packed = self.pack_for(error.recipient(), sender.as_str(), message);
-            if let Ok((_, packed)) = packed {
-                let _ = self.transport.send(connection, packed.envelope().to_vec());
+            match packed {
+                Ok((_, packed)) => self.answer(connection, packed.envelope().to_vec()),
+                Err(_) => self.counts.add("answer-not-sent"),
             }
         }
     }
@@ -280,20 +214,17 @@ impl<A: Agent> Driver<A> {
         let report = match ProblemReport::parse(message) {
             Ok(report) => report,
             Err(error) => {
-                if self
-                    .refusals
-                    .is_first("report-malformed", cause.verified.sender().as_str())
-                {
+                let sender = cause.verified.sender().as_str();
+                if self.is_first("report-malformed", sender, self.is_partner(sender)) {
                     tracing::warn!(from = %excerpt(cause.verified.sender().as_str()), %error, "cannot read a problem report");
                 }
                 return Ok(());
             }
         };
         let comment = report.comment.unwrap_or_default();
-        if self.refusals.is_first(
-            "problem-report",
-            &format!("{} {}", cause.verified.sender(), report.code),
-        ) {
+        let sender = cause.verified.sender().as_str();
+        let said = format!("{sender} {}", report.code);
+        if self.is_first("problem-report", &said, self.is_partner(sender)) {
             tracing::warn!(from = %excerpt(cause.verified.sender().as_str()), code = %report.code, %comment, "peer reports a problem");
         }
         let input = Input::Problem {
@@ -308,6 +239,7 @@ impl<A: Agent> Driver<A> {
         let Ok(step) = self.step(input) else {
             return Ok(());
         };
+        // Where there is no room for it, it is not acknowledged, and comes again.
         self.commit(step, Some(cause))?;
         self.settle()
     }
@@ -315,13 +247,32 @@ impl<A: Agent> Driver<A> {
     /// Refuses a message of a proven sender: counted, logged once, answered with a problem report. Nothing is written.
     fn reject(&mut self, connection: ConnectionId, verified: &Verified, code: &str, comment: &str) {
         let sender = verified.sender();
-        if self.refusals.is_first(code, sender.as_str()) {
+        let partner = self.is_partner(sender.as_str());
+        if self.is_first(code, sender.as_str(), partner) {
             tracing::warn!(code, from = %excerpt(sender.as_str()), comment, "refused a message");
+        }
+        self.report(connection, verified, code, comment);
+    }
+
+    /// Refuses a message that came too soon after others: counted each time, logged and answered once for a while.
+    fn over_rate(&mut self, connection: ConnectionId, verified: &Verified, partner: bool) {
+        let sender = verified.sender();
+        if self.is_first(RATE_LIMITED, sender.as_str(), partner) {
+            let comment = "too many messages in a short time: send more slowly, and send this one again later";
+            tracing::warn!(code = RATE_LIMITED, from = %excerpt(sender.as_str()), "refuses messages of a peer that sends faster than its rate");
+            self.report(connection, verified, RATE_LIMITED, comment);
+        }
+    }
+
+    fn report(&mut self, connection: ConnectionId, verified: &Verified, code: &str, comment: &str) {
+        let message = verified.message();
+        // Two programs that refuse each other's reports would never end.
+        if message.kind == PROBLEM_REPORT {
+            return;
         }
         let Some(report) = problem_report(code, comment) else {
             return;
         };
-        let message = verified.message();
         let report = report.about(message.thread(), &message.id, Uuid::new_v4(), now().0);
         self.send_once(connection, verified, report);
     }
@@ -330,7 +281,7 @@ impl<A: Agent> Driver<A> {
     fn out_of_room(&mut self, connection: ConnectionId, verified: &Verified) {
         let message = verified.message();
         let comment = "the store has no room for this now";
-        self.refusals.count(Code::Limit.as_str());
+        self.counts.add(Code::Limit.as_str());
         if let Some(report) = problem_report(Code::Limit.as_str(), comment) {
             let mut report = report.about(message.thread(), &message.id, Uuid::new_v4(), now().0);
             report.ack.clear();
@@ -340,11 +291,32 @@ impl<A: Agent> Driver<A> {
 
     /// Answers with a message that nobody needs to repeat.
     fn send_once(&mut self, connection: ConnectionId, to: &Verified, message: Plaintext) {
-        if let Some(frame) = self.answer_frame(to, message) {
-            let _ = self.transport.send(connection, frame);
+        match self.answer_frame(to, message) {
+            Some(frame) => self.answer(connection, frame),
+            None => self.counts.add("answer-not-sent"),
         }
     }
+
+    /// Sends what is not sent again by itself: its loss is counted, and whoever needs it asks again.
+    pub(super) fn answer(&self, connection: ConnectionId, frame: Vec<u8>) {
+        if self.transport.send(connection, frame).is_err() {
+            self.counts.add("answer-not-sent");
+        }
+    }
+
+    /// Counts a refusal, and says whether it is to be logged and reported.
+    pub(super) fn is_first(&mut self, kind: &str, peer: &str, partner: bool) -> bool {
+        self.counts.add(kind);
+        self.said.is_first(kind, peer, partner, now())
+    }
+
+    pub(super) fn is_partner(&self, peer: &str) -> bool {
+        self.agent.is_partner(&self.machine, &PeerId::new(peer))
+    }
 }
+
+/// Code of messages that came too soon after others.
+const RATE_LIMITED: &str = "e.m.rate-limited";
 
 /// A problem report; a comment that is too long is cut.
 pub(super) fn problem_report(code: &str, comment: &str) -> Option<ProblemReport> {
@@ -360,48 +332,4 @@ fn misthreaded(message: &Message, plaintext: &Plaintext) -> Option<String> {
     let named = plaintext.thid.as_deref()?;
     let fits = thread.is_empty() || named == thread;
     (!fits).then(|| format!("got thid {named:?}, expected {thread:?} as in the body"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_is_counted_each_time_and_said_once_for_a_while() {
-        let mut refusals = Refusals::default();
-        refusals.forget(Timestamp(10_000));
-        assert!(refusals.is_first("expired", "a"));
-        assert!(!refusals.is_first("expired", "a"));
-        assert!(refusals.is_first("expired", "b"), "another peer");
-        assert!(refusals.is_first("malformed", "a"), "another kind");
-        assert_eq!(refusals.counts()["expired"], 3);
-        refusals.forget(Timestamp(10_000 + REMEMBERED_S - 1));
-        assert!(!refusals.is_first("expired", "a"));
-        refusals.forget(Timestamp(10_000 + REMEMBERED_S));
-        assert!(refusals.is_first("expired", "a"));
-    }
-
-    #[test]
-    fn strangers_without_number_fill_neither_the_log_nor_the_memory() {
-        let mut refusals = Refusals::default();
-        let said =
-            (0..2 * MAX_REMEMBERED).filter(|peer| refusals.is_first("expired", &peer.to_string()));
-        assert_eq!(said.count(), MAX_REMEMBERED);
-        assert_eq!(refusals.logged.len(), MAX_REMEMBERED);
-        assert_eq!(refusals.counts()["expired"], 2 * MAX_REMEMBERED as u64);
-    }
-
-    #[test]
-    fn recent_ids_are_per_sender_and_the_oldest_is_forgotten_first() {
-        let mut recent = RecentIds::default();
-        assert!(recent.insert("a", "1"));
-        assert!(!recent.insert("a", "1"));
-        assert!(recent.insert("b", "1"));
-        for id in 0..MAX_RECENT {
-            recent.insert("c", &id.to_string());
-        }
-        assert_eq!(recent.ids.len(), MAX_RECENT);
-        assert!(!recent.insert("c", "5"), "still there");
-        assert!(recent.insert("a", "1"), "long gone");
-    }
 }

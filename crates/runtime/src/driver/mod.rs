@@ -12,6 +12,8 @@
 mod calls;
 mod commit;
 mod inbound;
+mod log;
+mod memory;
 mod outbox;
 mod routes;
 #[cfg(test)]
@@ -33,12 +35,14 @@ use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::control::ControlRequest;
+use crate::counts::Counts;
 use crate::identities::{Identities, IdentityError};
+use crate::limits::Limits;
 use crate::store::{Store, StoreError};
 use crate::transport::{Inbound, Transport};
 use crate::watcher::{Report, Watcher};
 use calls::Followers;
-use inbound::{RecentIds, Refusals};
+use memory::{Rates, RecentIds, Said};
 use outbox::Outbox;
 use routes::{Dialled, Routes};
 
@@ -85,6 +89,8 @@ pub struct DriverConfig {
     pub disclosure: Disclosure,
     /// Bounds on messages.
     pub limits: UnpackLimits,
+    /// Bounds on everything else.
+    pub bounds: Limits,
     /// When this process started, before it opened a socket.
     pub started: Timestamp,
     /// Shown in `status`.
@@ -125,14 +131,18 @@ pub struct Driver<A: Agent> {
     config: DriverConfig,
     outbox: Outbox,
     routes: Routes,
-    refusals: Refusals,
+    counts: Counts,
+    said: Said,
     recent: RecentIds,
+    rates: Rates,
     followers: Followers,
     /// Inputs that effects have produced, to be taken before anything else comes in.
     pending: VecDeque<Input<<A::Machine as Machine>::Command>>,
     /// What nobody would repeat, and the store refused so far: taken again later.
     refused: Vec<Once>,
     last_seq: u64,
+    /// Percentage of the log's limit that was warned of.
+    log_warned: u64,
     next_prune: Timestamp,
 }
 
@@ -182,8 +192,10 @@ impl<A: Agent> Driver<A> {
             config,
         } = parts;
         let last_seq = replay(&*store, &mut machine)?;
-        let outbox = Outbox::new(store.outbox()?);
-        let (dialled_tx, dialled) = mpsc::channel(64);
+        let bounds = config.bounds.clone();
+        let outbox = Outbox::new(store.outbox()?, &bounds);
+        // No more dials than this are under way.
+        let (dialled_tx, dialled) = mpsc::channel(bounds.max_dials);
         let now = now();
         let mut driver = Self {
             agent,
@@ -191,19 +203,22 @@ impl<A: Agent> Driver<A> {
             store,
             identities,
             resolver: Resolver::default(),
-            transport: Arc::new(transport.0),
             watcher: watcher.0,
             watched: None,
             chain_fault: None,
             config,
             outbox,
-            routes: Routes::new(dialled_tx),
-            refusals: Refusals::default(),
-            recent: RecentIds::default(),
+            routes: Routes::new(dialled_tx, &bounds),
+            said: Said::new(&bounds),
+            recent: RecentIds::new(&bounds),
+            rates: Rates::new(&bounds),
+            counts: transport.0.counts().clone(),
+            transport: Arc::new(transport.0),
             followers: Followers::default(),
             pending: VecDeque::new(),
             refused: Vec::new(),
             last_seq,
+            log_warned: 0,
             next_prune: now,
         };
         for index in 0..driver.agent.identity_count(&driver.machine) {
@@ -240,8 +255,9 @@ impl<A: Agent> Driver<A> {
             tokio::select! {
                 () = &mut shutdown => break,
                 frame = inputs.frames.recv() => match frame {
-                    Some(Inbound::Frame { connection, remote, bytes }) => {
+                    Some(Inbound::Frame { connection, remote, bytes, room }) => {
                         self.frame(connection, remote, &bytes)?;
+                        drop(room);
                     }
                     Some(Inbound::Closed { connection }) => self.routes.closed(connection),
                     None => return Err(DriverError::Ended("the transport")),
@@ -326,6 +342,7 @@ impl<A: Agent> Driver<A> {
             let step = match self.step(input) {
                 Ok(step) => step,
                 Err(rejection) => {
+                    self.counts.add("own-input-rejected");
                     tracing::warn!(%rejection, "an input of our own was rejected");
                     if tick {
                         break;
@@ -343,6 +360,7 @@ impl<A: Agent> Driver<A> {
             }
         }
         self.watch();
+        self.warn_of_log();
         Ok(())
     }
 
@@ -350,6 +368,7 @@ impl<A: Agent> Driver<A> {
         &self,
         input: Input<<A::Machine as Machine>::Command>,
     ) -> Result<beacon_cohort::machine::Step<<A::Machine as Machine>::Event>, Rejection> {
+        self.room_for(&input)?;
         self.machine.step(input, now(), &mut UnwrapErr(OsRng))
     }
 
@@ -365,10 +384,10 @@ impl<A: Agent> Driver<A> {
         let pruned = self.store.prune(now.0)?;
         for id in &pruned.outbox {
             if let Some(row) = self.outbox.remove(id) {
+                self.counts.add("expired-undelivered");
                 tracing::warn!(kind = %row.kind, to = %excerpt(&row.to), "message expired without being delivered");
             }
         }
-        self.refusals.forget(now);
         Ok(())
     }
 }

@@ -9,21 +9,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::commit::Cause;
+use crate::limits::Limits;
 use crate::store::OutboxRow;
 
-/// Messages that wait for one peer. Below the store's limit, so that one dead peer never blocks a commit.
-const MAX_PER_PEER: usize = 128;
-/// News that waits for one peer: what is left is for messages that a cohort cannot do without.
-const MAX_NEWS_PER_PEER: usize = 64;
-/// News that waits for all peers. Half of what the store takes, so that peers that are gone cannot stop the others.
-const MAX_NEWS: usize = 32_768;
-/// Messages sent to one peer at once. Below the send queue of a connection.
-const BURST: usize = 16;
 /// First wait for an acknowledgement; doubled each time.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
-/// Longest wait.
-const LONGEST_WAIT: Duration = Duration::from_mins(5);
-
 #[derive(Debug)]
 struct Waiting {
     row: OutboxRow,
@@ -31,8 +21,18 @@ struct Waiting {
     due: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outbox {
+    /// Messages that wait for one peer. Below the store's limit, so that one dead peer never blocks a commit.
+    per_peer: usize,
+    /// Messages that wait for all peers. News has half of each, so that peers that are gone cannot stop the others.
+    total: usize,
+    /// Messages sent to one peer at once. Below the send queue of a connection.
+    window: usize,
+    longest_wait: Duration,
+    /// Bytes that may wait, and those that do.
+    max_bytes: usize,
+    bytes: usize,
     /// By peer, in the order in which they were written.
     peers: HashMap<String, BTreeMap<u64, Waiting>>,
     places: HashMap<String, (String, u64)>,
@@ -42,8 +42,19 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(rows: Vec<OutboxRow>) -> Self {
-        let mut outbox = Self::default();
+    pub(super) fn new(rows: Vec<OutboxRow>, limits: &Limits) -> Self {
+        let mut outbox = Self {
+            per_peer: limits.outbox_per_peer,
+            total: limits.outbox_total,
+            window: limits.send_window,
+            longest_wait: Duration::from_secs(limits.resend_max_s),
+            max_bytes: limits.outbox_bytes,
+            bytes: 0,
+            peers: HashMap::new(),
+            places: HashMap::new(),
+            next: 0,
+            fresh: HashSet::new(),
+        };
         outbox.take(Vec::new(), rows);
         outbox
     }
@@ -56,9 +67,11 @@ impl Outbox {
     pub(super) fn has_room(&self, peer: &str, kind: &str) -> bool {
         let waiting = self.peers.get(peer).map_or(0, BTreeMap::len);
         if is_news(kind) {
-            waiting < MAX_NEWS_PER_PEER && self.len() < MAX_NEWS
+            waiting < self.per_peer / 2
+                && self.len() < self.total / 2
+                && self.bytes < self.max_bytes / 2
         } else {
-            waiting < MAX_PER_PEER
+            waiting < self.per_peer && self.bytes < self.max_bytes
         }
     }
 
@@ -84,6 +97,7 @@ impl Outbox {
             self.remove(&id);
         }
         for row in added {
+            self.bytes += row.packed.len();
             self.places
                 .insert(row.id.clone(), (row.to.clone(), self.next));
             let waiting = Waiting {
@@ -104,6 +118,8 @@ impl Outbox {
         let (peer, place) = self.places.remove(id)?;
         let rows = self.peers.get_mut(&peer)?;
         let removed = rows.remove(&place).map(|waiting| waiting.row);
+        let freed = removed.as_ref().map_or(0, |row| row.packed.len());
+        self.bytes = self.bytes.saturating_sub(freed);
         if rows.is_empty() {
             self.peers.remove(&peer);
         }
@@ -168,6 +184,7 @@ impl Outbox {
     /// Those that were sent and not acknowledged do not hold up the others: a peer may refuse them until they expire.
     pub(super) fn due(&mut self, peer: &str, unix_now: u64) -> Vec<Vec<u8>> {
         let now = Instant::now();
+        let longest_wait = self.longest_wait;
         let rows = self
             .peers
             .get_mut(peer)
@@ -176,11 +193,11 @@ impl Outbox {
         let due = rows
             .filter(|waiting| waiting.row.expires > unix_now)
             .filter(|waiting| waiting.due.is_none_or(|due| due <= now));
-        due.take(BURST)
+        due.take(self.window)
             .map(|waiting| {
                 let wait = FIRST_WAIT
                     .saturating_mul(1 << waiting.attempts.min(8))
-                    .min(LONGEST_WAIT);
+                    .min(longest_wait);
                 waiting.attempts = waiting.attempts.saturating_add(1);
                 waiting.due = Some(now + wait);
                 waiting.row.packed.clone()
@@ -211,6 +228,11 @@ mod tests {
     use super::*;
 
     const NOW: u64 = 1_000;
+    const WINDOW: usize = 16;
+
+    fn new(rows: Vec<OutboxRow>) -> Outbox {
+        Outbox::new(rows, &Limits::default())
+    }
 
     fn row(id: usize, to: &str, expires: u64) -> OutboxRow {
         OutboxRow {
@@ -233,10 +255,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_message_is_sent_again_until_it_is_retired_ever_less_often() {
-        let mut outbox = Outbox::new(vec![row(1, "a", NOW + 1)]);
+        let mut outbox = new(vec![row(1, "a", NOW + 1)]);
         assert_eq!(ids(outbox.due("a", NOW)), ["1"]);
         assert_eq!(outbox.due("a", NOW).len(), 0, "not twice at once");
-        for wait in [5, 10, 20] {
+        for wait in [5, 10, 20, 40, 80, 160, 300, 300] {
             tokio::time::advance(Duration::from_millis(wait * 1_000 - 1)).await;
             assert_eq!(outbox.due("a", NOW).len(), 0);
             tokio::time::advance(Duration::from_millis(1)).await;
@@ -252,12 +274,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn messages_that_a_peer_refuses_for_ever_hold_nothing_up() {
-        let expired = (0..BURST).map(|id| row(id, "a", NOW));
-        let waiting = (100..100 + 2 * BURST).map(|id| row(id, "a", NOW + 1));
-        let mut outbox = Outbox::new(expired.chain(waiting).collect());
+        let expired = (0..WINDOW).map(|id| row(id, "a", NOW));
+        let waiting = (100..100 + 2 * WINDOW).map(|id| row(id, "a", NOW + 1));
+        let mut outbox = new(expired.chain(waiting).collect());
         let sent = ids(outbox.due("a", NOW));
-        assert_eq!(sent.len(), BURST);
-        assert_eq!((sent[0].as_str(), sent[BURST - 1].as_str()), ("100", "115"));
+        assert_eq!(sent.len(), WINDOW);
+        assert_eq!(
+            (sent[0].as_str(), sent[WINDOW - 1].as_str()),
+            ("100", "115")
+        );
         assert_eq!(outbox.next_due("a", NOW), Some(Instant::now()));
         assert_eq!(ids(outbox.due("a", NOW))[0], "116", "none was acknowledged");
         assert!(outbox.due("a", NOW).is_empty());
@@ -273,12 +298,16 @@ mod tests {
     #[test]
     fn a_peer_that_never_answers_fills_its_own_queue_only_and_news_leave_room_for_the_rest() {
         let (news, needed) = ("sign/signal_published", "keygen/cohort_set");
-        let rows = (0..MAX_NEWS_PER_PEER).map(|id| of_kind(id, "dead", news));
-        let mut outbox = Outbox::new(rows.collect());
+        let limits = Limits {
+            outbox_per_peer: 20,
+            ..Limits::default()
+        };
+        let rows = (0..10).map(|id| of_kind(id, "dead", news));
+        let mut outbox = Outbox::new(rows.collect(), &limits);
         assert!(!outbox.has_room("dead", news));
         assert!(outbox.has_room("dead", needed));
         assert!(outbox.has_room("alive", news));
-        let more = (MAX_NEWS_PER_PEER..MAX_PER_PEER).map(|id| row(id, "dead", NOW + 1));
+        let more = (10..20).map(|id| row(id, "dead", NOW + 1));
         outbox.take(Vec::new(), more.collect());
         assert!(!outbox.has_room("dead", needed));
         outbox.take(vec!["7".to_owned()], Vec::new());
@@ -288,12 +317,34 @@ mod tests {
     #[test]
     fn peers_that_are_gone_leave_half_of_the_outbox_to_the_others() {
         let (news, needed) = ("keygen/cohort_advert", "sign/authorization_request");
-        let peer = |id: usize| (id / MAX_NEWS_PER_PEER).to_string();
-        let rows = (0..MAX_NEWS).map(|id| of_kind(id, &peer(id), news));
-        let outbox = Outbox::new(rows.collect());
+        let limits = Limits {
+            outbox_total: 1_000,
+            ..Limits::default()
+        };
+        let rows = (0..500).map(|id| of_kind(id, &(id / 50).to_string(), news));
+        let outbox = Outbox::new(rows.collect(), &limits);
         assert!(!outbox.has_room("another", news));
         assert!(outbox.has_room("another", needed));
-        assert!(MAX_NEWS * 2 <= crate::store::StoreLimits::default().outbox_total);
+    }
+
+    #[test]
+    fn large_messages_fill_the_outbox_by_their_bytes() {
+        let (news, needed) = ("keygen/cohort_advert", "sign/authorization_request");
+        let limits = Limits {
+            outbox_bytes: 1_000,
+            ..Limits::default()
+        };
+        let large = |id, bytes| OutboxRow {
+            packed: vec![0; bytes],
+            ..of_kind(id, &id.to_string(), news)
+        };
+        let mut outbox = Outbox::new(vec![large(1, 500)], &limits);
+        assert!(!outbox.has_room("another", news));
+        assert!(outbox.has_room("another", needed));
+        outbox.take(Vec::new(), vec![large(2, 500)]);
+        assert!(!outbox.has_room("another", needed));
+        outbox.take(vec!["1".to_owned()], Vec::new());
+        assert!(outbox.has_room("another", needed));
     }
 
     #[test]
@@ -303,7 +354,7 @@ mod tests {
             of_kind(2, "a", "sign/request_signature"),
             of_kind(3, "b", "sign/signal_published"),
         ];
-        let outbox = Outbox::new(rows);
+        let outbox = new(rows);
         let new = of_kind(4, "a", "sign/signal_published");
         assert_eq!(outbox.superseded(&new), ["1"]);
         let other_thread = OutboxRow {
@@ -320,7 +371,7 @@ mod tests {
 
     #[test]
     fn peers_for_which_something_is_new_are_named_once() {
-        let mut outbox = Outbox::new(vec![
+        let mut outbox = new(vec![
             row(1, "a", NOW + 1),
             row(2, "a", NOW + 1),
             row(3, "b", NOW + 1),

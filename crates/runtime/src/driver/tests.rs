@@ -4,8 +4,11 @@
 //! A real participant on a real socket. The other side is a socket of the test's own, so that all that left is seen.
 
 mod conductor;
+mod coordinator;
 mod envelopes;
+mod member;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -27,7 +30,7 @@ use super::*;
 use crate::control::{ControlReply, FAILED};
 use crate::keys::{Seed, SeedFile, Unlock};
 use crate::participant::ParticipantAgent;
-use crate::store::{Batch, MemoryStore, OutboxRow, Pruned, Seen, Snapshot};
+use crate::store::{Batch, LogSize, MemoryStore, OutboxRow, Pruned, Seen, Snapshot};
 use crate::transport::TransportConfig;
 use conductor::Conductor;
 
@@ -67,6 +70,10 @@ impl FailingStore {
 }
 
 impl Store for FailingStore {
+    fn log_size(&self) -> LogSize {
+        self.memory.lock().unwrap().log_size()
+    }
+
     fn snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
         self.memory.lock().unwrap().snapshot()
     }
@@ -149,42 +156,53 @@ impl Disk {
         &self,
         trap: Option<Trap>,
     ) -> Result<(Driver<ParticipantAgent>, Inputs, Ends), DriverError> {
+        let (agent, machine) = role(self.seed());
+        self.start_as(agent, machine, trap, None, Limits::default())
+            .await
+    }
+
+    /// An agent of any role. What the chain says, the test says.
+    async fn start_as<A: Agent>(
+        &self,
+        agent: A,
+        machine: A::Machine,
+        trap: Option<Trap>,
+        listen: Option<SocketAddr>,
+        bounds: Limits,
+    ) -> Result<(Driver<A>, Inputs, Ends), DriverError> {
         let (inbound, frames) = mpsc::channel(64);
-        let transport = Transport::start(TransportConfig::default(), inbound);
+        let config = TransportConfig {
+            listen,
+            ..bounds.transport()
+        };
+        let transport = Transport::start(config, inbound).await.unwrap();
+        let endpoint = transport
+            .local_addr()
+            .map(|address| format!("ws://{address}"));
+        let endpoint = endpoint.as_deref().unwrap_or("didcomm:transport/queue");
         let (reports, reported) = mpsc::channel(64);
         let nowhere = EsploraChain::new("http://127.0.0.1:1", Duration::from_secs(1), 0).unwrap();
         let genesis = genesis_block(bitcoin::Network::Regtest).block_hash();
         let never = Duration::from_hours(1);
         let watcher = Watcher::start(Arc::new(nowhere), genesis, never, reports.clone());
         let (calls, called) = mpsc::channel(8);
-        let seed = self.seed();
-        let agent = ParticipantAgent::new(Box::new(move |path| {
-            seed.cohort_key(path.network.bitcoin(), path.steps())
-                .unwrap()
-        }));
         let (driver, inputs) = Driver::start(Parts {
             agent,
-            machine: Participant::new(
-                Policy {
-                    auto_join: Some(vec!["did:example:fred".to_owned()]),
-                    auto_sign: true,
-                    ..Policy::asking(BtcNetwork::Regtest)
-                },
-                LeafSecret::new(self.seed().leaf_secret()),
-            ),
+            machine,
             store: Box::new(FailingStore {
                 memory: Arc::clone(&self.memory),
                 trap,
                 stopped: false,
             }),
-            identities: Identities::new(self.seed(), "didcomm:transport/queue".parse().unwrap()),
-            transport: (transport.await.unwrap(), frames),
+            identities: Identities::new(self.seed(), endpoint.parse().unwrap()),
+            transport: (transport, frames),
             watcher: (watcher.unwrap(), reported),
             calls: called,
             config: DriverConfig {
                 allow_private: true,
                 disclosure: Disclosure::new(1 << 20),
                 limits: UnpackLimits::default(),
+                bounds,
                 started: now(),
                 about: Value::Null,
             },
@@ -194,20 +212,26 @@ impl Disk {
 
     async fn run(&self, trap: Option<Trap>) -> Running {
         let (driver, inputs, ends) = self.start(trap).await.unwrap();
-        // Held beyond the driver's end, so that what it had queued for a socket still leaves and is seen.
-        let transport = Arc::clone(&driver.transport);
-        let (stop, stopped) = oneshot::channel();
-        let end = tokio::spawn(driver.run(inputs, async { drop(stopped.await) }));
-        Running {
-            ends,
-            transport,
-            stop,
-            end,
-        }
+        Running::new(driver, inputs, ends)
     }
 }
 
-/// A participant whose loop runs.
+/// A participant with keys of this seed, which joins and signs without asking.
+fn role(seed: Seed) -> (ParticipantAgent, Participant) {
+    let secret = LeafSecret::new(seed.leaf_secret());
+    let agent = ParticipantAgent::new(Box::new(move |path| {
+        seed.cohort_key(path.network.bitcoin(), path.steps())
+            .unwrap()
+    }));
+    let policy = Policy {
+        auto_join: Some(vec!["did:example:fred".to_owned()]),
+        auto_sign: true,
+        ..Policy::asking(BtcNetwork::Regtest)
+    };
+    (agent, Participant::new(policy, secret))
+}
+
+/// An agent whose loop runs.
 struct Running {
     ends: Ends,
     transport: Arc<Transport>,
@@ -216,10 +240,26 @@ struct Running {
 }
 
 impl Running {
+    fn new<A: Agent>(driver: Driver<A>, inputs: Inputs, ends: Ends) -> Self
+    where
+        <A::Machine as Machine>::Command: Send,
+    {
+        // Held beyond the driver's end, so that what it had queued for a socket still leaves and is seen.
+        let transport = Arc::clone(&driver.transport);
+        let (stop, stopped) = oneshot::channel();
+        let end = tokio::spawn(driver.run(inputs, async { drop(stopped.await) }));
+        Self {
+            ends,
+            transport,
+            stop,
+            end,
+        }
+    }
+
     /// `None` when the agent ended without an answer.
     async fn call(&self, method: &str, params: Value) -> Option<ControlReply> {
         let (request, answer) = request(method, params);
-        self.ends.calls.send(request).await.unwrap();
+        self.ends.calls.send(request).await.ok()?;
         in_time(answer).await.ok()
     }
 

@@ -1,7 +1,7 @@
 //! What every store must do, run on each of them.
 
 use super::{
-    Batch, MemoryStore, OutboxRow, RedbStore, Seen, SeenRow, Snapshot, Store, StoreError,
+    Batch, LogSize, MemoryStore, OutboxRow, RedbStore, Seen, SeenRow, Snapshot, Store, StoreError,
     StoreLimits,
 };
 
@@ -138,7 +138,10 @@ fn a_snapshot_stands_for_the_events_before_it() {
     on_every_store(|store| {
         assert_eq!(store.snapshot().unwrap(), None);
         store.commit(&events(&[b"a", b"b", b"c"])).unwrap();
+        let size = |events, bytes| LogSize { events, bytes };
+        assert_eq!(store.log_size(), size(3, 3));
         store.compact(b"abc", 1).unwrap();
+        assert_eq!(store.log_size(), size(1, 1));
         let snapshot = |event, state: &[u8]| {
             Some(Snapshot {
                 event,
@@ -150,6 +153,7 @@ fn a_snapshot_stands_for_the_events_before_it() {
         assert_eq!(store.commit(&events(&[b"d"])).unwrap(), 4);
         assert_eq!(store.snapshot().unwrap(), snapshot(3, b"abc"));
         assert_eq!(store.events(4).unwrap(), [(4, b"d".to_vec())]);
+        assert_eq!(store.log_size(), size(2, 2));
         store.compact(b"abcd", 0).unwrap();
         assert_eq!(store.snapshot().unwrap(), snapshot(4, b"abcd"));
         assert_eq!(store.events(1).unwrap(), []);

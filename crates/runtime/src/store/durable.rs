@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _,
     StorageError, WriteTransaction,
 };
 
@@ -17,7 +17,7 @@ use self::file::{
     open_private, recognise,
 };
 use super::usage::Usage;
-use super::{Batch, OutboxRow, Pruned, Seen, Snapshot, Store, StoreError, StoreLimits};
+use super::{Batch, LogSize, OutboxRow, Pruned, Seen, Snapshot, Store, StoreError, StoreLimits};
 
 /// A [`Store`] in one file with mode 0600.
 #[derive(Debug)]
@@ -125,6 +125,7 @@ impl RedbStore {
         self.last_event = last.unwrap_or(snapshot).max(snapshot);
         // What the snapshot covers may be gone, and nothing else.
         let first = first.unwrap_or(snapshot + 1).min(snapshot + 1);
+        self.usage.log = log_size(&events)?;
         for row in read.open_table(OUTBOX)?.iter()? {
             let (id, value) = row?;
             let (arrival, row) = outbox_row(id.value(), value.value());
@@ -289,11 +290,17 @@ impl Store for RedbStore {
         })
     }
 
+    fn log_size(&self) -> LogSize {
+        self.usage.log
+    }
+
     fn compact(&mut self, snapshot: &[u8], keep: u64) -> Result<(), StoreError> {
         self.refuse_when_stopped()?;
         self.limits.check_snapshot(snapshot)?;
         self.write_snapshot(snapshot, keep)
-            .map_err(|error| self.stop(error))
+            .map_err(|error| self.stop(error))?;
+        self.usage.log = self.read(|read| log_size(&read.open_table(EVENTS)?))?;
+        Ok(())
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<u64, StoreError> {
@@ -365,6 +372,14 @@ impl Store for RedbStore {
             outbox,
         })
     }
+}
+
+fn log_size(events: &impl ReadableTable<u64, &'static [u8]>) -> Result<LogSize, redb::Error> {
+    let mut size = LogSize::default();
+    for row in events.iter()? {
+        size.add(row?.1.value());
+    }
+    Ok(size)
 }
 
 fn outbox_row(id: &str, value: OutboxValue<'_>) -> (u64, OutboxRow) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::usage::Usage;
-use super::{Batch, OutboxRow, Pruned, Seen, Snapshot, Store, StoreError, StoreLimits};
+use super::{Batch, LogSize, OutboxRow, Pruned, Seen, Snapshot, Store, StoreError, StoreLimits};
 
 /// A [`Store`] in memory. A clone is an independent copy: what a crash at that moment would have left on the disk.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +45,10 @@ impl Store for MemoryStore {
             .collect())
     }
 
+    fn log_size(&self) -> LogSize {
+        self.usage.log
+    }
+
     fn snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
         Ok(self.snapshot.clone())
     }
@@ -57,6 +61,10 @@ impl Store for MemoryStore {
         });
         let first = self.last_event.saturating_sub(keep) + 1;
         self.events = self.events.split_off(&first);
+        self.usage.log = LogSize::default();
+        for event in self.events.values() {
+            self.usage.log.add(event);
+        }
         Ok(())
     }
 

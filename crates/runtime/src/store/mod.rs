@@ -10,7 +10,8 @@
 //!
 //! [`StoreLimits`] bounds how many rows a peer, and all peers together, may cause. A commit that would exceed one is refused
 //! as a whole with [`StoreError::Full`]: nothing of it is written, the store stays usable, and [`StoreError::is_refusal`] says
-//! so. Events have no limit of their own: they are the history, and only accepted messages make any.
+//! so. Events have no limit here: what must be recorded to finish what has begun is never refused. [`Store::log_size`] says how
+//! many there are, and the driver begins nothing new when they are too many.
 //!
 //! # After a failure
 //!
@@ -40,6 +41,9 @@ pub trait Store: Send {
     /// On success it is on the disk, and the sequence number of the last event in the log is returned (0 for an empty log).
     /// Rows are retired before new ones are added, so a batch may replace an outbox row. Retiring an unknown id does nothing.
     fn commit(&mut self, batch: &Batch) -> Result<u64, StoreError>;
+
+    /// How much the events take that are there. Costs nothing to ask.
+    fn log_size(&self) -> LogSize;
 
     /// The newest snapshot, if one was ever made.
     fn snapshot(&self) -> Result<Option<Snapshot>, StoreError>;
@@ -77,6 +81,23 @@ pub struct Batch {
     pub seen: Option<SeenRow>,
     /// Metadata to set: small settings that are read at the start (key, value), in order.
     pub meta: Vec<(String, Vec<u8>)>,
+}
+
+/// How long a log is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogSize {
+    /// Number of events.
+    pub events: u64,
+    /// Bytes of all of them, without what the database adds.
+    pub bytes: u64,
+}
+
+impl LogSize {
+    /// One more event.
+    pub(crate) fn add(&mut self, event: &[u8]) {
+        self.events += 1;
+        self.bytes += event.len() as u64;
+    }
 }
 
 /// The state after an event: what replaying the log up to it gives.

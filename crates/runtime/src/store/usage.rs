@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Batch, OutboxRow, StoreError, StoreLimits};
+use super::{Batch, LogSize, OutboxRow, StoreError, StoreLimits};
 
 /// Counts of seen messages, and an index of the outbox without the messages themselves.
 #[derive(Debug, Clone, Default)]
@@ -11,6 +11,8 @@ pub(super) struct Usage {
     seen_by_sender: HashMap<String, usize>,
     outbox: HashMap<String, Waiting>,
     outbox_by_peer: HashMap<String, usize>,
+    /// Events that are there.
+    pub(super) log: LogSize,
 }
 
 #[derive(Debug, Clone)]
@@ -48,6 +50,9 @@ impl Usage {
         }
         if let Some(row) = &batch.seen {
             self.add_seen(&row.sender);
+        }
+        for event in &batch.events {
+            self.log.add(event);
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
@@ -15,7 +16,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error};
 
-use super::{ConnectionId, Inbound, TransportConfig};
+use super::registry::Registry;
+use super::{ConnectionId, TransportConfig};
 
 /// Pings without any sign of life that a peer may miss.
 const MISSED_PINGS: u32 = 2;
@@ -24,7 +26,7 @@ const MISSED_PINGS: u32 = 2;
 pub(super) struct Ports {
     pub(super) id: ConnectionId,
     pub(super) remote: SocketAddr,
-    pub(super) inbound: mpsc::Sender<Inbound>,
+    pub(super) registry: Arc<Registry>,
     /// Frames to send. Its end means: close after the last one.
     pub(super) queued: mpsc::Receiver<Vec<u8>>,
     /// Close at once, the queue has overflowed. Its sender's end means nothing.
@@ -49,6 +51,8 @@ pub(super) enum End {
     TooLarge(usize),
     /// The peer gave no sign of life.
     Silent(Duration),
+    /// Nothing was said for long.
+    Idle(Duration),
     /// The peer did not read what we sent: the queue was full.
     QueueFull(usize),
     /// The peer did not read what we sent: one frame took too long.
@@ -76,18 +80,18 @@ where
     let Ports {
         id,
         remote,
-        inbound,
+        registry,
         mut queued,
         aborted,
         stopping,
     } = ports;
     let (mut sink, mut stream) = socket.split();
-    let pulse = Pulse::default();
+    let pulse = Pulse::new();
     // Reading and writing go on side by side: two peers that both wait for the other to read would wait for ever.
     let end = tokio::select! {
-        end = receive(&mut stream, id, remote, &inbound, &pulse, config) => end,
+        end = receive(&mut stream, id, remote, &registry, &pulse) => end,
         end = send(&mut sink, &mut queued, &pulse, config) => end,
-        end = beat(&pulse, config.heartbeat) => end,
+        end = beat(&pulse, config) => end,
         Ok(()) = aborted => End::QueueFull(config.send_queue),
     };
     let end = match end {
@@ -102,8 +106,11 @@ where
 }
 
 /// What the heartbeat knows of the other two.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pulse {
+    began: Instant,
+    /// Milliseconds from then to the last message, in either direction.
+    last_message: AtomicU64,
     /// Something came in since the last beat.
     heard: AtomicBool,
     /// A frame waits for the agent: nothing can come in, and that is not the peer's doing.
@@ -111,13 +118,35 @@ struct Pulse {
     ping_due: Notify,
 }
 
+impl Pulse {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            last_message: AtomicU64::new(0),
+            heard: AtomicBool::new(false),
+            delivering: AtomicBool::new(false),
+            ping_due: Notify::new(),
+        }
+    }
+
+    fn message(&self) {
+        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_message.store(since, Ordering::Relaxed);
+    }
+
+    /// Time without a message.
+    fn idle(&self) -> Duration {
+        let last = Duration::from_millis(self.last_message.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(last)
+    }
+}
+
 async fn receive<S>(
     stream: &mut SplitStream<WebSocketStream<S>>,
     connection: ConnectionId,
     remote: SocketAddr,
-    inbound: &mpsc::Sender<Inbound>,
+    registry: &Registry,
     pulse: &Pulse,
-    config: &TransportConfig,
 ) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -130,18 +159,17 @@ where
             // Pings are answered by the library.
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
                 pulse.heard.store(true, Ordering::Relaxed);
+                pulse.delivering.store(true, Ordering::Relaxed);
+                registry.pace(remote.ip(), 0).await;
+                pulse.delivering.store(false, Ordering::Relaxed);
                 continue;
             }
-            Some(Err(error)) => return End::of(error, config),
+            Some(Err(error)) => return End::of(error, &registry.config),
         };
         pulse.heard.store(true, Ordering::Relaxed);
+        pulse.message();
         pulse.delivering.store(true, Ordering::Relaxed);
-        let frame = Inbound::Frame {
-            connection,
-            remote,
-            bytes: bytes.into(),
-        };
-        if inbound.send(frame).await.is_err() {
+        if !registry.deliver(connection, remote, bytes.into()).await {
             return End::Stopping;
         }
         pulse.delivering.store(false, Ordering::Relaxed);
@@ -163,7 +191,10 @@ where
             biased;
             () = pulse.ping_due.notified() => Message::Ping(Bytes::new()),
             frame = queued.recv() => match frame {
-                Some(frame) => Message::Binary(frame.into()),
+                Some(frame) => {
+                    pulse.message();
+                    Message::Binary(frame.into())
+                }
                 None => return End::Finished,
             },
         };
@@ -175,7 +206,8 @@ where
     }
 }
 
-async fn beat(pulse: &Pulse, every: Duration) -> End {
+async fn beat(pulse: &Pulse, config: &TransportConfig) -> End {
+    let every = config.heartbeat;
     let mut beats = interval_at(Instant::now() + every, every);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut missed = 0;
@@ -186,6 +218,9 @@ async fn beat(pulse: &Pulse, every: Duration) -> End {
         missed = if alive { 0 } else { missed + 1 };
         if missed > MISSED_PINGS {
             return End::Silent(every * missed);
+        }
+        if pulse.idle() >= config.idle_timeout && !pulse.delivering.load(Ordering::Relaxed) {
+            return End::Idle(config.idle_timeout);
         }
         pulse.ping_due.notify_one();
     }
@@ -225,6 +260,7 @@ impl End {
         let (code, reason) = match self {
             Self::Lost(_) | Self::Silent(_) => return None,
             Self::Finished | Self::ClosedByPeer => (CloseCode::Normal, String::new()),
+            Self::Idle(_) => (CloseCode::Normal, "idle".to_owned()),
             Self::Stopping => (CloseCode::Away, "stopping".to_owned()),
             Self::Malformed(Error::Utf8(_)) => (CloseCode::Invalid, "text is not UTF-8".to_owned()),
             Self::Malformed(_) => (CloseCode::Protocol, "not a WebSocket frame".to_owned()),
@@ -250,6 +286,19 @@ impl End {
         )
     }
 
+    /// The kind under which it is counted, unless it is an ordinary end.
+    pub(super) fn counted(&self) -> Option<&'static str> {
+        match self {
+            Self::Finished | Self::Stopping | Self::ClosedByPeer => None,
+            Self::Lost(_) => Some("socket-lost"),
+            Self::Malformed(_) => Some("socket-malformed"),
+            Self::TooLarge(_) => Some("socket-too-large"),
+            Self::Silent(_) => Some("socket-silent"),
+            Self::Idle(_) => Some("socket-idle"),
+            Self::QueueFull(_) | Self::Slow(_) => Some("socket-slow"),
+        }
+    }
+
     /// The kind, for logging it once per peer.
     pub(super) fn name(&self) -> &'static str {
         match self {
@@ -260,6 +309,7 @@ impl End {
             Self::Malformed(_) => "malformed",
             Self::TooLarge(_) => "too large",
             Self::Silent(_) => "silent",
+            Self::Idle(_) => "idle",
             Self::QueueFull(_) | Self::Slow(_) => "slow",
         }
     }
@@ -278,6 +328,7 @@ impl fmt::Display for End {
             ),
             Self::TooLarge(limit) => write!(f, "the peer sent a message over {limit} bytes"),
             Self::Silent(time) => write!(f, "the peer gave no sign of life for {time:?}"),
+            Self::Idle(time) => write!(f, "no message for {time:?}"),
             Self::QueueFull(limit) => {
                 write!(f, "the peer reads too slowly, {limit} frames were waiting")
             }

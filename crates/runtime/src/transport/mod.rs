@@ -4,8 +4,9 @@
 //! accepted, binary ones are sent, one message per frame (protocol.md section 2).
 //!
 //! Nothing here grows with what a peer does. Frames are limited in size; a frame that finds the agent busy waits in the peer's own
-//! socket, since the channel to the agent is bounded; a peer that does not read is closed when its queue is full; sockets are
-//! limited per address and in total; and a peer that vanished is noticed by missing answers to pings.
+//! socket, since the channel to the agent is bounded; an address that sends more than its rate waits there too; a peer that does
+//! not read is closed when its queue is full; sockets are limited per address and in total; a peer that vanished is noticed by
+//! missing answers to pings, and one that says nothing is closed. Whatever is refused, delayed or cut off is counted.
 
 mod address;
 mod connection;
@@ -21,10 +22,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use url::Url;
 
+use crate::counts::Counts;
+use crate::limits::Limits;
+use crate::rates::Rate;
+
 pub use dial::DialError;
+pub(crate) use registry::network;
 
 use registry::Registry;
 
@@ -49,21 +55,19 @@ pub struct TransportConfig {
     pub max_connections_per_ip: usize,
     /// Frames waiting for one peer: 64. One more is refused, and the peer is closed.
     pub send_queue: usize,
+    /// A connection without a message in either direction is closed after this time: 15 minutes. A participant shows itself
+    /// on its connection every two.
+    pub idle_timeout: Duration,
+    /// Messages from one address, whatever they are: 500 each second, 2000 at once. More are not read until it is their turn.
+    /// One counts for each 16 KiB that it has.
+    pub ip_rate: Rate,
+    /// Bytes of messages that wait for the agent, of all connections: 64 MiB, and at least one message.
+    pub inbound_bytes: usize,
 }
 
 impl Default for TransportConfig {
     fn default() -> Self {
-        Self {
-            listen: None,
-            max_frame: 1 << 20,
-            heartbeat: Duration::from_secs(20),
-            connect_timeout: Duration::from_secs(10),
-            send_timeout: Duration::from_mins(1),
-            close_timeout: Duration::from_secs(5),
-            max_connections: 4096,
-            max_connections_per_ip: 64,
-            send_queue: 64,
-        }
+        Limits::default().transport()
     }
 }
 
@@ -78,7 +82,7 @@ impl fmt::Display for ConnectionId {
 }
 
 /// What comes in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Inbound {
     /// One message.
     Frame {
@@ -88,6 +92,8 @@ pub enum Inbound {
         remote: SocketAddr,
         /// The message, at most [`TransportConfig::max_frame`] bytes.
         bytes: Vec<u8>,
+        /// Its share of [`TransportConfig::inbound_bytes`], free again when this is dropped.
+        room: OwnedSemaphorePermit,
     },
     /// The connection is gone, for whatever reason. Nothing follows from it.
     Closed {
@@ -165,6 +171,11 @@ impl Transport {
         self.local_addr
     }
 
+    /// What the transport refused, delayed or cut off, by kind. The rest of the agent counts here as well.
+    pub fn counts(&self) -> &Counts {
+        &self.registry.counts
+    }
+
     /// Opens a connection to a `ws:` or `wss:` URL. Private, loopback and otherwise special addresses are refused unless `allow_private`;
     /// the address that was checked is the one that is connected to. Redirects are not followed.
     pub async fn dial(&self, url: &Url, allow_private: bool) -> Result<ConnectionId, DialError> {
@@ -201,9 +212,11 @@ fn check(config: &TransportConfig) -> Result<(), TransportError> {
         ("max_connections", config.max_connections),
         ("max_connections_per_ip", config.max_connections_per_ip),
         ("send_queue", config.send_queue),
+        ("inbound_bytes", config.inbound_bytes),
     ];
     let times = [
         ("heartbeat", config.heartbeat),
+        ("idle_timeout", config.idle_timeout),
         ("connect_timeout", config.connect_timeout),
         ("send_timeout", config.send_timeout),
         ("close_timeout", config.close_timeout),

@@ -58,6 +58,7 @@ async fn accept(listener: TcpListener, registry: Arc<Registry>) {
         let (stream, remote) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
+                registry.counts.add("sockets-not-accepted");
                 tracing::warn!(%error, "cannot accept a connection");
                 // Mostly "too many open files": an immediate retry would only spin.
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -83,6 +84,8 @@ async fn accept(listener: TcpListener, registry: Arc<Registry>) {
                         let _ = timeout(time, refuse(stream, limit)).await;
                         drop(permit);
                     });
+                } else {
+                    registry.counts.add("sockets-hung-up");
                 }
             }
         }
@@ -104,6 +107,7 @@ async fn answer(stream: TcpStream, router: Router, caller: Caller) {
     let _ = stream.set_nodelay(true);
     let time = caller.registry.config.connect_timeout;
     let remote = caller.remote;
+    let counts = caller.registry.counts.clone();
     let mut stopping = caller.registry.stopping();
     let service = TowerToHyperService::new(router.layer(Extension(caller)));
     let connection = http1::Builder::new()
@@ -113,8 +117,14 @@ async fn answer(stream: TcpStream, router: Router, caller: Caller) {
     tokio::select! {
         served = timeout(time, connection) => match served {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%remote, %error, "not HTTP"),
-            Err(_) => tracing::debug!(%remote, "no WebSocket in time"),
+            Ok(Err(error)) => {
+                counts.add("handshake-not-http");
+                tracing::debug!(%remote, %error, "not HTTP");
+            }
+            Err(_) => {
+                counts.add("handshake-late");
+                tracing::debug!(%remote, "no WebSocket in time");
+            }
         },
         _ = stopping.wait_for(|stopping| *stopping) => {}
     }

@@ -2,25 +2,23 @@
 //! Then ticks, until one records nothing.
 
 use beacon_cohort::ids::{PeerId, Timestamp};
-use beacon_cohort::machine::{ChainFact, Code, Effect, Input, Rejection, Step, Watches};
+use beacon_cohort::machine::{ChainFact, Code, Input, Rejection, Step, Watches};
 use beacon_cohort::message::{Message, MessageError};
 use beacon_cohort::signer::{SignerAnswer, SignerRequest};
-use beacon_runtime::store::{Batch, OutboxRow, Seen, SeenRow, Store as _};
+use beacon_runtime::store::{Batch, Seen, Store as _};
 use bitcoin::Transaction;
 use serde_json::Value;
 
 use super::{Comparable, Node, Stop, broken};
 use crate::simulator::envelope::{EMPTY, Envelope, Pen, REPORT, thread};
-use crate::simulator::world::{
-    COORDINATOR, Disk, Frame, Happening, Name, NodeId, World, node_of, peer,
-};
+use crate::simulator::world::{COORDINATOR, Frame, Happening, Name, NodeId, World, node_of, peer};
 
 /// Ticks after which a machine should have come to rest.
 const MAX_TICKS: u32 = 1_000;
 /// Milliseconds between two looks at the chain.
 const POLL_MS: u64 = 5_000;
 /// Seconds by which clocks may differ.
-const SKEW_S: u64 = 300;
+pub(super) const SKEW_S: u64 = 300;
 
 /// What happens once, and nobody repeats.
 #[derive(Clone, Debug)]
@@ -32,10 +30,10 @@ pub(super) enum Own {
 }
 
 /// The message that led to a step.
-struct Cause {
-    envelope: Envelope,
+pub(super) struct Cause {
+    pub(super) envelope: Envelope,
     /// Rows that have done their work now that it has arrived.
-    retire: Vec<String>,
+    pub(super) retire: Vec<String>,
 }
 
 impl<M: Comparable> Node<M> {
@@ -118,7 +116,11 @@ impl<M: Comparable> Node<M> {
     }
 
     /// The signer carries a request out; its answer is an input.
-    pub(super) fn sign(&mut self, request: SignerRequest, world: &mut World) -> Result<(), Stop> {
+    pub(in crate::simulator) fn sign(
+        &mut self,
+        request: SignerRequest,
+        world: &mut World,
+    ) -> Result<(), Stop> {
         let Some(answer) = self.signer.handle(request) else {
             return Ok(());
         };
@@ -296,184 +298,6 @@ impl<M: Comparable> Node<M> {
         )))
     }
 
-    /// Commits a step, applies it, carries its effects out. `false` when the store refused it: nothing has happened then.
-    fn carry_out(
-        &mut self,
-        step: Step<M::Event>,
-        cause: Option<&Cause>,
-        world: &mut World,
-    ) -> Result<bool, Stop> {
-        if step.is_empty() {
-            let Some(cause) = cause else {
-                return Ok(true);
-            };
-            if cause.retire.is_empty() {
-                // Nothing to remember: the same message would change nothing again.
-                if cause.envelope.please_ack {
-                    self.send_receipt(&cause.envelope, world)?;
-                }
-                return Ok(true);
-            }
-        }
-        let mut batch = Batch::default();
-        for event in &step.events {
-            batch
-                .events
-                .push(serde_json::to_vec(event).map_err(broken)?);
-        }
-        let receipt = self.write_messages(&step, cause, &mut batch, world.now(self.id))?;
-        self.pass_boundary(world)?;
-        let disk = world.disk();
-        match disk {
-            Disk::Refuses => {
-                world.note(format_args!("{}: the store refuses", Name(self.id)));
-                return Ok(false);
-            }
-            Disk::Fails { written: false } => return Err(Stop::Crashed),
-            Disk::Sound | Disk::Fails { written: true } => {}
-        }
-        self.store.commit(&batch).map_err(broken)?;
-        self.committing = true;
-        self.note_events(&batch, world);
-        for effect in &step.effects {
-            if let Effect::Send { to, message, .. } = effect {
-                let watched = world.witness.committed(self.id, recipient(to)?, message);
-                watched.map_err(Stop::Broken)?;
-                self.machine
-                    .check_before(message)
-                    .map_err(|reason| broken(format!("{}: {reason}", message.kind())))?;
-            }
-        }
-        if disk != Disk::Sound {
-            return Err(Stop::Crashed);
-        }
-        self.pass_boundary(world)?;
-        for event in &step.events {
-            self.machine.apply(event);
-        }
-        self.committing = false;
-        self.outbox.remove(&batch.retire);
-        for row in batch.outbox {
-            self.outbox.add(row, world.clock);
-        }
-        self.send_due(world)?;
-        if let Some((frame, cause)) = receipt.zip(cause) {
-            self.transmit(&cause.envelope.from, &frame, world)?;
-        }
-        for effect in step.effects {
-            self.effect(effect, world);
-        }
-        self.pass_boundary(world)?;
-        Ok(true)
-    }
-
-    fn send_receipt(&mut self, about: &Envelope, world: &mut World) -> Result<(), Stop> {
-        let mut pen = Pen {
-            from: peer(self.id),
-            now: world.now(self.id),
-            rng: &mut self.rng,
-        };
-        let packed = pen.receipt(&about.from, &about.id);
-        let frame = receipt_frame(&packed)?;
-        self.transmit(&about.from, &frame, world)
-    }
-
-    /// Puts the step's messages into the batch, with what is remembered of the message that led to them. Its first
-    /// answer acknowledges it; without one there is a receipt.
-    fn write_messages(
-        &mut self,
-        step: &Step<M::Event>,
-        cause: Option<&Cause>,
-        batch: &mut Batch,
-        now: Timestamp,
-    ) -> Result<Option<Frame>, Stop> {
-        let mut pen = Pen {
-            from: peer(self.id),
-            now,
-            rng: &mut self.rng,
-        };
-        let mut answers: Vec<Vec<u8>> = Vec::new();
-        for effect in &step.effects {
-            let (Effect::Send { to, .. } | Effect::Report { to, .. }) = effect else {
-                continue;
-            };
-            let answered = cause.filter(|cause| cause.envelope.from == *to);
-            let ack = answered
-                .filter(|_| answers.is_empty())
-                .map(|cause| cause.envelope.id.as_str());
-            let (mut envelope, kind) = match effect {
-                Effect::Send {
-                    message, expires, ..
-                } => {
-                    let envelope = pen.message(to, message, *expires, ack);
-                    (envelope.map_err(broken)?, message.kind())
-                }
-                Effect::Report {
-                    cohort, rejection, ..
-                } => {
-                    let envelope = pen.report(to, cohort.to_string(), ack, rejection);
-                    (envelope, "problem-report")
-                }
-                Effect::Broadcast(_) | Effect::Sign(_) => continue,
-            };
-            if !self.outbox.has_room(to, kind) {
-                continue; // Dropped with a warning: dead peers must not stop others.
-            }
-            envelope.please_ack = true;
-            let packed = serde_json::to_vec(&envelope).map_err(broken)?;
-            if answered.is_some() {
-                answers.push(packed.clone());
-            }
-            batch.outbox.push(OutboxRow {
-                id: envelope.id,
-                from: envelope.from.as_str().to_owned(),
-                to: to.as_str().to_owned(),
-                kind: kind.to_owned(),
-                thid: envelope.thid,
-                expires: envelope.expires_time,
-                packed,
-            });
-        }
-        for row in &batch.outbox {
-            batch.retire.extend(self.outbox.superseded(row));
-        }
-        let Some(Cause { envelope, retire }) = cause else {
-            return Ok(None);
-        };
-        let mut receipt = None;
-        if answers.is_empty() && envelope.please_ack {
-            let frame = receipt_frame(&pen.receipt(&envelope.from, &envelope.id))?;
-            answers.push(frame.packed.to_vec());
-            receipt = Some(frame);
-        }
-        batch.retire.extend(retire.iter().cloned());
-        batch.seen = Some(SeenRow {
-            privileged: true,
-            sender: envelope.from.as_str().to_owned(),
-            id: envelope.id.clone(),
-            seen: Seen {
-                expires: envelope.expires_time + SKEW_S,
-                answers,
-            },
-        });
-        Ok(receipt)
-    }
-
-    fn effect(&self, effect: Effect, world: &mut World) {
-        let (node, run) = (self.id, self.run);
-        match effect {
-            Effect::Send { .. } | Effect::Report { .. } => {} // In the outbox since the commit.
-            Effect::Broadcast(tx) => {
-                let delay = world.dice.between(20, 200);
-                world.schedule(delay, Happening::Broadcast { node, run, tx });
-            }
-            Effect::Sign(request) => {
-                let delay = world.dice.between(1, 20);
-                world.schedule(delay, Happening::Signer { node, run, request });
-            }
-        }
-    }
-
     /// What a process does once there is nothing left to do: it waits for the next deadline and watches the chain.
     fn rest(&mut self, refused: bool, world: &mut World) -> Result<(), Stop> {
         let (node, run) = (self.id, self.run);
@@ -545,12 +369,17 @@ impl<M: Comparable> Node<M> {
         self.transmit(to, &frame, world)
     }
 
-    fn transmit(&self, to: &PeerId, frame: &Frame, world: &mut World) -> Result<(), Stop> {
+    pub(super) fn transmit(
+        &self,
+        to: &PeerId,
+        frame: &Frame,
+        world: &mut World,
+    ) -> Result<(), Stop> {
         world.transmit(self.id, recipient(to)?, frame);
         Ok(())
     }
 
-    fn note_events(&self, batch: &Batch, world: &mut World) {
+    pub(super) fn note_events(&self, batch: &Batch, world: &mut World) {
         for event in &batch.events {
             let event: Value = serde_json::from_slice(event).unwrap_or_default();
             let text = |member| event.get(member).and_then(Value::as_str).unwrap_or("");
@@ -565,13 +394,13 @@ impl<M: Comparable> Node<M> {
     }
 }
 
-fn receipt_frame(receipt: &Envelope) -> Result<Frame, Stop> {
+pub(super) fn receipt_frame(receipt: &Envelope) -> Result<Frame, Stop> {
     Ok(Frame {
         kind: "receipt".to_owned(),
         packed: serde_json::to_vec(receipt).map_err(broken)?.into(),
     })
 }
 
-fn recipient(to: &PeerId) -> Result<NodeId, Stop> {
+pub(super) fn recipient(to: &PeerId) -> Result<NodeId, Stop> {
     node_of(to).ok_or_else(|| broken(format!("a message to a stranger, {to}")))
 }

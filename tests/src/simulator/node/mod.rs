@@ -1,5 +1,6 @@
 //! One process: a machine, its store and its signer, with a beginning, an end, and another beginning.
 
+mod commit;
 mod drive;
 
 mod outbox;
@@ -11,7 +12,13 @@ use beacon_cohort::ids::Timestamp;
 use beacon_cohort::machine::{Input, Machine, Rejection, Watches};
 use beacon_cohort::message::Message;
 use beacon_cohort::participant::Participant;
+#[cfg(test)]
+use beacon_cohort::review::ReviewedSignal;
+#[cfg(test)]
+use beacon_cohort::signer::SignerRequest;
 use beacon_cohort::signer::{KeyPath, LocalSigner};
+#[cfg(test)]
+use beacon_runtime::store::Batch;
 use beacon_runtime::store::{MemoryStore, Store as _};
 use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
 use rand_chacha::ChaCha20Rng;
@@ -135,6 +142,35 @@ impl<M: Comparable> Node<M> {
     #[cfg(test)]
     pub(super) fn machine_mut(&mut self) -> &mut M {
         &mut self.machine
+    }
+
+    /// Writes an event into the log that nothing led to.
+    #[cfg(test)]
+    pub(super) fn record(&mut self, event: &M::Event) {
+        let batch = Batch {
+            events: vec![serde_json::to_vec(event).unwrap_or_default()],
+            ..Batch::default()
+        };
+        let written = self.store.commit(&batch);
+        assert!(written.is_ok(), "{written:?}");
+        self.machine.apply(event);
+    }
+
+    /// The disk and the machine are what they were after these events.
+    #[cfg(test)]
+    pub(super) fn go_back_to(&mut self, events: &[M::Event]) {
+        self.store = MemoryStore::default();
+        self.machine = (self.build)();
+        for event in events {
+            self.record(event);
+        }
+    }
+
+    /// A signer that has nonces for this signal once more, as if it had not used any.
+    #[cfg(test)]
+    pub(super) fn revive_nonces(&mut self, signal: Box<ReviewedSignal>) {
+        self.signer = signer(self.seed, self.id, self.run);
+        let _ = self.signer.handle(SignerRequest::MakeNonces(signal));
     }
 
     pub(super) fn is_up(&self) -> bool {

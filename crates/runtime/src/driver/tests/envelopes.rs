@@ -52,7 +52,8 @@ impl Target {
     async fn refuses(&mut self, plaintext: &Plaintext) -> (String, Value) {
         let before = self.driver.machine.state().clone();
         let (lines, waiting) = (self.driver.last_seq, self.driver.outbox.len());
-        self.driver.refusals = inbound::Refusals::default();
+        self.driver.counts = Counts::default();
+        self.driver.said = Said::new(&Limits::default());
         let packed = self.conductor.packed(&self.own, plaintext);
         let remote = ([127, 0, 0, 1], 1).into();
         self.driver.frame(self.connection, remote, &packed).unwrap();
@@ -61,8 +62,8 @@ impl Target {
             (self.driver.last_seq, self.driver.outbox.len()),
             (lines, waiting)
         );
-        let mut counted = self.driver.refusals.counts().keys();
-        let refused = counted.next().expect("it is counted").clone();
+        let mut counted = self.driver.counts.all().into_keys();
+        let refused = counted.next().expect("it is counted");
         assert_eq!(counted.next(), None);
         let report = self.conductor.until(PROBLEM_REPORT).await;
         (refused, report["code"].clone())

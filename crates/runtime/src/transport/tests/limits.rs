@@ -14,7 +14,7 @@ use tokio_tungstenite::{MaybeTlsStream, accept_async};
 use url::Url;
 
 use super::super::{
-    ConnectionId, DialError, SendError, Transport, TransportConfig, TransportError,
+    ConnectionId, DialError, SendError, Transport, TransportConfig, TransportError, network,
 };
 use super::{Agent, close_code, defaults, greeted};
 
@@ -151,6 +151,7 @@ async fn a_slow_reader_is_closed_when_its_queue_is_full() {
         Err(SendError::Gone)
     );
     assert_eq!(server.closed().await, slow_id);
+    assert_eq!(server.transport.counts().of("socket-slow"), 1);
     server.transport.send(fast_id, b"for you".to_vec()).unwrap();
     assert_eq!(
         fast.next().await.unwrap().unwrap(),
@@ -194,6 +195,7 @@ async fn sockets_from_one_address_are_limited_and_the_next_is_told_so() {
         matches!(error, DialError::Refused { status: 429, .. }),
         "{error}"
     );
+    assert_eq!(server.transport.counts().of("sockets-over-limit-per-ip"), 1);
     drop(first);
     server.closed().await;
     let out = client.dial(&server).await;
@@ -223,6 +225,7 @@ async fn sockets_are_limited_in_total_and_dialled_ones_count() {
     );
     let error = server.transport.dial(&other.url(), true).await.unwrap_err();
     assert!(matches!(error, DialError::TooMany { limit: 2 }), "{error}");
+    assert_eq!(server.transport.counts().of("sockets-over-limit"), 2);
     server.transport.close(out);
     assert_eq!(server.closed().await, out);
     server.dial(&other).await;
@@ -240,6 +243,7 @@ async fn a_caller_that_sends_no_request_loses_its_place() {
     .await;
     assert_eq!(server.raw(b"").await, "");
     assert_eq!(server.raw(b"GET / HTTP/1.1\r\nhost: x\r\n").await, "");
+    assert_eq!(server.transport.counts().of("handshake-late"), 2);
     assert!(server.raw(HEALTH).await.starts_with("HTTP/1.1 200 OK"));
 }
 
@@ -348,4 +352,16 @@ async fn warnings_are_given_once_per_kind_and_peer_and_their_memory_is_bounded()
         registry.first_warning("slow", peer(1)),
         "the memory of warnings is not bounded"
     );
+}
+
+#[test]
+fn whoever_has_a_network_of_ipv6_addresses_is_one_caller() {
+    let of = |address: &str| network(address.parse().unwrap());
+    assert_eq!(
+        of("2001:db8:1:2::1"),
+        of("2001:db8:1:2:ffff:ffff:ffff:ffff")
+    );
+    assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+    assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+    assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
 }

@@ -1,0 +1,191 @@
+//! A member that misbehaves, vanishes or lies. The other machines are honest and unchanged; an attacker sits at the first
+//! member's line and holds its cohort key. The coordinator must refuse with the right code, blame nobody but the attacker, and
+//! where it blames, show evidence that convicts by itself; the others sign once and go on.
+
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed simulation is a failed test"
+)]
+
+mod contributions;
+mod formation;
+mod rounds;
+
+use std::fmt::Display;
+
+use beacon_cohort::coordinator::{Command, Event, Phase, Session, Stage};
+use beacon_cohort::evidence::{Evidence, Misdeed};
+use beacon_cohort::ids::PeerId;
+use beacon_cohort::message::{
+    Decline, DidRegistration, Leaf, Message, NonceContribution, OptOut, RequestSignature,
+    SignatureAuthorization,
+};
+use beacon_cohort::statement::{self, Statement};
+use beacon_cohort::terms::Flow;
+use beacon_cohort::values::{CohortKey, NonceBytes, PartialBytes, StatementSignature};
+use beacon_signal::LeafValue;
+use beacon_tests::simulator::{Letter, Settings, Simulation};
+use bitcoin::secp256k1::{Keypair, Message as Digest, Secp256k1};
+
+const C: usize = 0;
+/// The attacker's seat.
+const M: usize = 1;
+const MEMBERS: usize = 3;
+const G: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
+
+fn held<T>(outcome: Result<T, impl Display>) -> T {
+    outcome.unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+fn new() -> Simulation {
+    let settings = Settings {
+        members: MEMBERS,
+        flow: Flow::Pull,
+        operator_asks_again: false,
+        limit_s: 3 * 86_400,
+        ..Settings::default()
+    };
+    Simulation::new(23, settings)
+}
+
+fn formed() -> Simulation {
+    let mut simulation = new();
+    held(simulation.form());
+    simulation.keep_letters();
+    simulation
+}
+
+/// A session has begun, and nobody has answered yet.
+fn asked() -> (Simulation, Session) {
+    let mut simulation = formed();
+    simulation.want();
+    held(simulation.until("a session", |simulation| session(simulation).is_some()));
+    let session = session(&simulation).unwrap();
+    (simulation, session)
+}
+
+/// A session in which everybody gave nonces, and nobody partial signatures.
+fn committed() -> (Simulation, Session) {
+    let (mut simulation, _) = asked();
+    held(simulation.until("aggregated nonces", |simulation| {
+        session(simulation).is_some_and(|session| session.aggregated.is_some())
+    }));
+    let session = session(&simulation).unwrap();
+    (simulation, session)
+}
+
+fn session(simulation: &Simulation) -> Option<Session> {
+    simulation.coordinator()?.session.clone()
+}
+
+fn sign(secret: &[u8; 32], statement: &Statement) -> StatementSignature {
+    let secp = Secp256k1::new();
+    let pair = Keypair::from_seckey_slice(&secp, secret).unwrap();
+    let digest = Digest::from_digest(*statement.digest());
+    let signature = secp.sign_schnorr_no_aux_rand(&digest, &pair);
+    hex::encode(signature.serialize()).parse().unwrap()
+}
+
+/// Nonces that are no points, signed by the member's own key.
+fn nonces_of(simulation: &Simulation, session: &Session, nonces: &str) -> NonceContribution {
+    let nonce: NonceBytes = nonces.parse().unwrap();
+    let statement = statement::nonces(session.id, &session.sighashes, &[nonce]);
+    NonceContribution {
+        session_id: session.id,
+        cohort_id: simulation.cohort(),
+        nonce_contribution: nonce,
+        nonce_contributions: vec![nonce],
+        signature: sign(&simulation.secret_key(M).unwrap(), &statement),
+    }
+}
+
+fn partials_of(simulation: &Simulation, session: &Session, scalar: &str) -> SignatureAuthorization {
+    let partial: PartialBytes = scalar.repeat(32).parse().unwrap();
+    let aggregated = session.aggregated.clone().unwrap();
+    let statement = statement::partials(session.id, &session.sighashes, &aggregated, &[partial]);
+    SignatureAuthorization {
+        session_id: session.id,
+        cohort_id: simulation.cohort(),
+        partial_signature: partial,
+        partial_signatures: vec![partial],
+        signature: sign(&simulation.secret_key(M).unwrap(), &statement),
+    }
+}
+
+/// Sends something else in the place of each message of a kind.
+fn instead(kind: &'static str, message: Message) -> impl FnMut(Letter) -> Vec<Letter> {
+    move |letter| {
+        vec![if letter.kind() == kind {
+            letter.saying(message.clone())
+        } else {
+            letter
+        }]
+    }
+}
+
+/// Holds back each message of a kind.
+fn silent_about(kind: &'static str) -> impl FnMut(Letter) -> Vec<Letter> {
+    move |letter| {
+        if letter.kind() == kind {
+            Vec::new()
+        } else {
+            vec![letter]
+        }
+    }
+}
+
+fn attacker() -> PeerId {
+    PeerId::new(format!("did:example:{M}"))
+}
+
+/// Sessions without a signature: why, and whose doing.
+fn abandoned(simulation: &Simulation) -> Vec<(String, Option<PeerId>)> {
+    let cohort = simulation.coordinator().unwrap();
+    let abandoned = cohort.abandoned.iter();
+    abandoned
+        .map(|session| (session.code.clone(), session.culprit.clone()))
+        .collect()
+}
+
+fn wait_for_the_end(simulation: &mut Simulation) {
+    let before = abandoned(simulation).len();
+    held(simulation.until("the session is over", |simulation| {
+        abandoned(simulation).len() > before
+    }));
+}
+
+/// All evidence in the coordinator's log. Each file convicts the attacker's key by itself, and nobody else's.
+fn evidence(simulation: &Simulation) -> Vec<Evidence> {
+    let key = simulation.member(M).unwrap().key.unwrap();
+    let mut found = Vec::new();
+    for event in held(simulation.coordinator_log()) {
+        if let Event::Struck {
+            peer,
+            evidence: Some(evidence),
+            ..
+        } = event
+        {
+            assert_eq!(peer, attacker());
+            assert_eq!(held(evidence.verify()).key, key);
+            found.push(*evidence);
+        }
+    }
+    found
+}
+
+/// The attacker does nothing wrong any more, and the updates are announced in the same cohort: no honest member was harmed.
+fn lives_on(mut simulation: Simulation) {
+    simulation.relent(M);
+    let cohort = simulation.cohort();
+    let refusal = held(simulation.tell_coordinator(Command::StartRound { cohort }));
+    assert_eq!(refusal, None);
+    held(simulation.announce());
+    held(simulation.check_honest());
+    assert_eq!(simulation.mined().len(), 1);
+}
+
+/// What the coordinator told the attacker.
+fn told(simulation: &Simulation) -> Vec<String> {
+    simulation.codes(C, M, "problem-report")
+}
