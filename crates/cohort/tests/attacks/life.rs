@@ -246,7 +246,7 @@ fn complete(scene: &Scene) -> Scene {
         scene.body[name] = value.clone();
     }
     if let Some(signal) = scene.body.pointer_mut("/signals/0") {
-        let point = format!("02{}", "11".repeat(32));
+        let point = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
         signal["contribution"] = json!({
             "aggregated_nonces": [[point, point]],
             "partial_signatures": ["11".repeat(32)],
