@@ -26,6 +26,9 @@ use crate::statement;
 /// Updates of one index that are tried to complete a proof, the newest first.
 const MAX_TRIED: usize = 64;
 
+/// Why a proof stays as it came.
+const INCOMPLETE: &str = "it carries none of the updates that are known here: give the update's hash, if it leads to the root at all";
+
 impl Participant {
     /// Asks for everything of this round and later. Registers what is not registered yet as well.
     pub(super) fn inquire(cohort: &Membership, from_round: u64, now: Timestamp) -> Step<Event> {
@@ -78,9 +81,8 @@ impl Participant {
         now: Timestamp,
     ) -> Step<Event> {
         let mut step = Step::nothing();
-        let (mut adopted, mut detected) = (Vec::new(), false);
+        let (mut adopted, mut has_ours) = (Vec::new(), false);
         let asked_from = cohort.inquiry.map(|inquiry| inquiry.from_round);
-        let mut has_ours = false;
         for record in &body.signals {
             let mut tx = record.transaction.clone();
             tx.input.iter_mut().for_each(|input| input.witness.clear());
@@ -98,7 +100,7 @@ impl Participant {
             ) else {
                 continue; // The coordinator's word alone says nothing.
             };
-            if !detected {
+            if adopted.is_empty() {
                 step.events.push(Event::RollbackDetected {
                     cohort: cohort.handle,
                     evidence,
@@ -109,7 +111,7 @@ impl Participant {
                     step = end(step, cohort, open.id, "rolled-back", comment);
                 }
             }
-            (detected, has_ours) = (true, true);
+            has_ours = true;
             adopted.push(txid);
             let (proofs, unproven) = self.completed(cohort, record.round, &root, sent, &[]);
             step.events.push(Event::SignalAdopted {
@@ -177,14 +179,11 @@ impl Participant {
     ) -> (BTreeMap<Index, Proof>, BTreeMap<Index, Unproven>) {
         let (mut proofs, mut unproven) = (BTreeMap::new(), BTreeMap::new());
         for (index, proof) in sent {
-            match self.complete(cohort, round, root, index, &proof, updates) {
-                Some(complete) => {
-                    proofs.insert(index, complete);
-                }
-                None => {
-                    let reason = "it carries none of the updates known here: give the update's hash, or ask the coordinator for a proof that leads to the root".to_owned();
-                    unproven.insert(index, Unproven { proof, reason });
-                }
+            if let Some(complete) = self.complete(cohort, round, root, index, &proof, updates) {
+                proofs.insert(index, complete);
+            } else {
+                let reason = INCOMPLETE.to_owned();
+                unproven.insert(index, Unproven { proof, reason });
             }
         }
         (proofs, unproven)
