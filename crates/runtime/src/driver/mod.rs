@@ -377,6 +377,7 @@ impl<A: Agent> Driver<A> {
             }
         }
         self.watch();
+        self.snapshot_when_due()?;
         self.warn_of_log();
         Ok(())
     }
