@@ -225,19 +225,27 @@ fn a_signer_that_signs_twice() {
     );
 }
 
-/// A member whose disk goes back to before its nonces, beside a second process that makes others.
+/// A member whose disk goes back to before its nonces, in the middle of a session in which it signed: it makes no others, or the
+/// witness would end the simulation.
+#[test]
+fn a_disk_that_goes_back_makes_no_second_nonce() {
+    let mut simulation = released();
+    before_its_nonces(&mut simulation);
+    let member = &mut simulation.members[0];
+    member.restart(&mut simulation.world);
+    simulation.pass(600).unwrap();
+    simulation.check_contributions().unwrap();
+}
+
+/// The same disk, and a signer that makes other nonces all the same.
 #[test]
 fn a_member_that_makes_nonces_twice() {
     let mut simulation = released();
     let membership = simulation.member(1).unwrap().clone();
     let session = membership.session.clone().unwrap();
     let signal = reviewed(&membership, &session);
+    before_its_nonces(&mut simulation);
     let member = &mut simulation.members[0];
-    let log = member.log().unwrap();
-    let made =
-        |event: &participant::Event| matches!(event, participant::Event::NonceCommitted { .. });
-    let keep = log.iter().position(made).unwrap();
-    member.go_back_to(&log[..keep]);
     member.change_signer();
     let nonces = SignerRequest::MakeNonces(signal);
     member.sign(nonces, &mut simulation.world).unwrap();
@@ -247,4 +255,14 @@ fn a_member_that_makes_nonces_twice() {
         "{}",
         failure.reason
     );
+}
+
+/// The first member's disk goes back to before its nonces.
+fn before_its_nonces(simulation: &mut Simulation) {
+    let member = &mut simulation.members[0];
+    let log = member.log().unwrap();
+    let made =
+        |event: &participant::Event| matches!(event, participant::Event::NonceCommitted { .. });
+    let keep = log.iter().position(made).unwrap();
+    member.go_back_to(&log[..keep]);
 }
