@@ -347,7 +347,9 @@ impl Simulation {
             let ready = self.users.wanted.iter().all(|wanted| wanted.taken);
             let cohort = self.coordinator.machine().state().cohorts.get(id);
             let idle = cohort.is_some_and(|cohort| {
-                cohort.round.stage == Stage::Waiting && !cohort.round.requested
+                cohort.phase == Phase::Acknowledged
+                    && cohort.round.stage == Stage::Waiting
+                    && !cohort.round.requested
             });
             if ready && idle && self.coordinator.is_up() {
                 self.operate(coordinator::Command::StartRound { cohort: *id })?;

@@ -25,9 +25,9 @@ const MAX_ABANDONED: usize = 32;
 /// Strikes that a cohort remembers one by one, with their evidence.
 const MAX_STRIKES: usize = 256;
 
-/// Seconds before a round is tried again: doubled with each failure, at most an hour.
+/// Seconds before a round is tried again: doubled with each failure, at most five minutes.
 fn retry_delay_s(failures: u32) -> u64 {
-    (1 << failures.min(12)).min(3_600)
+    (1 << failures.min(12)).min(300)
 }
 
 impl Cohort {

@@ -9,6 +9,9 @@ use super::{Comparable, Node, Stop, broken};
 use crate::simulator::envelope::{Envelope, Pen};
 use crate::simulator::world::{Disk, Frame, Happening, Name, World, peer};
 
+/// Milliseconds that a signer takes.
+const SIGNER_MS: u64 = 10;
+
 impl<M: Comparable> Node<M> {
     /// Commits a step, applies it, carries its effects out. `false` when the store refused it: nothing has happened then.
     pub(super) fn carry_out(
@@ -182,8 +185,8 @@ impl<M: Comparable> Node<M> {
                 world.schedule(delay, Happening::Broadcast { node, run, tx });
             }
             Effect::Sign(request) => {
-                let delay = world.dice.between(1, 20);
-                world.schedule(delay, Happening::Signer { node, run, request });
+                // The same for all: a driver carries them out one after the other.
+                world.schedule(SIGNER_MS, Happening::Signer { node, run, request });
             }
         }
     }

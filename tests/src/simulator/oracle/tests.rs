@@ -248,12 +248,13 @@ fn a_member_that_makes_nonces_twice() {
     let member = &mut simulation.members[0];
     member.change_signer();
     let nonces = SignerRequest::MakeNonces(signal);
-    member.sign(nonces, &mut simulation.world).unwrap();
-    let failure = simulation.pass(60).unwrap_err();
+    let stop = member.sign(nonces, &mut simulation.world).unwrap_err();
+    let Stop::Broken(reason) = stop else {
+        panic!("{stop:?}");
+    };
     assert!(
-        failure.reason.contains("second or foreign public nonce"),
-        "{}",
-        failure.reason
+        reason.contains("second or foreign public nonce"),
+        "{reason}"
     );
 }
 
