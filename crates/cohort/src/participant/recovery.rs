@@ -81,7 +81,8 @@ impl Participant {
         now: Timestamp,
     ) -> Step<Event> {
         let mut step = Step::nothing();
-        let mut adopted = Vec::new();
+        let (mut adopted, mut has_ours) = (Vec::new(), false);
+        let asked_from = cohort.inquiry.map(|inquiry| inquiry.from_round);
         for record in &body.signals {
             let mut tx = record.transaction.clone();
             tx.input.iter_mut().for_each(|input| input.witness.clear());
@@ -89,6 +90,7 @@ impl Participant {
             let sent = sent_proofs(cohort, body, record);
             if let Some(known) = cohort.candidates.iter().find(|known| known.txid == txid) {
                 step.events.extend(self.recovered(cohort, known, sent, &[]));
+                has_ours |= asked_from <= Some(known.round);
                 continue;
             }
             let (Some(evidence), Some(root), false) = (
@@ -109,6 +111,7 @@ impl Participant {
                     step = end(step, cohort, open.id, "rolled-back", comment);
                 }
             }
+            has_ours = true;
             adopted.push(txid);
             let (proofs, unproven) = self.completed(cohort, record.round, &root, sent, &[]);
             step.events.push(Event::SignalAdopted {
@@ -133,7 +136,10 @@ impl Participant {
         let Some(inquiry) = cohort.inquiry else {
             return step;
         };
-        match body.next_round.filter(|next| *next > inquiry.from_round) {
+        // Each question goes to the log. An answer that tells of nothing that we signed leads to no other one, so that there
+        // are no more of them than rounds.
+        let more = body.next_round.filter(|_| has_ours);
+        match more.filter(|next| *next > inquiry.from_round) {
             Some(next) => step.and(Self::inquire(cohort, next, now)),
             None => step.and(Step::event(Event::ProofsAnswered {
                 cohort: cohort.handle,
@@ -258,7 +264,12 @@ fn signed_by_us(
 ) -> Option<RollbackEvidence> {
     let (beacon, key) = (cohort.beacon.as_ref()?, cohort.key.as_ref()?);
     let ours = |output: &SpentOutput| *output.script == *beacon.script();
-    if unsigned.input.is_empty() || !record.spent_outputs.iter().all(ours) {
+    // Signatures do not commit to input scripts: with one, what we know well would pass for something forgotten.
+    let bare = |input: &bitcoin::TxIn| input.script_sig.is_empty();
+    if unsigned.input.is_empty()
+        || !unsigned.input.iter().all(bare)
+        || !record.spent_outputs.iter().all(ours)
+    {
         return None;
     }
     let spent: Vec<_> = record
