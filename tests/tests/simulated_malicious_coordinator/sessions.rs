@@ -145,7 +145,7 @@ fn opens_two_sessions_at_once() {
     held(simulation.until("the session is over", |simulation| {
         !abandoned(simulation).is_empty()
     }));
-    assert_eq!(abandoned(&simulation), ["timeout"]);
+    assert_eq!(abandoned(&simulation), ["nonce-lost"]);
     for member in 1..=MEMBERS {
         assert_no_signature(&simulation, member);
         let ended = &simulation.member(member).unwrap().ended;

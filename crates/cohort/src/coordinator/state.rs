@@ -395,11 +395,12 @@ impl Cohort {
     }
 
     /// Whether a decline of this code comes of a leaf that crossed the request: an index of the member had no answer when
-    /// the tree was built. Believed in a round as often as the member has indexes, for each leaf can cross once.
+    /// the tree was built. Believed in a round four times for each index of the member: a leaf can cross one session, and the
+    /// word that it is refused the next ones.
     pub(super) fn has_crossed(&self, peer: &PeerId, code: &str) -> bool {
         let times = self.round.crossed.get(peer).copied().unwrap_or_default();
         let may_have = |member: &Member| {
-            times < member.indexes.len() && self.unanswered(member).next().is_some()
+            times < 4 * member.indexes.len() && self.unanswered(member).next().is_some()
         };
         code == DeclineCode::ProofInvalid.as_str() && self.members.get(peer).is_some_and(may_have)
     }

@@ -82,7 +82,11 @@ impl Coordinator {
         if *excused || 2 * by.len() > cohort.members.len() {
             return Step::nothing();
         }
-        let blamed = by.iter().filter(|(_, code)| !is_forgiven(code));
+        // Whose round is wrong shows at the next ones: a member may be ahead of an old state of ours.
+        let other_round = DeclineCode::WrongRound.as_str();
+        let blamed = by
+            .iter()
+            .filter(|(_, code)| !is_forgiven(code) && *code != other_round);
         let struck = |(peer, code): (&PeerId, &String)| Event::Struck {
             cohort: cohort.id,
             peer: peer.clone(),

@@ -8,7 +8,7 @@ use super::{Event, Participant};
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::{Code, Effect, OutputView, Rejection, Step};
 use crate::message::{
-    AggregatedNonces, AuthorizationRequest, IndexProof, Message, NonceContribution,
+    AggregatedNonces, AuthorizationRequest, Decline, IndexProof, Message, NonceContribution,
     SignatureAuthorization, shortened,
 };
 use crate::review::{DeclineCode, Declined, ProposedSignal, Verdict};
@@ -70,9 +70,20 @@ impl Participant {
         }
         let mut step = Step::nothing();
         if let Some(open) = &cohort.session {
-            // One live session per cohort: its unused nonces go with it.
+            // One live session per cohort: its unused nonces go with it. The coordinator is told, for requests may overtake
+            // each other: it would wait for a session that is over here.
             let comment = "the coordinator opened another session";
             step = end(step, cohort, open.id, "superseded", comment);
+            if !matches!(open.progress, Progress::PartialReleased { .. }) {
+                let message = Decline {
+                    session_id: open.id,
+                    cohort_id: cohort.id,
+                    code: DeclineCode::NonceLost.as_str().to_owned(),
+                    comment: comment.to_owned(),
+                };
+                let expires = now.after(cohort.phase_deadline_s());
+                step = step.send(&cohort.coordinator, message, expires);
+            }
         }
         step.events.push(Event::SignalProposed {
             cohort: cohort.handle,

@@ -430,9 +430,9 @@ fn a_leaf_that_crosses_the_request_is_taken() {
     world.assert_replay_equals_memory();
 }
 
-/// Its decline is there before the leaf: believed once in a round.
+/// Its decline is there before the leaf: believed four times in a round.
 #[test]
-fn a_decline_that_overtakes_its_leaf_is_believed_once() {
+fn a_decline_that_overtakes_its_leaf_is_believed_four_times() {
     let (mut world, cohort) = World::formed_with(3, 19, |terms| terms.empty_leaf_allowed = true);
     world.request_update(0, cohort, 1);
     let asked = world.settle_until(|message| message.kind() == "sign/update_opportunity");
@@ -444,13 +444,14 @@ fn a_decline_that_overtakes_its_leaf_is_believed_once() {
     world.mail.retain(|mail| !to_coordinator(mail)); // Its leaf is lost for now.
     settle_without(&mut world, &[2]);
     world.pass(62);
-    for (expected, stopped) in [(1, false), (2, true)] {
+    for expected in 1..=5 {
         world.settle();
         let state = world.cohort(cohort);
         assert_eq!(state.abandoned.len(), expected);
         assert_eq!(state.abandoned[expected - 1].code, "proof-invalid");
-        assert_eq!(matches!(state.round.stage, Stage::Stopped { .. }), stopped);
-        world.pass(2);
+        let stopped = matches!(state.round.stage, Stage::Stopped { .. });
+        assert_eq!(stopped, expected == 5);
+        world.pass(1 << expected);
     }
 }
 
