@@ -34,15 +34,16 @@ async fn every_command_explains_itself() {
     let expected = [
         (
             Binary::Coordinator,
-            "cohort, cohort advertise, cohort close-admission, cohort list, cohort show, did, events, keys, keys decrypt, \
-             keys encrypt, keys export, keys import, keys list, keys passphrase, run, session, session list, session start, \
-             status, subscribers",
+            "cohort, cohort advertise, cohort close-admission, cohort dissolve, cohort list, cohort show, did, events, \
+             evidence, evidence export, evidence list, evidence verify, keys, keys decrypt, keys encrypt, keys export, \
+             keys import, keys list, keys passphrase, run, session, session list, session start, status, subscribers",
         ),
         (
             Binary::Participant,
-            "approve, cohorts, decline, did, didcomm, didcomm pack, didcomm send, didcomm unpack, events, join, keys, \
-             keys decrypt, keys encrypt, keys export, keys import, keys list, keys passphrase, leave, proof, proof export, \
-             proof verify, request-update, resolve, run, sessions, status, subscribe, unsubscribe",
+            "approve, cohorts, decline, did, didcomm, didcomm pack, didcomm send, didcomm unpack, events, evidence, \
+             evidence verify, join, keys, keys decrypt, keys encrypt, keys export, keys import, keys list, keys passphrase, \
+             leave, proof, proof export, proof fetch, proof verify, request-update, resolve, rollback, rollback confirm, \
+             rollback show, run, sessions, status, subscribe, unsubscribe",
         ),
         (Binary::Regtest, ""),
     ];

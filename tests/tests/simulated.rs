@@ -1,9 +1,13 @@
 //! Whole lives of cohorts in virtual time, on good days and bad ones.
 //!
 //! `BEACON_SIM_SEEDS` raises the number of seeds, `BEACON_SIM_SEED` says where they begin; a failure prints what to set to
-//! see it again.
+//! see it again. `BEACON_SIM_TRANSCRIPT` names a file for everything that went before a failure.
 
-#![expect(clippy::panic, reason = "a failed simulation is a failed test")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed simulation is a failed test"
+)]
 
 use beacon_cohort::terms::Flow;
 use beacon_tests::simulator::{CrashPoint, Faults, Report, Settings, Simulation};
@@ -14,7 +18,12 @@ const SEED: u64 = 1;
 fn run(seed: u64, settings: &Settings) -> Report {
     match Simulation::new(seed, settings.clone()).run() {
         Ok(report) => report,
-        Err(failure) => panic!("{failure}"),
+        Err(failure) => {
+            if let Some(file) = std::env::var_os("BEACON_SIM_TRANSCRIPT") {
+                std::fs::write(file, failure.transcript.join("\n")).unwrap();
+            }
+            panic!("{failure}")
+        }
     }
 }
 
@@ -294,4 +303,24 @@ fn a_larger_cohort_with_faults() {
         ..Settings::default()
     };
     run_seeds("ten members", 10, &settings);
+}
+
+/// A member's process ends for ever at some point of its life. It is struck out, and the others go on without it.
+#[test]
+fn a_member_that_never_returns() {
+    for (seed, boundary) in (1..).zip((0..200).step_by(11)) {
+        let settings = Settings {
+            members: 4,
+            flow: [Flow::Push, Flow::Pull][usize::from(boundary % 2 == 0)],
+            response_deadline_s: 600,
+            max_strikes: 3,
+            signals: 2,
+            limit_s: 10 * 86_400,
+            gone: Some(CrashPoint { node: 1, boundary }),
+            faults: Faults::all(10),
+            ..Settings::default()
+        };
+        let report = run(seed, &settings);
+        assert!(report.signals >= 1, "{boundary}: {report:?}");
+    }
 }

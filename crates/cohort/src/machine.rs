@@ -22,6 +22,9 @@ pub trait Machine {
     type Event: Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq + Send + 'static;
     /// What a user can ask for.
     type Command: fmt::Debug + Send + 'static;
+    /// All that the machine remembers. Snapshots hold it, so the same rules of compatibility apply as to events, and
+    /// whatever must be kept for ever is in it.
+    type State: Serialize + DeserializeOwned + PartialEq;
 
     /// Looks at an input; changes nothing.
     fn step(
@@ -33,6 +36,12 @@ pub trait Machine {
 
     /// Changes the state by an event that is on disk. The only way to change it.
     fn apply(&mut self, event: &Self::Event);
+
+    /// What replaying the log has given so far.
+    fn state(&self) -> &Self::State;
+
+    /// Takes a snapshot's state, in place of replaying the events that led to it.
+    fn restore(&mut self, state: Self::State);
 
     /// When a tick will have something to do at the latest, if nothing else happens.
     fn next_deadline(&self) -> Option<Timestamp>;

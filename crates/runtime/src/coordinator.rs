@@ -227,9 +227,21 @@ impl Agent for CoordinatorAgent {
             known.is_none_or(|cohort| matches!(cohort.round.stage, Stage::Waiting))
         };
         match input {
-            Input::Command(command) => !matches!(command, Command::CloseAdmission { .. }),
-            Input::Message { message, .. } => match message {
-                Message::Subscribe(_) | Message::OptIn(_) | Message::DidRegistration(_) => true,
+            Input::Command(command) => {
+                matches!(
+                    command,
+                    Command::Advertise { .. } | Command::StartRound { .. }
+                )
+            }
+            Input::Message { from, message, .. } => match message {
+                Message::Subscribe(_) => true,
+                // A sign of life of somebody who has a seat.
+                Message::OptIn(body) => {
+                    let known = machine.state().cohorts.get(&body.cohort_id);
+                    known.is_none_or(|cohort| !cohort.members.contains_key(from))
+                }
+                // Who asks for proofs wants to prove what was signed.
+                Message::DidRegistration(body) => body.from_round.is_none(),
                 // An open round needs the leaves that are missing.
                 Message::RequestSignature(body) => waits(&body.cohort_id),
                 Message::NoUpdate(body) => waits(&body.cohort_id),

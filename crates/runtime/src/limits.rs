@@ -125,6 +125,8 @@ limits! {
     snapshot_bytes: usize = 1_073_741_824, 65_536, 1_099_511_627_776, "Bytes of a snapshot of the state";
     max_log_events: u64 = 10_000_000, 1, 1_000_000_000, "Events in the log; nothing new begins with more";
     max_log_bytes: u64 = 4_294_967_296, 65_536, 1_099_511_627_776, "Bytes of events in the log; nothing new begins with more";
+    snapshot_events: u64 = 10_000, 1, 1_000_000_000, "Events between two snapshots of the state";
+    keep_events: u64 = 100_000, 0, 1_000_000_000, "Events that are kept when a snapshot stands for them";
     log_warn_percent: u64 = 80, 1, 100, "Percentage of max_log_events or max_log_bytes at which the agent warns";
     // The control socket.
     control_connections: usize = 32, 1, 4_096, "Control connections at one time, each with one request under way";

@@ -26,6 +26,7 @@ pub struct Agent {
     log: Log,
     faults: Option<Faults>,
     environment: Vec<(&'static str, PathBuf)>,
+    open_files: Option<u32>,
 }
 
 impl Agent {
@@ -49,6 +50,7 @@ impl Agent {
             log: Log::new(name, PathBuf::new()),
             faults: None,
             environment: Vec::new(),
+            open_files: None,
         };
         agent.log = Log::new(name, agent.socket());
         agent
@@ -65,6 +67,13 @@ impl Agent {
     #[must_use]
     pub fn with_environment(mut self, name: &'static str, value: &str) -> Self {
         self.environment.push((name, value.into()));
+        self
+    }
+
+    /// The same, with this many file descriptors.
+    #[must_use]
+    pub fn with_open_files(mut self, most: u32) -> Self {
+        self.open_files = Some(most);
         self
     }
 
@@ -97,6 +106,7 @@ impl Agent {
             self.binary,
             &arguments,
             environment,
+            self.open_files,
         );
         let Some(line) = process.line().await else {
             return Err(process.exit().await);
@@ -128,9 +138,9 @@ impl Agent {
         status
     }
 
-    /// Whether it was started, and its end was not waited for.
-    pub fn is_running(&self) -> bool {
-        self.process.is_some()
+    /// Whether its process has not ended.
+    pub fn process_runs(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::runs)
     }
 
     /// Its name in logs.
@@ -237,6 +247,11 @@ impl Agent {
         fits: impl Fn(&Value) -> bool,
     ) -> Result<Event, Ended> {
         self.log.try_wait_after(seq, kind, fits).await
+    }
+
+    /// Forgets what was read of its log: another home has another.
+    pub fn forget_log(&mut self) {
+        self.log = Log::new(&self.name, self.socket());
     }
 
     /// Reads its log up to now, where that was not done since its start.

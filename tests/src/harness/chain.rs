@@ -31,6 +31,7 @@ impl Regtest {
             Binary::Regtest,
             &arguments,
             HashMap::new(),
+            None,
         );
         let line = process.line().await.unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap();

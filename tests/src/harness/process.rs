@@ -67,6 +67,7 @@ impl Process {
         binary: Binary,
         arguments: &[String],
         environment: HashMap<&str, PathBuf>,
+        open_files: Option<u32>,
     ) -> Self {
         let log = folder.join(format!("{name}.log"));
         let file = OpenOptions::new()
@@ -74,7 +75,15 @@ impl Process {
             .append(true)
             .open(&log)
             .unwrap();
-        let mut command = Command::new(binary.path());
+        let mut command = match open_files {
+            None => Command::new(binary.path()),
+            Some(most) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &most.to_string()]);
+                shell.arg(binary.path());
+                shell
+            }
+        };
         command.args(arguments).env_remove("RUST_LOG");
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("BEACON_") {
@@ -113,6 +122,10 @@ impl Process {
         timeout(DEADLINE, self.lines.recv())
             .await
             .unwrap_or_else(|_| panic!("{} neither wrote a line nor ended", self.name))
+    }
+
+    pub(super) fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// Waits for its end, as long as it takes.
@@ -177,7 +190,14 @@ pub async fn run<S: Into<String>>(
 ) -> Output {
     let folder = Scratch::new();
     let arguments: Vec<String> = arguments.into_iter().map(Into::into).collect();
-    let mut process = Process::start("command", folder.path(), binary, &arguments, HashMap::new());
+    let mut process = Process::start(
+        "command",
+        folder.path(),
+        binary,
+        &arguments,
+        HashMap::new(),
+        None,
+    );
     let mut stdout = String::new();
     while let Some(line) = process.line().await {
         stdout.push_str(&line);

@@ -181,11 +181,13 @@ impl Simulation {
     }
 
     fn formed(&self) -> bool {
-        let cohorts = &self.coordinator.machine().state().cohorts;
-        cohorts.len() == self.settings.cohorts
-            && cohorts
-                .values()
-                .all(|cohort| cohort.phase == Phase::Acknowledged && cohort.confirmed_balance() > 0)
+        let mut cohorts = self.cohorts();
+        self.users.cohorts.len() == self.settings.cohorts
+            && cohorts.all(|cohort| {
+                cohort.is_some_and(|cohort| {
+                    cohort.phase == Phase::Acknowledged && cohort.confirmed_balance() > 0
+                })
+            })
     }
 
     fn announced(&self) -> bool {
@@ -198,25 +200,29 @@ impl Simulation {
 
     /// No session is under way, and no round has begun.
     fn cohorts_idle(&self) -> bool {
-        self.coordinator
-            .machine()
-            .state()
-            .cohorts
-            .values()
-            .all(|cohort| {
-                cohort.session.is_none()
-                    && cohort.round.stage == Stage::Waiting
-                    && cohort.round.leaves.is_empty()
-            })
+        self.cohorts().flatten().all(|cohort| {
+            cohort.session.is_none()
+                && cohort.round.stage == Stage::Waiting
+                && cohort.round.leaves.is_empty()
+        })
+    }
+
+    /// The cohorts that are not over, as far as the coordinator knows of them.
+    fn cohorts(&self) -> impl Iterator<Item = Option<&coordinator::Cohort>> {
+        let known = &self.coordinator.machine().state().cohorts;
+        self.users.cohorts.iter().map(|id| known.get(id))
     }
 
     fn settled(&self) -> bool {
-        let mut cohorts = self.coordinator.machine().state().cohorts.values();
-        let buried = cohorts.all(|cohort| cohort.live().is_empty());
-        let mut memberships = self
-            .members
-            .iter()
-            .flat_map(|node| node.machine().state().cohorts.values());
+        let buried = self
+            .cohorts()
+            .flatten()
+            .all(|cohort| cohort.live().is_empty());
+        let over = |id| self.users.over.contains(&id);
+        let there = self.members.iter().filter(|node| !node.is_gone());
+        let mut memberships = there
+            .flat_map(|node| node.machine().state().cohorts.values())
+            .filter(|cohort| !over(cohort.id));
         buried
             && self.announced()
             && memberships.all(|cohort| {

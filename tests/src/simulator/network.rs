@@ -192,6 +192,13 @@ impl World {
         self.note(format_args!("{} {what}", Name(member)));
     }
 
+    /// Cuts a line for so many milliseconds.
+    pub(super) fn cut(&mut self, member: NodeId, ms: u64) {
+        let until = self.clock + ms;
+        self.network.link(member).dead = Some((Dead::Both, until));
+        self.note(format_args!("{} is cut off for {ms} ms", Name(member)));
+    }
+
     /// What the heartbeat finds dead is closed, and a new socket opened.
     fn mend(&mut self, member: NodeId) {
         let now = self.clock;

@@ -8,7 +8,8 @@ use beacon_cohort::review::DeclineCode;
 use beacon_signal::{Root, Strictness, transaction};
 use bitcoin::{Transaction, Txid};
 
-use super::world::{COORDINATOR, node_of};
+use super::node::Node;
+use super::world::{COORDINATOR, NodeId, node_of, peer};
 use super::{Simulation, live};
 
 /// The coordinator's log, as far as sessions are concerned.
@@ -51,10 +52,26 @@ impl Sessions {
                 Event::SessionAbandoned { session, code, .. } => {
                     sessions.abandoned.insert(*session, code.clone());
                 }
+                Event::CohortDissolved { cohort, reason, .. } => {
+                    let open: Vec<SessionId> = sessions.started_in(*cohort).collect();
+                    for session in open {
+                        let signed = sessions.signed.contains_key(&session);
+                        if !signed && !sessions.abandoned.contains_key(&session) {
+                            sessions.abandoned.insert(session, reason.clone());
+                        }
+                    }
+                }
                 _ => {}
             }
         }
         sessions
+    }
+
+    fn started_in(&self, cohort: CohortId) -> impl Iterator<Item = SessionId> {
+        let started = self.started.iter();
+        started
+            .filter(move |(_, (where_, ..))| *where_ == cohort)
+            .map(|(session, _)| *session)
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -115,7 +132,7 @@ impl Simulation {
     /// Checks everything; gives the number of signals in the chain.
     pub(super) fn check(&self, sessions: &Sessions) -> Result<u32, String> {
         self.coordinator.check_replay()?;
-        for member in &self.members {
+        for member in self.members.iter().filter(|node| !node.is_gone()) {
             member.check_replay()?;
         }
         self.check_contributions()?;
@@ -152,18 +169,18 @@ impl Simulation {
     /// told so by its user, and there is no evidence against anybody honest. Evidence against others convicts them.
     pub(super) fn check_blame(&self) -> Result<(), String> {
         for event in self.coordinator.log()? {
-            let (peer, code, evidence) = match event {
+            let (peer, code, evidence, struck) = match event {
                 Event::SessionAbandoned {
                     culprit: Some(culprit),
                     code,
                     ..
-                } => (culprit, code, None),
+                } => (culprit, code, None, false),
                 Event::Struck {
                     peer,
                     code,
                     evidence,
                     ..
-                } => (peer, code, evidence),
+                } => (peer, code, evidence, true),
                 _ => continue,
             };
             if node_of(&peer).is_some_and(|node| self.world.is_dishonest(node)) {
@@ -174,10 +191,19 @@ impl Simulation {
                 }
                 continue;
             }
-            let excused = self.world.is_dishonest(COORDINATOR)
-                || is_no_fault(&code)
-                || (self.settings.empty_leaf_allowed && code == DeclineCode::ProofInvalid.as_str());
-            if !excused || evidence.is_some() {
+            // A leaf that came too late for the tree and a proof without it have crossed.
+            let crossed = !struck
+                && self.settings.empty_leaf_allowed
+                && code == DeclineCode::ProofInvalid.as_str();
+            let gone = |node: NodeId| self.members.get(node - 1).is_some_and(Node::is_gone);
+            let gone = node_of(&peer).is_some_and(gone);
+            let excused =
+                self.world.is_dishonest(COORDINATOR) || gone || is_no_fault(&code) || crossed;
+            // Deadlines that faults of up to 5 percent cannot make anybody miss.
+            let patient =
+                self.settings.response_deadline_s >= 600 && self.settings.faults.drop <= 50;
+            let missed = struck && patient && code == "timeout" && !gone;
+            if !excused || missed || evidence.is_some() {
                 return Err(format!(
                     "{peer} did nothing wrong and is blamed with {code}: {evidence:?}"
                 ));
@@ -203,10 +229,19 @@ impl Simulation {
             let bytes = transaction::signal_bytes(tx);
             let root = Root(bytes.ok_or_else(|| format!("{txid} carries no signal bytes"))?);
             for member in 1..=self.members.len() {
-                self.check_proofs(member, *cohort, txid, root)?;
+                if self.is_in(member, *cohort) {
+                    self.check_proofs(member, *cohort, txid, root)?;
+                }
             }
         }
         Ok(u32::try_from(rounds.len()).unwrap_or(u32::MAX))
+    }
+
+    fn is_in(&self, member: NodeId, cohort: CohortId) -> bool {
+        let cohorts = &self.coordinator.machine().state().cohorts;
+        cohorts
+            .get(&cohort)
+            .is_some_and(|cohort| cohort.members.contains_key(&peer(member)))
     }
 
     fn check_proofs(

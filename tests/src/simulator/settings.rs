@@ -21,6 +21,8 @@ pub struct Settings {
     pub signals: u32,
     /// Sessions that the first member's user declines before it approves any. 0: it signs without asking.
     pub declines: u32,
+    /// Strikes after which a member is out.
+    pub max_strikes: u64,
     /// Seconds by which members' clocks may be wrong, either way. Messages allow for 300.
     pub clock_skew_s: u64,
     /// Whether the operator asks again for a round that stopped.
@@ -46,6 +48,8 @@ impl Default for Settings {
             response_deadline_s: 60,
             signals: 1,
             declines: 0,
+            // What faults do to honest members is no reason to part with them; tests of strikes say otherwise.
+            max_strikes: 1_000,
             clock_skew_s: 0,
             operator_asks_again: true,
             gone: None,

@@ -184,6 +184,11 @@ impl Simulation {
         }
     }
 
+    /// A member's line is cut for so many seconds.
+    pub fn cut(&mut self, member: usize, seconds: u64) {
+        self.world.cut(member, seconds * 1_000);
+    }
+
     /// The secret cohort key of a member that attacks.
     pub fn secret_key(&self, member: usize) -> Option<Zeroizing<[u8; 32]>> {
         let path = self.member(member)?.path.as_ref()?;

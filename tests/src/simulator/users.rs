@@ -43,6 +43,8 @@ pub(super) struct Users {
     pub(super) cohorts: Vec<CohortId>,
     pub(super) wanted: Vec<Wanted>,
     pub(super) stopped: u32,
+    /// Cohorts that ended.
+    pub(super) over: Vec<CohortId>,
     funded: BTreeSet<CohortId>,
     declines_left: u32,
     stopped_since: BTreeMap<CohortId, u64>,
@@ -109,8 +111,14 @@ impl Simulation {
     pub(super) fn want_updates(&mut self) {
         for cohort in self.users.cohorts.clone() {
             let count = self.settings.dids_per_member;
-            let all: Vec<(NodeId, String)> = (1..=self.members.len())
-                .flat_map(|member| {
+            let cohorts = &self.coordinator.machine().state().cohorts;
+            let members = cohorts.get(&cohort).map(|cohort| &cohort.members);
+            let there = (1..).zip(&self.members).filter(|(member, node)| {
+                let joined = members.is_some_and(|all| all.contains_key(&peer(*member)));
+                joined && !node.is_gone()
+            });
+            let all: Vec<(NodeId, String)> = there
+                .flat_map(|(member, _)| {
                     dids(member, count)
                         .into_iter()
                         .map(move |did| (member, did))
@@ -157,9 +165,10 @@ impl Simulation {
                 self.operate(command)?;
                 continue;
             };
-            if let Phase::Failed(reason) = &cohort.phase {
-                if self.world.network.guard.dishonest.is_empty() {
-                    return Err(format!("cohort {id} failed: {reason}"));
+            if matches!(cohort.phase, Phase::Failed(_) | Phase::Dissolved(_)) {
+                let next = cohort.successor;
+                if self.settings.operator_asks_again || next.is_some() {
+                    self.go_on_in(id, next);
                 }
                 continue;
             }
@@ -178,6 +187,40 @@ impl Simulation {
             }
         }
         Ok(())
+    }
+
+    /// A cohort is over: everybody goes on in the one that follows it, or in a new one where none does. What was not
+    /// announced is wanted there.
+    fn go_on_in(&mut self, old: CohortId, next: Option<CohortId>) {
+        let next = next.unwrap_or_else(|| {
+            CohortId(Builder::from_random_bytes(self.world.dice.bytes()).into_uuid())
+        });
+        self.world
+            .note(format_args!("cohort {old} is over, {next} follows"));
+        for id in &mut self.users.cohorts {
+            if *id == old {
+                *id = next;
+            }
+        }
+        let mut wanted = std::mem::take(&mut self.users.wanted);
+        // Who was left behind announces nothing there.
+        let cohorts = &self.coordinator.machine().state().cohorts;
+        let left = |member: NodeId| {
+            let next = cohorts.get(&next);
+            next.is_some_and(|next| !next.invited.contains(&peer(member)))
+        };
+        let announced = |wanted: &Wanted| {
+            let membership = self.membership(wanted.member, old);
+            membership.is_some_and(|cohort| wanted.is_announced(cohort))
+        };
+        wanted.retain(|wanted| wanted.cohort != old || announced(wanted) || !left(wanted.member));
+        for wanted in &mut wanted {
+            if wanted.cohort == old && !announced(wanted) {
+                (wanted.cohort, wanted.taken) = (next, false);
+            }
+        }
+        self.users.wanted = wanted;
+        self.users.over.push(old);
     }
 
     fn ask_again(&mut self, cohort: CohortId, reason: &str) -> Result<(), String> {
@@ -286,7 +329,8 @@ impl Simulation {
             return Err(format!("an update was taken and then lost: {wanted:?}"));
         }
         wanted.taken = known;
-        if known {
+        let agreed = cohort.is_some_and(|cohort| cohort.stage == participant::Stage::Agreed);
+        if known || !agreed {
             return Ok(());
         }
         let command = participant::Command::RequestUpdate {
@@ -317,15 +361,15 @@ impl Simulation {
     }
 
     fn terms(&self) -> Result<AgreedTerms, String> {
-        let members = self.members.len() as u64;
+        let there = self.members.iter().filter(|node| !node.is_gone());
+        let members = there.count() as u64;
         let expires = self.world.now(COORDINATOR).after(86_400);
         let terms = Terms {
             flow: self.settings.flow,
             empty_leaf_allowed: self.settings.empty_leaf_allowed,
             response_deadline_s: self.settings.response_deadline_s,
             confirmations: CONFIRMATIONS.into(),
-            // Faults last longer than some lives' deadlines: what is missed there is nobody's fault, and no cohort's end.
-            max_strikes: 1_000_000,
+            max_strikes: self.settings.max_strikes,
             ..Terms::new(BtcNetwork::Regtest, members, expires)
         };
         let value = terms.to_value().map_err(|error| error.to_string())?;

@@ -11,6 +11,7 @@
 mod contributions;
 mod formation;
 mod rounds;
+mod vanishing;
 
 use std::fmt::Display;
 
@@ -132,6 +133,21 @@ fn silent_about(kind: &'static str) -> impl FnMut(Letter) -> Vec<Letter> {
         } else {
             vec![letter]
         }
+    }
+}
+
+/// Declines each session with a code, whatever it was asked.
+fn declines(code: &'static str) -> impl FnMut(Letter) -> Vec<Letter> {
+    move |letter| {
+        vec![match letter.message() {
+            Some(Message::NonceContribution(body)) => letter.saying(Decline {
+                session_id: body.session_id,
+                cohort_id: body.cohort_id,
+                code: code.to_owned(),
+                comment: String::new(),
+            }),
+            _ => letter,
+        }]
     }
 }
 

@@ -101,29 +101,12 @@ fn floods_the_coordinator() {
     held(simulation.check_honest());
 }
 
-/// A member declines every session though nothing is wrong with it.
-fn always_declines(code: &'static str) -> Simulation {
-    let mut simulation = formed();
-    let cohort_id = simulation.cohort();
-    simulation.corrupt(M, move |letter| {
-        vec![match letter.message() {
-            Some(Message::NonceContribution(body)) => letter.saying(Decline {
-                session_id: body.session_id,
-                cohort_id,
-                code: code.to_owned(),
-                comment: String::new(),
-            }),
-            _ => letter,
-        }]
-    });
-    simulation.want();
-    simulation
-}
-
 /// A member declines every session with a reason that is not true. Others sign nothing; the operator is told who.
 #[test]
 fn declines_without_a_reason() {
-    let mut simulation = always_declines("fee-too-high");
+    let mut simulation = formed();
+    simulation.corrupt(M, declines("fee-too-high"));
+    simulation.want();
     wait_for_the_end(&mut simulation);
     assert_eq!(
         abandoned(&simulation),

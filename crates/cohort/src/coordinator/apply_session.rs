@@ -198,7 +198,7 @@ impl Cohort {
             return;
         }
         if self.has_crossed(peer, code) {
-            self.round.crossed.insert(peer.clone());
+            *self.round.crossed.entry(peer.clone()).or_default() += 1;
             return;
         }
         self.declines = Some(Declines {

@@ -197,6 +197,7 @@ impl Coordinator {
 impl Machine for Coordinator {
     type Event = Event;
     type Command = Command;
+    type State = State;
 
     fn step(
         &self,
@@ -219,6 +220,14 @@ impl Machine for Coordinator {
 
     fn apply(&mut self, event: &Event) {
         self.state.apply(event);
+    }
+
+    fn state(&self) -> &State {
+        &self.state
+    }
+
+    fn restore(&mut self, state: State) {
+        self.state = state;
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {

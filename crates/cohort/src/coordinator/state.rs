@@ -146,8 +146,8 @@ pub struct Round {
     pub failures: u32,
     /// Whether the process was started while answers were waited for.
     pub excused: bool,
-    /// Members that declined a proof while an index of theirs had no answer: once in a round, their leaf was on its way.
-    pub crossed: BTreeSet<PeerId>,
+    /// How often members declined a proof while an index of theirs had no answer: their leaf was on its way.
+    pub crossed: BTreeMap<PeerId, usize>,
 }
 
 /// What a round is doing.
@@ -189,7 +189,7 @@ impl Round {
             stage: Stage::Waiting,
             failures: 0,
             excused: false,
-            crossed: BTreeSet::new(),
+            crossed: BTreeMap::new(),
         }
     }
 }
@@ -395,12 +395,13 @@ impl Cohort {
     }
 
     /// Whether a decline of this code comes of a leaf that crossed the request: an index of the member had no answer when
-    /// the tree was built. Believed once in a round.
+    /// the tree was built. Believed in a round as often as the member has indexes, for each leaf can cross once.
     pub(super) fn has_crossed(&self, peer: &PeerId, code: &str) -> bool {
-        let unanswered = |member: &Member| self.unanswered(member).next().is_some();
-        code == DeclineCode::ProofInvalid.as_str()
-            && self.members.get(peer).is_some_and(unanswered)
-            && !self.round.crossed.contains(peer)
+        let times = self.round.crossed.get(peer).copied().unwrap_or_default();
+        let may_have = |member: &Member| {
+            times < member.indexes.len() && self.unanswered(member).next().is_some()
+        };
+        code == DeclineCode::ProofInvalid.as_str() && self.members.get(peer).is_some_and(may_have)
     }
 
     /// Transactions that may still be mined, or be replaced by a reorganisation.

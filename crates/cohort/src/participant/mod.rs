@@ -280,6 +280,7 @@ fn by_index(dids: &[String]) -> BTreeMap<Index, String> {
 impl Machine for Participant {
     type Event = Event;
     type Command = Command;
+    type State = State;
 
     fn step(
         &self,
@@ -305,6 +306,14 @@ impl Machine for Participant {
 
     fn apply(&mut self, event: &Event) {
         self.state.apply(event);
+    }
+
+    fn state(&self) -> &State {
+        &self.state
+    }
+
+    fn restore(&mut self, state: State) {
+        self.state = state;
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {

@@ -26,6 +26,9 @@ use crate::statement;
 /// Updates of one index that are tried to complete a proof, the newest first.
 const MAX_TRIED: usize = 64;
 
+/// Why a proof stays as it came.
+const INCOMPLETE: &str = "it carries none of the updates that are known here: give the update's hash, if it leads to the root at all";
+
 impl Participant {
     /// Asks for everything of this round and later. Registers what is not registered yet as well.
     pub(super) fn inquire(cohort: &Membership, from_round: u64, now: Timestamp) -> Step<Event> {
@@ -78,7 +81,8 @@ impl Participant {
         now: Timestamp,
     ) -> Step<Event> {
         let mut step = Step::nothing();
-        let (mut adopted, mut detected) = (Vec::new(), false);
+        let (mut adopted, mut has_ours) = (Vec::new(), false);
+        let asked_from = cohort.inquiry.map(|inquiry| inquiry.from_round);
         for record in &body.signals {
             let mut tx = record.transaction.clone();
             tx.input.iter_mut().for_each(|input| input.witness.clear());
@@ -86,6 +90,7 @@ impl Participant {
             let sent = sent_proofs(cohort, body, record);
             if let Some(known) = cohort.candidates.iter().find(|known| known.txid == txid) {
                 step.events.extend(self.recovered(cohort, known, sent, &[]));
+                has_ours |= asked_from <= Some(known.round);
                 continue;
             }
             let (Some(evidence), Some(root), false) = (
@@ -95,7 +100,7 @@ impl Participant {
             ) else {
                 continue; // The coordinator's word alone says nothing.
             };
-            if !detected {
+            if adopted.is_empty() {
                 step.events.push(Event::RollbackDetected {
                     cohort: cohort.handle,
                     evidence,
@@ -106,7 +111,8 @@ impl Participant {
                     step = end(step, cohort, open.id, "rolled-back", comment);
                 }
             }
-            (detected, _) = (true, adopted.push(txid));
+            has_ours = true;
+            adopted.push(txid);
             let (proofs, unproven) = self.completed(cohort, record.round, &root, sent, &[]);
             step.events.push(Event::SignalAdopted {
                 cohort: cohort.handle,
@@ -130,7 +136,10 @@ impl Participant {
         let Some(inquiry) = cohort.inquiry else {
             return step;
         };
-        match body.next_round.filter(|next| *next > inquiry.from_round) {
+        // Each question goes to the log. An answer that tells of nothing that we signed leads to no other one, so that there
+        // are no more of them than rounds.
+        let more = body.next_round.filter(|_| has_ours);
+        match more.filter(|next| *next > inquiry.from_round) {
             Some(next) => step.and(Self::inquire(cohort, next, now)),
             None => step.and(Step::event(Event::ProofsAnswered {
                 cohort: cohort.handle,
@@ -170,14 +179,11 @@ impl Participant {
     ) -> (BTreeMap<Index, Proof>, BTreeMap<Index, Unproven>) {
         let (mut proofs, mut unproven) = (BTreeMap::new(), BTreeMap::new());
         for (index, proof) in sent {
-            match self.complete(cohort, round, root, index, &proof, updates) {
-                Some(complete) => {
-                    proofs.insert(index, complete);
-                }
-                None => {
-                    let reason = "it carries none of the updates known here: give the update's hash, or ask the coordinator for a proof that leads to the root".to_owned();
-                    unproven.insert(index, Unproven { proof, reason });
-                }
+            if let Some(complete) = self.complete(cohort, round, root, index, &proof, updates) {
+                proofs.insert(index, complete);
+            } else {
+                let reason = INCOMPLETE.to_owned();
+                unproven.insert(index, Unproven { proof, reason });
             }
         }
         (proofs, unproven)
@@ -258,7 +264,12 @@ fn signed_by_us(
 ) -> Option<RollbackEvidence> {
     let (beacon, key) = (cohort.beacon.as_ref()?, cohort.key.as_ref()?);
     let ours = |output: &SpentOutput| *output.script == *beacon.script();
-    if unsigned.input.is_empty() || !record.spent_outputs.iter().all(ours) {
+    // Signatures do not commit to input scripts: with one, what we know well would pass for something forgotten.
+    let bare = |input: &bitcoin::TxIn| input.script_sig.is_empty();
+    if unsigned.input.is_empty()
+        || !unsigned.input.iter().all(bare)
+        || !record.spent_outputs.iter().all(ours)
+    {
         return None;
     }
     let spent: Vec<_> = record

@@ -342,6 +342,7 @@ fn a_withheld_transaction_is_passed_over() {
         .to_owned();
     let other = world.chain.fund(script, 50_000);
     world.chain.mine();
+    world.look_at_chain_from(0);
     let mut second = request;
     second.session_id = SessionId(Uuid::from_u128(1));
     second.pending_tx.input[0].previous_output = other;

@@ -186,6 +186,12 @@ fn run() -> Life {
         seen.settle(&mut world);
     }
     assert_eq!(world.cohort(cohort).signals.len(), 2);
+    // A member asks for everything again.
+    let updates = Vec::new();
+    world
+        .user(0, Command::FetchProofs { cohort, updates })
+        .unwrap();
+    seen.settle(&mut world);
     let coordinator = coordinator_id();
     world.user(0, Command::Unsubscribe { coordinator }).unwrap();
     seen.settle(&mut world);
@@ -238,6 +244,14 @@ fn complete(scene: &Scene) -> Scene {
     };
     for (name, value) in more.as_object().unwrap() {
         scene.body[name] = value.clone();
+    }
+    if let Some(signal) = scene.body.pointer_mut("/signals/0") {
+        let point = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
+        signal["contribution"] = json!({
+            "aggregated_nonces": [[point, point]],
+            "partial_signatures": ["11".repeat(32)],
+            "signature": "11".repeat(64),
+        });
     }
     scene
 }

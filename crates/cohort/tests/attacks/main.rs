@@ -18,6 +18,7 @@ mod common;
 
 mod attempt;
 mod cheating_coordinator;
+mod forged_history;
 mod hostile_member;
 mod life;
 mod matrix;

@@ -16,6 +16,7 @@ mod log;
 mod memory;
 mod outbox;
 mod routes;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +46,8 @@ use calls::Followers;
 use memory::{Rates, RecentIds, Said};
 use outbox::Outbox;
 use routes::{Dialled, Routes};
+use snapshot::Replayed;
+pub use snapshot::replay;
 
 /// Why an agent stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,16 @@ pub enum DriverError {
     )]
     Log {
         /// Its sequence number.
+        seq: u64,
+        /// What does not fit.
+        fault: String,
+    },
+    /// A snapshot is not one of this version's.
+    #[error(
+        "the snapshot after event {seq} cannot be read: {fault}: it was written by another version, or the store is damaged"
+    )]
+    Snapshot {
+        /// Number of the last event in it.
         seq: u64,
         /// What does not fit.
         fault: String,
@@ -141,6 +154,8 @@ pub struct Driver<A: Agent> {
     /// What nobody would repeat, and the store refused so far: taken again later.
     refused: Vec<Once>,
     last_seq: u64,
+    /// The last event in the newest snapshot.
+    last_snapshot: u64,
     /// Percentage of the log's limit that was warned of.
     log_warned: u64,
     next_prune: Timestamp,
@@ -191,7 +206,7 @@ impl<A: Agent> Driver<A> {
             calls,
             config,
         } = parts;
-        let last_seq = replay(&*store, &mut machine)?;
+        let Replayed { snapshot, last } = replay(&*store, &mut machine)?;
         let bounds = config.bounds.clone();
         let outbox = Outbox::new(store.outbox()?, &bounds);
         // No more dials than this are under way.
@@ -217,7 +232,8 @@ impl<A: Agent> Driver<A> {
             followers: Followers::default(),
             pending: VecDeque::new(),
             refused: Vec::new(),
-            last_seq,
+            last_seq: last,
+            last_snapshot: snapshot,
             log_warned: 0,
             next_prune: now,
         };
@@ -225,7 +241,8 @@ impl<A: Agent> Driver<A> {
             driver.identities.get(index)?;
         }
         tracing::info!(
-            events = last_seq,
+            snapshot,
+            events = last - snapshot,
             waiting = driver.outbox.len(),
             "log replayed"
         );
@@ -360,6 +377,7 @@ impl<A: Agent> Driver<A> {
             }
         }
         self.watch();
+        self.snapshot_when_due()?;
         self.warn_of_log();
         Ok(())
     }
@@ -390,20 +408,6 @@ impl<A: Agent> Driver<A> {
         }
         Ok(())
     }
-}
-
-/// Applies the whole log to an empty machine. Returns the last sequence number.
-pub fn replay<M: Machine>(store: &dyn Store, machine: &mut M) -> Result<u64, DriverError> {
-    let mut last_seq = 0;
-    for (seq, bytes) in store.events(1)? {
-        let event = serde_json::from_slice(&bytes).map_err(|fault| DriverError::Log {
-            seq,
-            fault: fault.to_string(),
-        })?;
-        machine.apply(&event);
-        last_seq = seq;
-    }
-    Ok(last_seq)
 }
 
 /// Where a driver's inputs come from.

@@ -487,3 +487,52 @@ async fn an_event_that_cannot_be_read_is_named_by_its_number() {
     );
     assert!(text.contains("from_the_future"), "{text}");
 }
+
+#[tokio::test]
+async fn a_snapshot_stands_for_the_log_before_it() {
+    let (disk, mut conductor) = (Disk::new(), Conductor::start().await);
+    let (mut driver, _inputs, _ends) = disk.start(None).await.unwrap();
+    driver.config.bounds.snapshot_events = 4;
+    driver.config.bounds.keep_events = 1;
+    for number in 1..=11 {
+        let method = if number % 2 == 1 {
+            "subscribe"
+        } else {
+            "unsubscribe"
+        };
+        let (request, _answer) = request(method, json!({ "coordinator": conductor.did() }));
+        driver.call(request).unwrap();
+        assert_eq!(driver.last_seq, number);
+    }
+    let (state, events) = (
+        driver.machine.state().clone(),
+        disk.memory.lock().unwrap().events(1).unwrap(),
+    );
+    drop(driver);
+    let kept: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(kept, [8, 9, 10, 11]);
+    assert_eq!(
+        disk.memory
+            .lock()
+            .unwrap()
+            .snapshot()
+            .unwrap()
+            .unwrap()
+            .event,
+        8
+    );
+    let (driver, _inputs, _ends) = disk.start(None).await.unwrap();
+    assert_eq!(*driver.machine.state(), state);
+    assert_eq!((driver.last_snapshot, driver.last_seq), (8, 11));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_read_is_named() {
+    let disk = Disk::new();
+    let future = br#"{"from_the_future":true}"#;
+    disk.memory.lock().unwrap().compact(future, 0).unwrap();
+    let error = disk.start(None).await.err().unwrap();
+    assert!(matches!(error, DriverError::Snapshot { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.starts_with("the snapshot after event 0"), "{text}");
+}

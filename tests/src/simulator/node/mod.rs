@@ -173,6 +173,12 @@ impl<M: Comparable> Node<M> {
         let _ = self.signer.handle(SignerRequest::MakeNonces(signal));
     }
 
+    /// Another process of the same member: its secret nonces are others.
+    #[cfg(test)]
+    pub(super) fn change_signer(&mut self) {
+        self.signer = signer(self.seed, self.id, self.run + 1_000);
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.up
     }

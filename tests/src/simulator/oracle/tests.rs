@@ -6,8 +6,8 @@ use beacon_cohort::{coordinator, participant};
 use bitcoin::{OutPoint, ScriptBuf, TxIn};
 
 use beacon_cohort::machine::OutputView;
-use beacon_cohort::participant::Progress;
-use beacon_cohort::review::Verdict;
+use beacon_cohort::participant::{Membership, Progress, Session};
+use beacon_cohort::review::{ReviewedSignal, Verdict};
 use beacon_cohort::signer::SignerRequest;
 
 use super::*;
@@ -184,6 +184,20 @@ fn released() -> Simulation {
     simulation
 }
 
+/// The session's proposal, reviewed once more.
+fn reviewed(membership: &Membership, session: &Session) -> Box<ReviewedSignal> {
+    let view = OutputView::Seen {
+        output: session.proposal.0.spent_outputs[0].to_txout(),
+        confirmations: 1,
+        spent_by: None,
+    };
+    let context = membership.context(&view).unwrap();
+    let Verdict::Reviewed(signal) = session.proposal.review(&context) else {
+        panic!("it was reviewed before");
+    };
+    signal
+}
+
 /// A signer that signs a session twice, as one in a restored snapshot of a virtual machine does: what gives a key away.
 #[test]
 fn a_signer_that_signs_twice() {
@@ -193,16 +207,7 @@ fn a_signer_that_signs_twice() {
     let Progress::PartialReleased { aggregated, .. } = &session.progress else {
         panic!("it signed");
     };
-    let tx = &session.proposal.0.pending_tx;
-    let view = OutputView::Seen {
-        output: session.proposal.0.spent_outputs[0].to_txout(),
-        confirmations: 1,
-        spent_by: None,
-    };
-    let context = membership.context(&view).unwrap();
-    let Verdict::Reviewed(signal) = session.proposal.review(&context) else {
-        panic!("{tx:?} was reviewed before");
-    };
+    let signal = reviewed(&membership, &session);
     let member = &mut simulation.members[0];
     member.revive_nonces(signal);
     let again = SignerRequest::SignPartials {
@@ -220,17 +225,22 @@ fn a_signer_that_signs_twice() {
     );
 }
 
-/// A member whose disk goes back to before its nonces, in the middle of a session.
+/// A member whose disk goes back to before its nonces, beside a second process that makes others.
 #[test]
 fn a_member_that_makes_nonces_twice() {
     let mut simulation = released();
+    let membership = simulation.member(1).unwrap().clone();
+    let session = membership.session.clone().unwrap();
+    let signal = reviewed(&membership, &session);
     let member = &mut simulation.members[0];
     let log = member.log().unwrap();
     let made =
         |event: &participant::Event| matches!(event, participant::Event::NonceCommitted { .. });
     let keep = log.iter().position(made).unwrap();
     member.go_back_to(&log[..keep]);
-    member.restart(&mut simulation.world);
+    member.change_signer();
+    let nonces = SignerRequest::MakeNonces(signal);
+    member.sign(nonces, &mut simulation.world).unwrap();
     let failure = simulation.pass(60).unwrap_err();
     assert!(
         failure.reason.contains("second or foreign public nonce"),

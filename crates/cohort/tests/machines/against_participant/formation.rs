@@ -324,3 +324,83 @@ fn another_coordinator_advertises_an_id_first() {
     assert_eq!(world.cohort(id).signals.len(), 1, "the round is signed");
     world.assert_replay_equals_memory();
 }
+
+/// A seat is for those who show that they are there: the same opt-in again at half of the time, and at once when the seat
+/// was given up. A coordinator that says so all the time does not get an opt-in, and a line in the log, for each.
+#[test]
+fn a_seat_is_kept_and_taken_again_by_the_same_opt_in() {
+    let mut world = World::new(1, 40);
+    world.subscribe(0);
+    world.settle();
+    let cohort = world.advertise(|terms| (terms.min_members, terms.max_members) = (2, 2));
+    let first = world.settle_until(|message| message.kind() == "keygen/opt_in");
+    let Mail::Message { message: first, .. } = first[0].clone() else {
+        panic!("a message")
+    };
+    world.mail.clear();
+    let renewed = |world: &mut World, seconds| {
+        world.now = world.now.after(seconds);
+        world.at_peer(0, Input::Tick).unwrap();
+        let sent = sent_to_coordinator(world, "keygen/opt_in");
+        world.mail.clear();
+        sent
+    };
+    assert!(renewed(&mut world, 299).is_empty());
+    assert_eq!(renewed(&mut world, 1), [first.clone()], "the same again");
+    let released = |world: &mut World, seconds| {
+        world.now = world.now.after(seconds);
+        let problem = Input::Problem {
+            from: coordinator_id(),
+            cohort: Some(cohort),
+            code: Code::SeatReleased.to_string(),
+            comment: String::new(),
+        };
+        world.at_peer(0, problem).unwrap();
+        let sent = sent_to_coordinator(world, "keygen/opt_in");
+        world.mail.clear();
+        sent
+    };
+    assert!(released(&mut world, 59).is_empty(), "not again and again");
+    assert_eq!(released(&mut world, 1), [first]);
+    assert_eq!(world.membership(0, cohort).stage, Stage::OptedIn);
+    world.assert_replay_equals_memory();
+}
+
+/// A cohort is over before an update was signed. The update is announced by the cohort that takes its place, and what the
+/// old address holds is still seen.
+#[test]
+fn a_dissolved_cohort_is_watched_and_its_updates_move_on() {
+    let mut world = World::new(3, 41);
+    let old = world.advertise(|_| {});
+    (0..3).for_each(|number| world.subscribe(number));
+    world.settle();
+    world.request_update(0, old, 7);
+    world.settle();
+    let dissolve = beacon_cohort::coordinator::Command::Dissolve {
+        cohort: old,
+        without: [world.peers[2].id.clone()].into(),
+        successor: true,
+    };
+    world.operator(dissolve).unwrap();
+    world.settle();
+    let dissolved = world.membership(0, old);
+    assert!(matches!(dissolved.stage, Stage::Dissolved(_)));
+    assert!(dissolved.queued.is_empty() && dissolved.leaves.is_empty());
+    let state = world.peers[0].node.machine.state();
+    let successor = state
+        .cohorts
+        .values()
+        .find(|cohort| cohort.succeeds == Some(old))
+        .unwrap();
+    assert_eq!(successor.stage, Stage::Agreed);
+    assert_eq!(successor.dids, dissolved.dids, "for the same DIDs");
+    let successor = successor.id;
+    world.fund(successor, 50_000);
+    world.fund(old, 20_000);
+    world.settle();
+    let announced = &world.membership(0, successor).candidates[0];
+    let updates: Vec<_> = announced.updates().map(|(_, update)| update).collect();
+    assert_eq!(updates, [beacon_signal::UpdateId([7; 32])]);
+    assert_eq!(world.membership(0, old).balance_sat(), 20_000);
+    world.assert_replay_equals_memory();
+}

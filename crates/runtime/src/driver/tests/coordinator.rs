@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 
-use beacon_cohort::coordinator::Coordinator;
+use beacon_cohort::coordinator::{Command, Coordinator};
+use beacon_cohort::ids::CohortId;
 use beacon_cohort::machine::Fund;
+use beacon_cohort::message::{DidRegistration, Message, Subscribe, Unsubscribe};
 use beacon_didcomm::{Did, Endpoint};
 use bitcoin::address::NetworkUnchecked;
 use bitcoin::hashes::Hash as _;
 use bitcoin::{Address, Amount, ScriptBuf, Txid};
 use tokio::net::TcpListener;
+use uuid::Uuid;
 
 use super::member::Member;
 use super::*;
@@ -227,4 +230,30 @@ async fn so_many_peers_are_dialled_at_one_time() {
     tokio::time::sleep_until(driver.routes.next_scan()).await;
     driver.connect_and_send();
     assert_eq!(driver.routes.dials(), 2, "its turn has come");
+}
+
+#[test]
+fn a_full_log_stops_what_begins_and_nothing_that_ends_or_proves() {
+    let (agent, machine, _) = Office::new(LimitOptions::default()).role();
+    let cohort = CohortId(Uuid::new_v4());
+    let command = |command| agent.begins(&machine, &Input::Command(command));
+    assert!(command(Command::StartRound { cohort }));
+    assert!(!command(Command::CloseAdmission { cohort }));
+    let message = |message: Message| {
+        let input = Input::Message {
+            from: PeerId::new("did:example:member"),
+            to: PeerId::new("did:example:coordinator"),
+            message,
+        };
+        agent.begins(&machine, &input)
+    };
+    let registration = |from_round| DidRegistration {
+        cohort_id: cohort,
+        indexes: Vec::new(),
+        from_round,
+    };
+    assert!(message(registration(None).into()));
+    assert!(!message(registration(Some(1)).into()));
+    assert!(message(Subscribe::default().into()));
+    assert!(!message(Unsubscribe::default().into()));
 }
