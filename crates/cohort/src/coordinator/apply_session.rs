@@ -25,12 +25,14 @@ const MAX_ABANDONED: usize = 32;
 /// Strikes that a cohort remembers one by one, with their evidence.
 const MAX_STRIKES: usize = 256;
 
-/// Seconds before a round is tried again: doubled with each failure, at most five minutes.
-fn retry_delay_s(failures: u32) -> u64 {
-    (1 << failures.min(12)).min(300)
-}
-
 impl Cohort {
+    /// Seconds before a round is tried again: doubled with each failure, at most 60 response deadlines or ten minutes. Short
+    /// deadlines are missed more often, and want more tries.
+    fn retry_delay_s(&self) -> u64 {
+        let longest = self.terms.response_deadline_s.saturating_mul(60);
+        (1 << self.round.failures.min(12)).min(longest).min(600)
+    }
+
     pub(super) fn apply_round(&mut self, event: &Event) {
         match event {
             Event::RoundRequested { .. } => {
@@ -59,7 +61,7 @@ impl Cohort {
             Event::AnswersMissing { at, .. } => {
                 self.round.failures += 1;
                 self.round.stage = Stage::Unanswered {
-                    again: at.after(retry_delay_s(self.round.failures)),
+                    again: at.after(self.retry_delay_s()),
                 };
             }
             Event::RoundClosed { .. } => {
@@ -151,7 +153,7 @@ impl Cohort {
                 if let Some(ended) = self.end_session(*session) {
                     self.round.failures += 1;
                     self.round.stage = Stage::Closed {
-                        not_before: at.after(retry_delay_s(self.round.failures)),
+                        not_before: at.after(self.retry_delay_s()),
                     };
                     if let Some(peer) = culprit {
                         self.declined(*session, ended.excused, peer, code);

@@ -346,7 +346,11 @@ fn a_seat_is_kept_and_taken_again_by_the_same_opt_in() {
         sent
     };
     assert!(renewed(&mut world, 299).is_empty());
-    assert_eq!(renewed(&mut world, 1), [first.clone()], "the same again");
+    assert_eq!(
+        renewed(&mut world, 1),
+        std::slice::from_ref(&first),
+        "the same again"
+    );
     let released = |world: &mut World, seconds| {
         world.now = world.now.after(seconds);
         let problem = Input::Problem {
