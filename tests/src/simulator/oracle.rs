@@ -203,7 +203,9 @@ impl Simulation {
             let patient =
                 self.settings.response_deadline_s >= 600 && self.settings.faults.drop <= 50;
             let missed = struck && patient && code == "timeout" && !gone;
-            if !excused || missed || evidence.is_some() {
+            // It ends a session, but it is never a strike.
+            let other_round = struck && code == DeclineCode::WrongRound.as_str();
+            if !excused || missed || other_round || evidence.is_some() {
                 return Err(format!(
                     "{peer} did nothing wrong and is blamed with {code}: {evidence:?}"
                 ));
