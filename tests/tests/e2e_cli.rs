@@ -306,10 +306,6 @@ async fn resolve_prints_a_resolution_result_in_any_case() {
     assert_eq!(document["keyAgreement"], json!(["#key-2"]));
     assert_eq!(document["service"][0]["type"], "DIDCommMessaging");
     for (did, code) in [
-        (
-            "did:btcr2:k1qqp8n0nx0muaewav2ksx99wwsu9swq5mlndjmn3gm9vl9q2mzmup0xqhmkf96",
-            "methodNotSupported",
-        ),
         ("did:web:example.org", "methodNotSupported"),
         ("did:peer:2.nothing", "invalidDid"),
         ("nonsense", "invalidDid"),

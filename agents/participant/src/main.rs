@@ -9,7 +9,7 @@ use args::{
 };
 use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::participant::{self, ParticipantAgent};
-use beacon_runtime::{by_hand, evidence, proofs};
+use beacon_runtime::{by_hand, evidence, proofs, resolve};
 use serde_json::{Value, json};
 
 const AGENT: &str = "beacon-participant";
@@ -37,7 +37,7 @@ impl Args {
                     .did::<ParticipantAgent>(AGENT, args, participant::own_did)
                     .await;
             }
-            Command::Resolve { did } => return by_hand::resolve(&did),
+            Command::Resolve(args) => return resolve::command::run(&global, AGENT, args).await,
             Command::Proof(ProofCommand::Verify {
                 did,
                 proof,

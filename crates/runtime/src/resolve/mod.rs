@@ -1,0 +1,212 @@
+//! Resolution of did:btcr2: drives the machine of `beacon-btcr2`, which asks for signals and objects, with sources that
+//! have them: a chain or a file of signals, and a directory of documents.
+//!
+//! [`command`] is `beacon-participant resolve`. It answers with an [`Answer`].
+
+mod answer;
+mod cas;
+pub mod command;
+mod signals;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use beacon_btcr2::resolver::{Block, Signal};
+use beacon_btcr2::{Did, Network, Next, Request, Resolution, ResolutionOptions, Resolver};
+use beacon_chain::{Chain, ChainError, Tip};
+use bitcoin::blockdata::constants::genesis_block;
+use bitcoin::{Address, BlockHash};
+
+pub use answer::{Answer, Verdict};
+pub use cas::{CasDirectory, CasError};
+pub use signals::{SignalsError, SignalsFile};
+
+/// How often a resolution begins again when blocks that it has seen are replaced meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// Where a resolution finds what it asks for.
+#[derive(Debug)]
+pub struct Sources {
+    /// Signals of beacons.
+    pub signals: SignalSource,
+    /// Documents by their hash.
+    pub objects: CasDirectory,
+}
+
+/// Where signals are found.
+pub enum SignalSource {
+    /// On a chain. That it is the one of the DID's network is checked by its genesis block.
+    Chain(Arc<dyn Chain>),
+    /// In a file.
+    File(SignalsFile),
+}
+
+impl std::fmt::Debug for SignalSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Chain(_) => f.write_str("Chain"),
+            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+        }
+    }
+}
+
+/// Why a source of signals could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// It did not answer, or not so that it can be believed.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// It is another network's.
+    #[error(
+        "the chain source has the genesis block {got}, expected {expected}, that of {network}: give the --chain-url of a source for the DID's network"
+    )]
+    OtherNetwork {
+        /// Its genesis block.
+        got: BlockHash,
+        /// That of the DID's network.
+        expected: BlockHash,
+        /// The DID's network.
+        network: Network,
+    },
+    /// It kept replacing blocks.
+    #[error(
+        "blocks were replaced during each of {ATTEMPTS} attempts to resolve: try again when the chain has settled"
+    )]
+    Unsettled,
+}
+
+/// How far a resolution has come, for whoever waits for it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    addresses: AtomicUsize,
+    signals: AtomicUsize,
+    objects: AtomicUsize,
+}
+
+impl std::fmt::Display for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count = |number: &AtomicUsize| number.load(Ordering::Relaxed);
+        write!(
+            f,
+            "asked for {} addresses and {} documents, found {} signals",
+            count(&self.addresses),
+            count(&self.objects),
+            count(&self.signals)
+        )
+    }
+}
+
+/// Resolves a DID. Blocks for as long as the chain source takes: call it from a thread that may wait.
+///
+/// All signals are those of one chain: where blocks are replaced between two answers of the source, resolution begins again.
+pub fn resolve(
+    did: &Did,
+    options: &ResolutionOptions,
+    sources: &Sources,
+    progress: &Progress,
+) -> Result<Resolution, SourceError> {
+    for _ in 0..ATTEMPTS {
+        let mut attempt = Attempt {
+            sources,
+            progress,
+            network: did.network(),
+            tips: Vec::new(),
+        };
+        let resolution = attempt.run(Resolver::new(did.clone(), options.clone()))?;
+        if attempt.holds()? {
+            return Ok(resolution);
+        }
+    }
+    Err(SourceError::Unsettled)
+}
+
+struct Attempt<'a> {
+    sources: &'a Sources,
+    progress: &'a Progress,
+    network: Network,
+    /// The tips for which the chain has answered, each once.
+    tips: Vec<Tip>,
+}
+
+impl Attempt<'_> {
+    fn run(&mut self, mut resolver: Resolver) -> Result<Resolution, SourceError> {
+        loop {
+            let requests = match resolver.next() {
+                Next::Done(resolution) => return Ok(resolution),
+                Next::Need(requests) => requests,
+            };
+            for request in requests {
+                match request {
+                    Request::Signals(address) => {
+                        let signals = self.signals(&address)?;
+                        self.progress.addresses.fetch_add(1, Ordering::Relaxed);
+                        let found = &self.progress.signals;
+                        found.fetch_add(signals.len(), Ordering::Relaxed);
+                        resolver.answer_signals(&address, signals);
+                    }
+                    Request::Object(object) => {
+                        self.progress.objects.fetch_add(1, Ordering::Relaxed);
+                        let found = self.sources.objects.get(&object.hash);
+                        resolver.answer_object(object, found.map(<[u8]>::to_vec));
+                    }
+                }
+            }
+        }
+    }
+
+    fn signals(&mut self, address: &Address) -> Result<Vec<Signal>, SourceError> {
+        let script = address.script_pubkey();
+        let chain = match &self.sources.signals {
+            SignalSource::File(file) => return Ok(file.of(&script)),
+            SignalSource::Chain(chain) => chain,
+        };
+        if self.tips.is_empty() {
+            check_network(chain.as_ref(), self.network)?;
+        }
+        let spends = chain.spends(&script)?;
+        let tip = spends.tip;
+        if !self.tips.contains(&tip) {
+            self.tips.push(tip);
+        }
+        let signals = spends.transactions.into_iter().filter_map(|spend| {
+            let block = Block {
+                height: spend.height,
+                hash: spend.block_hash,
+                time: spend.block_time,
+                median_time: spend.median_time,
+            };
+            Signal::of_spend(&spend.transaction, block, tip.height)
+        });
+        Ok(signals.collect())
+    }
+
+    /// Whether all answers were those of one chain: their tips are blocks of the best chain still.
+    fn holds(&self) -> Result<bool, SourceError> {
+        let SignalSource::Chain(chain) = &self.sources.signals else {
+            return Ok(true);
+        };
+        if self.tips.len() < 2 {
+            return Ok(true);
+        }
+        for tip in &self.tips {
+            if !chain.is_in_best_chain(*tip)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Whether a source is one of this network, as far as genesis blocks tell: all signets have the same, Mutinynet included.
+fn check_network(chain: &dyn Chain, network: Network) -> Result<(), SourceError> {
+    let expected = genesis_block(bitcoin::Network::from(network)).block_hash();
+    let got = chain.genesis()?;
+    if got == expected {
+        return Ok(());
+    }
+    Err(SourceError::OtherNetwork {
+        got,
+        expected,
+        network,
+    })
+}
