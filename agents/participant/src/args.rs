@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs};
 use beacon_runtime::keys::commands::KeysCommand;
 use beacon_runtime::resolve::command::ResolveArgs;
+use beacon_runtime::resolve::server::ServeArgs;
 use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
@@ -35,6 +36,17 @@ Examples:
 
 Prints a DID resolution result in any case; without a document it has didResolutionMetadata.error, and the exit code is 1.
 It is 2 when a file cannot be read, or no chain and no signals are named. Options and files are for did:btcr2.";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  beacon-participant resolver serve --chain-url http://127.0.0.1:3002 --network regtest
+  beacon-participant resolver serve --listen 0.0.0.0:8080 --chain-url https://mutinynet.com/api --cas documents/
+
+  curl http://127.0.0.1:8080/1.0/identifiers/did:btcr2:k1q…
+  curl 'http://127.0.0.1:8080/1.0/identifiers/did:btcr2:k1q…?versionId=2&minConf=1'
+  curl http://127.0.0.1:8080/1.0/identifiers/did:btcr2:k1q… --data @options.json -H 'Accept: application/did'
+
+Paths: GET and POST /1.0/identifiers/{did}, GET /1.0/properties, /1.0/methods, /health";
 
 /// Takes part in beacon cohorts: subscribes to coordinators, joins, submits updates, and co-signs what it has checked.
 #[derive(Debug, Parser)]
@@ -117,6 +129,9 @@ pub(crate) enum Command {
     /// Resolve a DID and print its resolution result as JSON
     #[command(after_help = RESOLVE_EXAMPLES)]
     Resolve(ResolveArgs),
+    /// Resolve did:btcr2 for others, over HTTP
+    #[command(subcommand)]
+    Resolver(ResolverCommand),
     /// Show and lift what follows from a restored old state
     #[command(subcommand)]
     Rollback(RollbackCommand),
@@ -172,6 +187,13 @@ pub(crate) enum ProofCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ResolverCommand {
+    /// Answer GET and POST /1.0/identifiers/{did} until told to stop (SIGTERM, Ctrl-C), as a driver of the Universal Resolver
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(ServeArgs),
 }
 
 #[derive(Debug, Subcommand)]

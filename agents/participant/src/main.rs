@@ -5,7 +5,8 @@ mod args;
 use std::process::ExitCode;
 
 use args::{
-    Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand, RollbackCommand,
+    Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand, ResolverCommand,
+    RollbackCommand,
 };
 use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::participant::{self, ParticipantAgent};
@@ -38,6 +39,9 @@ impl Args {
                     .await;
             }
             Command::Resolve(args) => return resolve::command::run(&global, AGENT, args).await,
+            Command::Resolver(ResolverCommand::Serve(args)) => {
+                return resolve::server::serve(&global, AGENT, args).await;
+            }
             Command::Proof(ProofCommand::Verify {
                 did,
                 proof,

@@ -102,8 +102,10 @@ impl From<Resolution> for Answer {
 impl From<SourceError> for Answer {
     fn from(error: SourceError) -> Self {
         let verdict = match error {
-            SourceError::OtherNetwork { .. } => Verdict::Unsupported,
-            SourceError::Chain(_) | SourceError::Unsettled => {
+            SourceError::OtherNetwork { .. } | SourceError::NotServed { .. } => {
+                Verdict::Unsupported
+            }
+            SourceError::Chain(_) | SourceError::Unsettled | SourceError::GivenUp => {
                 Verdict::Failed(ErrorCode::InternalError)
             }
         };

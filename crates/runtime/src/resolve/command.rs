@@ -14,7 +14,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, interval_at};
 
-use super::{Answer, CasDirectory, Progress, SignalSource, SignalsFile, Sources};
+use super::{Answer, CasDirectory, ChainSource, Progress, SignalSource, SignalsFile, Sources};
 use crate::by_hand;
 use crate::cli::{Failure, Global, print_line};
 use crate::settings::Options;
@@ -126,15 +126,15 @@ impl ResolveArgs {
     }
 
     fn sources(&self, global: &Global, agent: &str) -> Result<Sources, Failure> {
-        let signals = match &self.signals {
-            Some(path) => {
-                let text = read(path, "signals", SignalsFile::MAX_BYTES)?;
-                let file = SignalsFile::from_json(&text)
-                    .with_context(|| format!("signals file {}", path.display()))
-                    .map_err(Failure::usage)?;
-                SignalSource::File(file)
-            }
-            None => SignalSource::Chain(chain(global, agent, self.chain_url.clone())?),
+        let signals = if let Some(path) = &self.signals {
+            let text = read(path, "signals", SignalsFile::MAX_BYTES)?;
+            let file = SignalsFile::from_json(&text)
+                .with_context(|| format!("signals file {}", path.display()))
+                .map_err(Failure::usage)?;
+            SignalSource::File(file)
+        } else {
+            let chain = chain(global, agent, self.chain_url.clone())?;
+            SignalSource::Chain(ChainSource::new(chain, None))
         };
         let objects = cas(agent, self.cas.as_deref())?;
         Ok(Sources { signals, objects })

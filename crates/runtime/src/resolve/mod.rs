@@ -1,15 +1,18 @@
 //! Resolution of did:btcr2: drives the machine of `beacon-btcr2`, which asks for signals and objects, with sources that
 //! have them: a chain or a file of signals, and a directory of documents.
 //!
-//! [`command`] is `beacon-participant resolve`. It answers with an [`Answer`].
+//! [`command`] is `beacon-participant resolve`, [`server`] is `beacon-participant resolver serve`. Both answer with an
+//! [`Answer`] that is made here, so that they cannot differ.
 
 mod answer;
 mod cas;
 pub mod command;
+mod http;
+pub mod server;
 mod signals;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use beacon_btcr2::resolver::{Block, Signal};
 use beacon_btcr2::{Did, Network, Next, Request, Resolution, ResolutionOptions, Resolver};
@@ -34,19 +37,58 @@ pub struct Sources {
 }
 
 /// Where signals are found.
+#[derive(Debug)]
 pub enum SignalSource {
-    /// On a chain. That it is the one of the DID's network is checked by its genesis block.
-    Chain(Arc<dyn Chain>),
+    /// On a chain.
+    Chain(ChainSource),
     /// In a file.
     File(SignalsFile),
 }
 
-impl std::fmt::Debug for SignalSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Chain(_) => f.write_str("Chain"),
-            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+/// A chain, for DIDs of its network. As far as genesis blocks tell, which are the same for all signets, Mutinynet included.
+pub struct ChainSource {
+    chain: Arc<dyn Chain>,
+    only: Option<Network>,
+    genesis: OnceLock<BlockHash>,
+}
+
+impl ChainSource {
+    /// For DIDs of any network that has this chain's genesis block, or of `only` this one. Nothing is asked yet.
+    pub fn new(chain: Arc<dyn Chain>, only: Option<Network>) -> Self {
+        Self {
+            chain,
+            only,
+            genesis: OnceLock::new(),
         }
+    }
+
+    /// Whether this is the chain for the DIDs of a network. The source is asked once.
+    pub fn check(&self, network: Network) -> Result<(), SourceError> {
+        if let Some(only) = self.only.filter(|only| *only != network) {
+            return Err(SourceError::NotServed { network, only });
+        }
+        let got = if let Some(known) = self.genesis.get() {
+            *known
+        } else {
+            let got = self.chain.genesis()?;
+            *self.genesis.get_or_init(|| got)
+        };
+        let expected = genesis_block(bitcoin::Network::from(network)).block_hash();
+        if got == expected {
+            return Ok(());
+        }
+        Err(SourceError::OtherNetwork {
+            got,
+            expected,
+            network,
+        })
+    }
+}
+
+impl std::fmt::Debug for ChainSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("ChainSource");
+        shown.field("only", &self.only).finish_non_exhaustive()
     }
 }
 
@@ -68,6 +110,17 @@ pub enum SourceError {
         /// The DID's network.
         network: Network,
     },
+    /// It is for another network only.
+    #[error("this resolver is for DIDs of {only}, got one of {network}")]
+    NotServed {
+        /// The DID's network.
+        network: Network,
+        /// The one that is served.
+        only: Network,
+    },
+    /// Nobody waits for the result any more.
+    #[error("the resolution was given up")]
+    GivenUp,
     /// It kept replacing blocks.
     #[error(
         "blocks were replaced during each of {ATTEMPTS} attempts to resolve: try again when the chain has settled"
@@ -81,6 +134,14 @@ pub struct Progress {
     addresses: AtomicUsize,
     signals: AtomicUsize,
     objects: AtomicUsize,
+    given_up: AtomicBool,
+}
+
+impl Progress {
+    /// Ends the resolution at its next question.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Display for Progress {
@@ -136,6 +197,9 @@ impl Attempt<'_> {
                 Next::Need(requests) => requests,
             };
             for request in requests {
+                if self.progress.given_up.load(Ordering::Relaxed) {
+                    return Err(SourceError::GivenUp);
+                }
                 match request {
                     Request::Signals(address) => {
                         let signals = self.signals(&address)?;
@@ -156,14 +220,12 @@ impl Attempt<'_> {
 
     fn signals(&mut self, address: &Address) -> Result<Vec<Signal>, SourceError> {
         let script = address.script_pubkey();
-        let chain = match &self.sources.signals {
+        let source = match &self.sources.signals {
             SignalSource::File(file) => return Ok(file.of(&script)),
-            SignalSource::Chain(chain) => chain,
+            SignalSource::Chain(source) => source,
         };
-        if self.tips.is_empty() {
-            check_network(chain.as_ref(), self.network)?;
-        }
-        let spends = chain.spends(&script)?;
+        source.check(self.network)?;
+        let spends = source.chain.spends(&script)?;
         let tip = spends.tip;
         if !self.tips.contains(&tip) {
             self.tips.push(tip);
@@ -182,31 +244,17 @@ impl Attempt<'_> {
 
     /// Whether all answers were those of one chain: their tips are blocks of the best chain still.
     fn holds(&self) -> Result<bool, SourceError> {
-        let SignalSource::Chain(chain) = &self.sources.signals else {
+        let SignalSource::Chain(source) = &self.sources.signals else {
             return Ok(true);
         };
         if self.tips.len() < 2 {
             return Ok(true);
         }
         for tip in &self.tips {
-            if !chain.is_in_best_chain(*tip)? {
+            if !source.chain.is_in_best_chain(*tip)? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
-}
-
-/// Whether a source is one of this network, as far as genesis blocks tell: all signets have the same, Mutinynet included.
-fn check_network(chain: &dyn Chain, network: Network) -> Result<(), SourceError> {
-    let expected = genesis_block(bitcoin::Network::from(network)).block_hash();
-    let got = chain.genesis()?;
-    if got == expected {
-        return Ok(());
-    }
-    Err(SourceError::OtherNetwork {
-        got,
-        expected,
-        network,
-    })
 }
