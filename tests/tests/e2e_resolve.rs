@@ -7,13 +7,12 @@ use beacon_btcr2::json::hash;
 use beacon_btcr2::{Did, Document, GenesisBytes, Network, Patch, UnsignedUpdate, initial, proof};
 use beacon_tests::harness::{Binary, Output, Regtest, Resolver, Scratch, run};
 use bitcoin::absolute::LockTime;
-use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::hashes::Hash as _;
 use bitcoin::key::{Keypair, Secp256k1, TapTweak as _};
 use bitcoin::secp256k1::Message;
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::transaction::Version;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, taproot};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, taproot};
 use serde_json::{Value, json};
 
 /// The published cases.
@@ -270,6 +269,11 @@ impl Controller {
 
     /// Spends a coin of the beacon: what is left goes back, and the last output carries the signal.
     fn signal(&self, coin: OutPoint, sats: u64, signal: [u8; 32]) -> Transaction {
+        self.spend(coin, sats, &self.script(), signal)
+    }
+
+    /// Spends a coin of this controller's: what is left goes to `script`, and the last output carries 32 bytes.
+    fn spend(&self, coin: OutPoint, sats: u64, script: &ScriptBuf, bytes: [u8; 32]) -> Transaction {
         let pay = |value, script_pubkey| TxOut {
             value: Amount::from_sat(value),
             script_pubkey,
@@ -285,8 +289,8 @@ impl Controller {
                 witness: Witness::new(),
             }],
             output: vec![
-                pay(sats - 500, self.script()),
-                pay(0, ScriptBuf::new_op_return(signal)),
+                pay(sats - 500, script.clone()),
+                pay(0, ScriptBuf::new_op_return(bytes)),
             ],
         };
         let sighash = SighashCache::new(&transaction)
@@ -347,11 +351,9 @@ async fn an_update_on_a_chain_is_resolved_by_command_and_by_http() {
 
     let coin = chain.fund(&alice.address(), 50_000);
     // Anyone can pay to a beacon, with any bytes in the last output.
-    let mut mallory = Controller::new(12);
+    let mallory = Controller::new(12);
     let forged = chain.fund(&mallory.address(), 50_000);
-    let mut payment = mallory.signal(forged, 50_000, announced);
-    payment.output[0].script_pubkey = alice.script();
-    let payment = mallory.resign(payment, 50_000);
+    let payment = mallory.spend(forged, 50_000, &alice.script(), announced);
     chain.broadcast(&payment);
     chain.mine();
     let found = both(&chain, &server, &alice.did, &options).await;
@@ -395,15 +397,6 @@ async fn an_update_on_a_chain_is_resolved_by_command_and_by_http() {
     chain.mine();
     let found = both(&chain, &server, &alice.did, &options).await;
     assert_eq!(metadata(&found), (json!("3"), json!(1)));
-}
-
-impl Controller {
-    /// Signs a transaction whose outputs have changed.
-    fn resign(&mut self, mut transaction: Transaction, sats: u64) -> Transaction {
-        let coin = transaction.input[0].previous_output;
-        let outputs = std::mem::take(&mut transaction.output);
-        self.spend(coin, sats, outputs)
-    }
 }
 
 #[tokio::test]

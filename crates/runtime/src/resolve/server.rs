@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -116,6 +118,7 @@ pub async fn serve(global: &Global, agent: &str, args: ServeArgs) -> Result<(), 
         max_per_ip: args.max_connections_per_ip as usize,
         // Its request has to arrive, too.
         time: bounds.time.saturating_add(Duration::from_secs(30)),
+        stopping: watch::Sender::new(false),
     };
     announce(global.json, listener.local_addr()?)?;
     let mut connections = JoinSet::new();
@@ -126,6 +129,7 @@ pub async fn serve(global: &Global, agent: &str, args: ServeArgs) -> Result<(), 
     }
     drop(listener);
     tracing::info!("stopping");
+    server.stopping.send_replace(true);
     let ended = timeout(DRAIN, async {
         while connections.join_next().await.is_some() {}
     })
@@ -161,6 +165,7 @@ struct Server {
     max: usize,
     max_per_ip: usize,
     time: Duration,
+    stopping: watch::Sender<bool>,
 }
 
 impl Server {
@@ -183,7 +188,8 @@ impl Server {
                 continue;
             };
             let router = self.router.clone().layer(Extension(Caller(ip)));
-            connections.spawn(answer(stream, router, self.time, place));
+            let stopping = self.stopping.subscribe();
+            connections.spawn(answer(stream, router, self.time, stopping, place));
         }
     }
 
@@ -226,12 +232,28 @@ impl Drop for Place {
     }
 }
 
-async fn answer(stream: TcpStream, router: Router, time: Duration, place: Place) {
+async fn answer(
+    stream: TcpStream,
+    router: Router,
+    time: Duration,
+    mut stopping: watch::Receiver<bool>,
+    place: Place,
+) {
     let connection = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match timeout(time, connection).await {
+    let mut connection = pin!(connection);
+    let serve = async {
+        tokio::select! {
+            served = &mut connection => return served,
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
+        // Without a request there is nothing to finish.
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    };
+    match timeout(time, serve).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "not HTTP"),
         Err(_) => tracing::debug!("no request, or no reader of its answer, in time"),
