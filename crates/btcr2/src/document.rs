@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::beacon::{Beacon, BeaconError, BeaconType, parse_endpoint};
 use crate::identifier::Did;
-use crate::json::{self, Hash32, Limits};
+use crate::json::{self, Hash32, Limits, Size};
 
 /// The first context of every document.
 pub const DID_CONTEXT: &str = "https://www.w3.org/ns/did/v1.1";
@@ -60,14 +60,12 @@ pub enum DocumentError {
     },
     /// The document is too large or too deep.
     #[error(
-        "got a document of {nodes} values, {depth} levels deep, expected at most {max_nodes} and {max_depth}",
-        max_nodes = Limits::DOCUMENT.nodes, max_depth = Limits::DOCUMENT.depth
+        "got a document of {size}, expected at most {} values, {} levels and {} bytes",
+        Limits::DOCUMENT.nodes, Limits::DOCUMENT.depth, Limits::DOCUMENT.bytes
     )]
     TooLarge {
-        /// Number of values.
-        nodes: usize,
-        /// Depth.
-        depth: usize,
+        /// How large.
+        size: String,
     },
     /// A relationship names a verification method that is not in the document.
     #[error(
@@ -111,9 +109,10 @@ impl Document {
     /// other properties are kept as they are. References to verification methods need not resolve
     /// ([`Self::dangling_reference`]): DID Core does not demand it.
     pub fn new(did: &Did, value: Value) -> Result<Self, DocumentError> {
-        let (depth, nodes) = json::measure(&value);
-        if depth > Limits::DOCUMENT.depth || nodes > Limits::DOCUMENT.nodes {
-            return Err(DocumentError::TooLarge { nodes, depth });
+        let size = Size::of(&value);
+        if !size.is_within(&Limits::DOCUMENT) {
+            let size = size.to_string();
+            return Err(DocumentError::TooLarge { size });
         }
         let beacons = Checker { did }.document(&value)?;
         let hash = json::hash(&value);
@@ -159,7 +158,9 @@ impl Document {
         let mut methods = items(&self.value, "verificationMethod").filter_map(Value::as_object);
         methods
             .find(|method| text(method, "id").is_some_and(|id| self.did.absolute(id) == wanted))
-            .ok_or_else(|| DocumentError::NoSuchMethod { id: id.into() })
+            .ok_or_else(|| DocumentError::NoSuchMethod {
+                id: json::shorten_text(id),
+            })
     }
 
     /// The `publicKeyMultibase` of a verification method that may update the document.
@@ -168,10 +169,12 @@ impl Document {
         let wanted = self.did.absolute(id);
         let mut references = items(&self.value, "capabilityInvocation").filter_map(Value::as_str);
         if !references.any(|reference| self.did.absolute(reference) == wanted) {
-            return Err(DocumentError::NoCapability { id: id.into() });
+            return Err(DocumentError::NoCapability {
+                id: json::shorten_text(id),
+            });
         }
         text(method, "publicKeyMultibase").ok_or_else(|| DocumentError::Property {
-            at: format!("publicKeyMultibase of {id}"),
+            at: format!("publicKeyMultibase of {}", json::shorten_text(id)),
             got: "nothing".into(),
             expected: "the key in multibase".into(),
         })
@@ -190,6 +193,7 @@ impl Document {
                 let id = self.did.absolute(reference);
                 if id.starts_with(&own) && self.verification_method(&id).is_err() {
                     let at = format!("/{relationship}/{i}");
+                    let id = json::shorten_text(id);
                     return Some(DocumentError::Dangling { at, id });
                 }
             }
@@ -259,6 +263,7 @@ impl Checker<'_> {
                 let method = object(method, &at)?;
                 let id = self.did_url(method.get("id"), &format!("{at}/id"))?;
                 if !ids.insert(id.clone()) {
+                    let id = json::shorten_text(id);
                     return Err(DocumentError::RepeatedId { at, id });
                 }
                 string(method.get("type"), &format!("{at}/type"))?;
@@ -283,6 +288,7 @@ impl Checker<'_> {
             let id = uri(service.get("id"), &format!("{at}/id"))?;
             let id = self.did.absolute(id);
             if !ids.insert(id.clone()) {
+                let id = json::shorten_text(id);
                 return Err(DocumentError::RepeatedId { at, id });
             }
             let kind = beacon_type(service.get("type"), &format!("{at}/type"))?;
