@@ -147,6 +147,26 @@ fn the_esplora_source_keeps_the_contract() {
 }
 
 #[test]
+fn a_spend_has_the_times_of_its_block() {
+    let agent = Agent::start(&[]);
+    let wallet = Wallet::new("time");
+    let coin = agent.fund(&wallet.address(), 70_000);
+    let spend = wallet.spend((coin, 70_000), vec![pay(&wallet.script(), 69_000)]);
+    agent.chain().broadcast(&spend).unwrap();
+    // Payment and spend in one block, which is not the last.
+    agent.mine(2);
+    let found = agent.chain().spends(&wallet.script()).unwrap();
+    let [spend] = &found.transactions[..] else {
+        panic!("got {found:?}, expected one spend");
+    };
+    let info = agent.client().get_block_info(&spend.block_hash).unwrap();
+    let times = (info.height, info.timestamp, info.mediantime);
+    let (time, median) = (u64::from(spend.block_time), u64::from(spend.median_time));
+    assert_eq!((spend.height, time, median), times);
+    assert_eq!(found.tip.height, spend.height + 1);
+}
+
+#[test]
 fn blocks_are_served_in_every_form() {
     let agent = Agent::start(&[]);
     agent.mine(3);

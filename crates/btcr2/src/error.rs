@@ -6,8 +6,10 @@ use crate::beacon::BeaconError;
 use crate::document::DocumentError;
 use crate::identifier::DidError;
 use crate::json::JsonError;
+use crate::options::OptionsError;
 use crate::patch::PatchError;
 use crate::proof::ProofError;
+use crate::resolver::ResolutionError;
 use crate::update::UpdateError;
 
 /// The codes of did:btcr2 and those of DID Resolution v1 that are raised here.
@@ -118,4 +120,8 @@ pub enum Problem {
     Update(#[from] UpdateError),
     /// With a proof.
     Proof(#[from] ProofError),
+    /// With resolution options.
+    Options(#[from] OptionsError),
+    /// With a resolution.
+    Resolution(#[from] ResolutionError),
 }

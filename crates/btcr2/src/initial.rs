@@ -19,8 +19,12 @@ pub fn from_key(did: &Did) -> Option<Result<Document, Error>> {
     let GenesisBytes::Key(key) = did.genesis() else {
         return None;
     };
-    let document = Document::new(did, key_document(did, key));
-    Some(document.map_err(Error::of(ErrorCode::InvalidDidDocument)))
+    Some(of_key(did, key))
+}
+
+/// The document of a DID that is made from this key.
+pub(crate) fn of_key(did: &Did, key: &PublicKey) -> Result<Document, Error> {
+    Document::new(did, key_document(did, key)).map_err(Error::of(ErrorCode::InvalidDidDocument))
 }
 
 /// The template of the specification: one key for everything, and a singleton beacon for each kind of address.

@@ -109,8 +109,11 @@ pub struct ConfirmedSpend {
     pub height: u32,
     /// Hash of its block.
     pub block_hash: BlockHash,
-    /// The time in its block's header, in Unix seconds: the miner's clock, not the median time past.
+    /// The time in its block's header, in Unix seconds: the miner's clock.
     pub block_time: u32,
+    /// The median of the times of the eleven blocks that end with its block, in Unix seconds: what Bitcoin
+    /// Core calls `mediantime`, and no single miner can move.
+    pub median_time: u32,
 }
 
 impl ConfirmedSpend {

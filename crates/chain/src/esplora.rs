@@ -79,7 +79,7 @@ impl EsploraChain {
             .unwrap_or(Err(Error::InvalidResponse))
     }
 
-    fn get<T>(
+    pub(crate) fn get<T>(
         &self,
         request: impl FnOnce(&BlockingClient) -> Result<T, Error>,
     ) -> Result<T, ChainError> {
@@ -168,10 +168,10 @@ impl Chain for EsploraChain {
         // Pages are asked for one after the other: blocks that are replaced meanwhile tear holes.
         let mut tip = self.tip()?;
         for _ in 0..TIP_ATTEMPTS {
-            let history = History::read(self, script);
+            let found = History::read(self, script).and_then(|history| history.spends(self, &tip));
             let now = self.tip()?;
             if now == tip {
-                let transactions = history?.spends(&tip)?;
+                let transactions = found?;
                 return Ok(Spends { tip, transactions });
             }
             tip = now;

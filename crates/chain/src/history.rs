@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use bitcoin::hashes::{Hash as _, sha256};
-use bitcoin::{BlockHash, OutPoint, Script, Txid};
+use bitcoin::{BlockHash, OutPoint, Script, Transaction, Txid};
 use esplora_client::{BlockingClient, Error, EsploraTx, RETRYABLE_ERROR_CODES};
 
 use crate::esplora::classify;
@@ -29,10 +29,20 @@ pub(crate) struct History<'a> {
 
 /// A transaction whose id was computed, and what the server says of it.
 struct Listed {
-    spend: ConfirmedSpend,
+    transaction: Transaction,
     txid: Txid,
+    block: Block,
     /// Which of its inputs spend the script, by the server's word.
     claimed: Vec<OutPoint>,
+}
+
+/// What the server says of the block that holds a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Block {
+    height: u32,
+    hash: BlockHash,
+    /// Of its header.
+    time: u32,
 }
 
 impl<'a> History<'a> {
@@ -83,24 +93,30 @@ impl<'a> History<'a> {
     ///
     /// The server's word for it is the script that each input spends. An output that is spent was
     /// paid before, by a transaction of the same history: its id commits to the script.
-    pub(crate) fn spends(self, tip: &Tip) -> Result<Vec<ConfirmedSpend>, ChainError> {
+    pub(crate) fn spends(
+        self,
+        chain: &EsploraChain,
+        tip: &Tip,
+    ) -> Result<Vec<ConfirmedSpend>, ChainError> {
         self.check_blocks(tip)?;
         let mut paid = HashSet::new();
         for listed in &self.listed {
-            for (vout, output) in (0u32..).zip(&listed.spend.transaction.output) {
+            for (vout, output) in (0u32..).zip(&listed.transaction.output) {
                 if *output.script_pubkey == *self.script {
                     paid.insert(OutPoint::new(listed.txid, vout));
                 }
             }
         }
+        let mut medians = HashMap::new();
         let mut spends = Vec::new();
         for Listed {
-            spend,
+            transaction,
             txid,
+            block,
             claimed,
         } in self.listed
         {
-            let inputs = spend.transaction.input.iter();
+            let inputs = transaction.input.iter();
             let spent = inputs
                 .map(|input| input.previous_output)
                 .filter(|outpoint| paid.contains(outpoint));
@@ -109,9 +125,22 @@ impl<'a> History<'a> {
                     "transaction {txid} spends a script by its listing or by the outputs that it spends, expected by both or neither"
                 )));
             }
-            if !claimed.is_empty() {
-                spends.push(spend);
+            if claimed.is_empty() {
+                continue;
             }
+            let median_time = match medians.get(&block.hash) {
+                Some(known) => *known,
+                None => *medians
+                    .entry(block.hash)
+                    .or_insert(median_time(chain, block)?),
+            };
+            spends.push(ConfirmedSpend {
+                transaction,
+                height: block.height,
+                block_hash: block.hash,
+                block_time: block.time,
+                median_time,
+            });
         }
         ConfirmedSpend::sort(&mut spends);
         Ok(spends)
@@ -119,22 +148,21 @@ impl<'a> History<'a> {
 
     /// Whether heights descend from the tip, and each height has one block.
     fn check_blocks(&self, tip: &Tip) -> Result<(), ChainError> {
-        let mut blocks: HashMap<u32, (BlockHash, u32)> = HashMap::new();
+        let mut blocks = HashMap::new();
         let mut highest = tip.height;
-        for Listed { spend, txid, .. } in &self.listed {
-            if spend.height > highest {
+        for Listed { block, txid, .. } in &self.listed {
+            if block.height > highest {
                 return Err(ChainError::garbage(format_args!(
                     "transaction {txid} is at height {}, expected at most {highest}, the height of the tip or of the one before",
-                    spend.height
+                    block.height
                 )));
             }
-            highest = spend.height;
-            let block = (spend.block_hash, spend.block_time);
-            let known = *blocks.entry(spend.height).or_insert(block);
-            if known != block || (spend.height == tip.height && block.0 != tip.hash) {
+            highest = block.height;
+            let known = *blocks.entry(block.height).or_insert(*block);
+            if known != *block || (block.height == tip.height && block.hash != tip.hash) {
                 return Err(ChainError::garbage(format_args!(
                     "got two blocks or times for height {}, expected one",
-                    spend.height
+                    block.height
                 )));
             }
         }
@@ -154,7 +182,7 @@ impl Listed {
         }
         let status = &listed.status;
         let time = status.block_time.and_then(|time| u32::try_from(time).ok());
-        let (true, Some(height), Some(block_hash), Some(block_time)) = (
+        let (true, Some(height), Some(hash), Some(time)) = (
             status.confirmed,
             status.block_height,
             status.block_hash,
@@ -183,18 +211,29 @@ impl Listed {
                 "transaction {txid} neither pays nor spends the script whose history it is in, expected one of them"
             )));
         }
-        let spend = ConfirmedSpend {
-            transaction,
-            height,
-            block_hash,
-            block_time,
-        };
         Ok(Self {
-            spend,
+            transaction,
             txid,
+            block: Block { height, hash, time },
             claimed,
         })
     }
+}
+
+/// The median time of a block, whose other data must be what the transaction's listing says.
+fn median_time(chain: &EsploraChain, block: Block) -> Result<u32, ChainError> {
+    let info = chain.get(|client| client.get_block_info(&block.hash))?;
+    let same = info.id == block.hash
+        && info.height == block.height
+        && info.timestamp == u64::from(block.time);
+    // A block is later than the median of those before it, so that the median with it is not later.
+    let median = u32::try_from(info.mediantime).ok();
+    median.filter(|median| same && *median <= block.time).ok_or_else(|| {
+        ChainError::garbage(format_args!(
+            "block {} has height {}, time {} and median time {}, expected height {}, time {} and no later median",
+            info.id, info.height, info.timestamp, info.mediantime, block.height, block.time
+        ))
+    })
 }
 
 /// One page, of at most `max` bytes, and its length. The client's own request has no limit that suits.

@@ -103,6 +103,14 @@ fn honest() -> Vec<Entry> {
     vec![spend, payment]
 }
 
+/// An Esplora block, of which only these members are looked at.
+fn block(id: &str, height: u32, time: u64, median: u64) -> String {
+    format!(
+        r#"{{"id":"{id}","height":{height},"version":1,"timestamp":{time},"tx_count":1,"size":1,"weight":4,
+        "merkle_root":"{id}","previousblockhash":"{id}","mediantime":{median},"nonce":0,"bits":0,"difficulty":1.0}}"#
+    )
+}
+
 fn tip_or(line: &str, page: impl FnOnce(Option<&str>) -> Vec<u8>) -> Vec<u8> {
     if line.contains("/blocks/tip/hash") {
         return http("200 OK", hash(TIP_HEIGHT));
@@ -112,6 +120,9 @@ fn tip_or(line: &str, page: impl FnOnce(Option<&str>) -> Vec<u8>) -> Vec<u8> {
         return http("200 OK", best);
     }
     let path = line.split(' ').nth(1).unwrap();
+    if path.starts_with("/block/") {
+        return http("200 OK", block(&hash(95), 95, 1_700_000_095, 1_700_000_000));
+    }
     let (_, last) = path.split_once("/txs/chain").unwrap();
     page(last.strip_prefix('/'))
 }
@@ -150,6 +161,7 @@ fn an_honest_history_is_read_to_its_end() {
     let spend = &found.transactions[0];
     assert_eq!(spend.transaction, entries[0].transaction);
     assert_eq!((spend.height, spend.block_time), (95, 1_700_000_095));
+    assert_eq!(spend.median_time, 1_700_000_000);
     assert_eq!(spend.block_hash.to_string(), hash(95));
     assert_eq!(spends_of(Vec::new()).unwrap().transactions, []);
 }
@@ -219,6 +231,29 @@ fn a_history_that_contradicts_itself_is_garbage() {
         let strange = transaction(elsewhere, theirs(), 4);
         entries.insert(0, Entry::new(strange, theirs(), 96));
     }));
+}
+
+#[test]
+fn a_block_that_is_not_what_its_transaction_says_is_garbage() {
+    let time = 1_700_000_095;
+    for wrong in [
+        block(&hash(94), 95, time, time),
+        block(&hash(95), 94, time, time),
+        block(&hash(95), 95, time + 1, time),
+        block(&hash(95), 95, time, time + 1),
+        "babble".to_owned(),
+    ] {
+        let page = format!("[{},{}]", honest()[0].json(), honest()[1].json());
+        let address = server(move |line| {
+            if line.contains("/block/") && !line.contains("/status") {
+                return http("200 OK", &wrong);
+            }
+            tip_or(line, |last| {
+                http("200 OK", if last.is_none() { &page } else { "[]" })
+            })
+        });
+        assert_garbage(client(address).spends(&ours()));
+    }
 }
 
 #[test]

@@ -284,6 +284,7 @@ impl State {
                 height: confirmation.height,
                 block_hash: confirmation.block_hash,
                 block_time: confirmation.block_time,
+                median_time: self.index.median_time(confirmation.height),
             })
         };
         let history = self.index.history(&script_hash(script));

@@ -35,7 +35,7 @@ fn the_embedded_chain_keeps_the_contract() {
 }
 
 #[test]
-fn a_spend_has_the_time_of_its_blocks_header() {
+fn a_spend_has_the_times_of_its_block() {
     let chain = EmbeddedChain::temporary().unwrap();
     let wallet = Wallet::new("time");
     let coin = chain
@@ -49,6 +49,7 @@ fn a_spend_has_the_time_of_its_blocks_header() {
     assert_eq!(found.len(), 1);
     let block = chain.block(found[0].block_hash).unwrap().unwrap();
     assert_eq!(found[0].block_time, block.block.header.time);
+    assert_eq!(found[0].median_time, block.median_time);
     assert_eq!(found[0].height, block.height);
     assert_eq!(chain.tip().unwrap().height, block.height + 1);
 }

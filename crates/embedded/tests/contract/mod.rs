@@ -9,7 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
-use beacon_chain::{BroadcastError, Chain, OutputStatus, TransactionStatus};
+use beacon_chain::{BroadcastError, Chain, ConfirmedSpend, OutputStatus, TransactionStatus};
 use bitcoin::absolute::LockTime;
 use bitcoin::constants::genesis_block;
 use bitcoin::hashes::{Hash as _, sha256};
@@ -457,8 +457,11 @@ fn finds_what_spends_a_script(chain: &dyn Chain, control: &dyn RegtestControl) {
         assert_eq!((found.height, found.block_hash), (tip.height, tip.hash));
     }
     for pair in found.windows(2) {
+        let times = |spend: &ConfirmedSpend| (spend.block_time, spend.median_time);
         let same_block = pair[0].block_hash == pair[1].block_hash;
-        assert!(!same_block || pair[0].block_time == pair[1].block_time);
+        assert!(!same_block || times(&pair[0]) == times(&pair[1]));
+        assert!(pair[0].median_time <= pair[1].median_time);
+        assert!(pair[1].median_time <= pair[1].block_time);
     }
     assert_eq!(
         chain.spends(&other.script()).unwrap().transactions.len(),
