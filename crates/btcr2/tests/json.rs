@@ -100,8 +100,8 @@ fn texts_and_literals_are_written_as_rfc_8785_says() {
     let expected = r#"{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],"string":"€$\u000f\nA'B\"\\\\\"/"}"#;
     assert_eq!(canonical(&parse(input).unwrap()), expected);
 
-    let controls: String = (0..0x20)
-        .map(|code| char::from(code as u8))
+    let controls: String = (0..0x20_u8)
+        .map(char::from)
         .chain(['\u{7f}', '\u{2028}'])
         .collect();
     let expected = concat!(

@@ -157,7 +157,7 @@ fn an_operation_that_fails_is_named_and_fails_all() {
         let patch = json!([{"op": "add", "path": "/added", "value": 1}, operation]);
         match apply(&source, patch) {
             Err(PatchError::Fails { at: 1, path, .. }) => {
-                assert_eq!(json!(path), operation["path"])
+                assert_eq!(json!(path), operation["path"]);
             }
             other => panic!("{operation}: {other:?}"),
         }
@@ -271,7 +271,7 @@ fn pointer() -> impl Strategy<Value = String> {
         ],
         0..4,
     )
-    .prop_map(|parts: Vec<String>| parts.iter().map(|part| format!("/{part}")).collect())
+    .prop_map(|parts: Vec<String>| parts.iter().flat_map(|part| ["/", part]).collect())
 }
 
 proptest! {

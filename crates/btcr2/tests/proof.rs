@@ -239,7 +239,7 @@ fn only_compressed_secp256k1_keys_are_multikeys_here() {
         encode([0xe7, 0x01], &public.serialize_uncompressed()),
         encode([0xe7, 0x01], &public.serialize()[1..]),
         encode([0xed, 0x01], &public.serialize()),
-        encode([0xe7, 0x01], &[2; 33]),
+        encode([0xe7, 0x01], &[&[2], &[5; 32][..]].concat()),
         multibase::encode(
             multibase::Base::Base64Url,
             [&[0xe7, 0x01], &public.serialize()[..]].concat(),
