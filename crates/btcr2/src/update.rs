@@ -82,8 +82,8 @@ pub struct UnsignedUpdate {
 impl UnsignedUpdate {
     /// Makes the update that applies `patch` to `source`, and the document that comes of it.
     ///
-    /// `target_version` is one more than the version of `source`. The target must conform, and no reference in it may
-    /// point at a verification method that is not there.
+    /// `target_version` is one more than the version of `source`. The target must conform, and the patch must not leave a
+    /// reference to a verification method that is not there.
     pub fn construct(
         source: &Document,
         patch: &Patch,
@@ -99,7 +99,9 @@ impl UnsignedUpdate {
             }));
         }
         let target = patched(source, patch)?;
-        if let Some(dangling) = target.dangling_reference() {
+        if source.dangling_reference().is_none()
+            && let Some(dangling) = target.dangling_reference()
+        {
             return Err(invalid(dangling));
         }
         let value = json!({

@@ -160,7 +160,7 @@ fn the_times_of_a_proof_are_held_against_its_block() {
         (Some(at(time + 1)), None, "the time of its block"),
         (None, Some(at(median - 1)), "the median time of its block"),
         (Some(at(time)), Some(at(time - 1)), "when it was created"),
-        (Some(json!(5)), None, "/proof/created: got 5"),
+        (Some(json!(5)), None, "got 5 at /proof/created"),
         (
             None,
             Some(json!("tomorrow")),
