@@ -148,6 +148,21 @@ impl Running {
         member.forget_log();
         member.restart().await;
     }
+
+    /// Where the copy is older than the cohort, its user does again what the user did then. From then on it asks by itself.
+    async fn join_again(&mut self, from: &Path) {
+        let knows = |kind: &str| {
+            let events = on_disk(from);
+            events.iter().any(|event| event.value["event"] == kind)
+        };
+        if !knows("cohort_advertised") {
+            let params = json!({ "coordinator": self.net.coordinator.did() });
+            self.net.members[0].call("subscribe", params).await;
+        }
+        if !knows("join_requested") {
+            self.net.join(&self.cohort.id, 0).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -156,15 +171,7 @@ async fn an_old_copy_of_a_participant_notices_what_it_forgot_and_signs_nothing_t
     assert!(running.copies.len() >= 12);
     for (name, from) in running.copies.clone() {
         running.restore(&from).await;
-        let knows_the_cohort = on_disk(&from)
-            .iter()
-            .any(|event| event.value["event"] == "cohort_agreed");
-        if !knows_the_cohort {
-            // It has no cohort in which anything could have been signed: nobody has told it, and it has nothing to sign.
-            let sessions = running.net.members[0].call("sessions", Value::Null).await;
-            assert_eq!(sessions, json!([]), "{name}");
-            continue;
-        }
+        running.join_again(&from).await;
         noticed(&mut running, name).await;
         quarantined(&mut running, name).await;
     }
@@ -172,25 +179,40 @@ async fn an_old_copy_of_a_participant_notices_what_it_forgot_and_signs_nothing_t
     running
         .lives
         .push(on_disk(&running.net.members[0].data_dir()));
-    // One public nonce for one session, over all lives.
-    let mut nonces = BTreeMap::new();
-    for life in &running.lives {
-        let story = Story::new("member0", life, &running.cohort.id);
-        signs_once(&story);
-        for event in story.all("nonce_committed") {
-            for nonce in event["nonces"].as_array().unwrap() {
-                let session = event["session"].clone();
-                let before = nonces.insert(nonce.to_string(), session.clone());
-                assert!(
-                    before.is_none_or(|before| before == session),
-                    "{nonce} came back"
-                );
-            }
-        }
-    }
+    assert_signed_once(&running);
     let log = running.net.coordinator.events().await;
     let struck = log.iter().find(|event| event.value["event"] == "struck");
     assert_eq!(struck, None, "nobody is at fault");
+}
+
+/// One public nonce for one session, and one partial signature, over all lives.
+fn assert_signed_once(running: &Running) {
+    let (mut sessions, mut given) = (BTreeMap::new(), BTreeMap::new());
+    for life in &running.lives {
+        let story = Story::new("member0", life, &running.cohort.id);
+        signs_once(&story);
+        for (kind, member) in [
+            ("nonce_committed", "nonces"),
+            ("partial_released", "partials"),
+        ] {
+            for event in story.all(kind) {
+                let session = event["session"].to_string();
+                let before = given.insert((session.clone(), kind), event[member].clone());
+                assert!(
+                    before.is_none_or(|before| before == event[member]),
+                    "two answers in session {session}"
+                );
+                for nonce in event["nonces"].as_array().into_iter().flatten() {
+                    let before = sessions.insert(nonce.to_string(), session.clone());
+                    assert!(
+                        before.is_none_or(|before| before == session),
+                        "{nonce} came back"
+                    );
+                }
+            }
+        }
+    }
+    assert!(sessions.len() > running.copies.len());
 }
 
 /// It says that its state is old, has what it signed and forgot, and can prove it.
