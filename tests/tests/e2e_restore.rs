@@ -3,11 +3,7 @@
 //! What a copy has forgotten it must not do again: no nonce comes back, nothing is signed with money that a forgotten signature may
 //! have spent, and proofs that were lost are fetched. What a copy can notice it says: the coordinator shows it
 //! what it has signed since, and so does the chain.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
