@@ -19,7 +19,7 @@ pub(super) fn document(did: &Did, value: &Value) -> Result<Vec<Beacon>, Document
     match document.get("id").and_then(Value::as_str) {
         Some(id) if id == did.as_str() => {}
         _ => {
-            return Err(wrong(document.get("id"), "/id", format!("\"{}\"", did)));
+            return Err(wrong(document.get("id"), "/id", format!("\"{did}\"")));
         }
     }
     if let Some(deactivated) = document.get("deactivated").filter(|v| !v.is_boolean()) {
