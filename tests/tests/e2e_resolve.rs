@@ -1,4 +1,9 @@
 //! did:btcr2 resolved by the real binary: published cases from files, and updates on a private chain; by command and by HTTP.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -146,7 +151,10 @@ async fn documents_come_from_a_directory_whatever_their_names() {
 
     fs::remove_file(cas.join("c.json")).unwrap();
     fs::remove_file(cas.join("notes")).unwrap();
-    failed(&case.resolve(&["--cas", &cas_flag]).await, "MISSING_UPDATE_DATA");
+    failed(
+        &case.resolve(&["--cas", &cas_flag]).await,
+        "MISSING_UPDATE_DATA",
+    );
     failed(&case.resolve(&[]).await, "NOT_FOUND");
     let nowhere = cas.join("nowhere").display().to_string();
     let output = case.resolve(&["--cas", &nowhere]).await;
@@ -166,7 +174,10 @@ async fn flags_win_over_the_options_file() {
     let both = [&early[..], &["--version-id", "1"]].concat();
     failed(&case.resolve(&both).await, "INVALID_OPTIONS");
     failed(&case.resolve(&["--version-id", "4"]).await, "NOT_FOUND");
-    failed(&case.resolve(&["--version-id", "first"]).await, "INVALID_OPTIONS");
+    failed(
+        &case.resolve(&["--version-id", "first"]).await,
+        "INVALID_OPTIONS",
+    );
     failed(&case.resolve(&["--min-conf", "0"]).await, "INVALID_OPTIONS");
     // The first signal has 319 confirmations, the second 297.
     case.options = json!({ "sidecar": case.options["sidecar"], "minConf": 400 });
@@ -187,12 +198,18 @@ async fn sidecar_data_comes_with_the_options_or_by_itself() {
     case.options = json!({ "sidecar": sidecar });
     let output = case.resolve(&["--sidecar", &file]).await;
     assert_eq!((output.code, output.stdout.as_str()), (2, ""), "{output:?}");
-    assert!(output.stderr.contains("expected it in one of them"), "{output:?}");
+    assert!(
+        output.stderr.contains("expected it in one of them"),
+        "{output:?}"
+    );
 
     // A malformed file is an answer, one that cannot be read is none.
     case.options = json!({});
     fs::write(&file, r#"{"updates":[],"updates":[]}"#).unwrap();
-    failed(&case.resolve(&["--sidecar", &file]).await, "INVALID_OPTIONS");
+    failed(
+        &case.resolve(&["--sidecar", &file]).await,
+        "INVALID_OPTIONS",
+    );
     let missing = format!("{file}.missing");
     let output = case.resolve(&["--sidecar", &missing]).await;
     assert_eq!((output.code, output.stdout.as_str()), (2, ""), "{output:?}");
@@ -319,14 +336,24 @@ async fn both(chain: &Regtest, server: &Resolver, did: &Did, options: &Value) ->
     fs::write(&file, options.to_string()).unwrap();
     let file = file.display().to_string();
     let did = did.to_string();
-    let arguments = ["resolve", &did, "--options", &file, "--chain-url", chain.url()];
+    let arguments = [
+        "resolve",
+        &did,
+        "--options",
+        &file,
+        "--chain-url",
+        chain.url(),
+    ];
     let output = run(Binary::Participant, arguments).await;
-    let result: Value = serde_json::from_str(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let result: Value =
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let served = server.post(&format!("/1.0/identifiers/{did}"), "", &options.to_string());
     assert_eq!(served.json(), result);
     let deactivated = result["didDocumentMetadata"]["deactivated"] == true;
-    assert_eq!(served.status == 200 || served.status == 410, output.code == 0);
+    assert_eq!(
+        served.status == 200 || served.status == 410,
+        output.code == 0
+    );
     assert_eq!(served.status == 410, deactivated);
     (output.code, result)
 }
@@ -337,16 +364,24 @@ async fn both(chain: &Regtest, server: &Resolver, did: &Did, options: &Value) ->
 async fn an_update_on_a_chain_is_resolved_by_command_and_by_http() {
     let scratch = Scratch::new();
     let chain = Regtest::start(scratch.path()).await;
-    let server = Resolver::start(scratch.path(), &["--chain-url", chain.url(), "--network", "regtest"]).await;
+    let server = Resolver::start(
+        scratch.path(),
+        &["--chain-url", chain.url(), "--network", "regtest"],
+    )
+    .await;
     let mut alice = Controller::new(11);
-    let service = json!({ "id": "#a", "type": "Example", "serviceEndpoint": "https://example.org" });
+    let service =
+        json!({ "id": "#a", "type": "Example", "serviceEndpoint": "https://example.org" });
     let announced = alice.update(json!([{ "op": "add", "path": "/service/-", "value": service }]));
     let mut options = alice.options();
     options["minConf"] = 1.into();
     let metadata = |found: &(i32, Value)| {
         assert_eq!(found.0, 0, "{}", found.1);
         let metadata = &found.1["didDocumentMetadata"];
-        (metadata["versionId"].clone(), metadata["confirmations"].clone())
+        (
+            metadata["versionId"].clone(),
+            metadata["confirmations"].clone(),
+        )
     };
 
     let coin = chain.fund(&alice.address(), 50_000);
@@ -362,7 +397,11 @@ async fn an_update_on_a_chain_is_resolved_by_command_and_by_http() {
     let signal = alice.signal(coin, 50_000, announced);
     chain.broadcast(&signal);
     let found = both(&chain, &server, &alice.did, &options).await;
-    assert_eq!(metadata(&found), (json!("1"), json!(0)), "the mempool does not count");
+    assert_eq!(
+        metadata(&found),
+        (json!("1"), json!(0)),
+        "the mempool does not count"
+    );
     chain.mine();
     let found = both(&chain, &server, &alice.did, &options).await;
     assert_eq!(metadata(&found), (json!("2"), json!(1)));
@@ -379,7 +418,10 @@ async fn an_update_on_a_chain_is_resolved_by_command_and_by_http() {
     assert_eq!(metadata(&found), (json!("2"), json!(6)));
     // Without the update's data nobody knows what was announced.
     let (code, result) = both(&chain, &server, &alice.did, &json!({})).await;
-    assert_eq!((code, result["didResolutionMetadata"]["error"].as_str()), (1, Some("MISSING_UPDATE_DATA")));
+    assert_eq!(
+        (code, result["didResolutionMetadata"]["error"].as_str()),
+        (1, Some("MISSING_UPDATE_DATA"))
+    );
 
     // A second one, which deactivates, and whose block is replaced.
     let end = alice.update(json!([{ "op": "add", "path": "/deactivated", "value": true }]));
@@ -405,16 +447,35 @@ async fn a_chain_of_another_network_is_refused() {
     let chain = Regtest::start(scratch.path()).await;
     let key = Controller::new(1).key.public_key();
     let did = Did::new(Network::Signet, GenesisBytes::Key(key)).to_string();
-    let output = run(Binary::Participant, ["resolve", &did, "--chain-url", chain.url()]).await;
+    let output = run(
+        Binary::Participant,
+        ["resolve", &did, "--chain-url", chain.url()],
+    )
+    .await;
     let result = failed(&output, "FEATURE_NOT_SUPPORTED");
-    let message = result["didResolutionMetadata"]["errorMessage"].as_str().unwrap();
+    let message = result["didResolutionMetadata"]["errorMessage"]
+        .as_str()
+        .unwrap();
     assert!(message.contains("that of signet"), "{message}");
     // Nobody there.
     let mine = Controller::new(1).did.to_string();
-    let output = run(Binary::Participant, ["resolve", &mine, "--chain-url", "http://127.0.0.1:9"]).await;
+    let output = run(
+        Binary::Participant,
+        ["resolve", &mine, "--chain-url", "http://127.0.0.1:9"],
+    )
+    .await;
     failed(&output, "INTERNAL_ERROR");
     // A server that could answer nothing does not start.
-    let serve = ["resolver", "serve", "--listen", "127.0.0.1:0", "--network", "signet", "--chain-url", chain.url()];
+    let serve = [
+        "resolver",
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--network",
+        "signet",
+        "--chain-url",
+        chain.url(),
+    ];
     let output = run(Binary::Participant, serve).await;
     assert_eq!((output.code, output.stdout.as_str()), (1, ""), "{output:?}");
 }

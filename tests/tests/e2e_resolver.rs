@@ -25,28 +25,58 @@ fn path(did: &str) -> String {
 async fn results_and_documents_are_served_with_the_statuses_of_the_binding() {
     let scratch = Scratch::new();
     let chain = Regtest::start(scratch.path()).await;
-    let server = Resolver::start(scratch.path(), &["--chain-url", chain.url(), "--network", "regtest"]).await;
+    let server = Resolver::start(
+        scratch.path(),
+        &["--chain-url", chain.url(), "--network", "regtest"],
+    )
+    .await;
     let expected = first_case();
     let did = expected["didDocument"]["id"].as_str().unwrap();
 
     let served = server.get(&path(did), "");
     assert_eq!((served.status, served.json()), (200, expected.clone()));
-    assert_eq!(served.header("content-type"), Some("application/did-resolution"));
+    assert_eq!(
+        served.header("content-type"),
+        Some("application/did-resolution")
+    );
     assert_eq!(served.header("cache-control"), Some("no-store"));
     let encoded = did.replace(':', "%3A");
     for (path, accept, media_type, body) in [
-        (path(did), "application/did", "application/did", &expected["didDocument"]),
-        (path(did), "application/did-resolution", "application/did-resolution", &expected),
+        (
+            path(did),
+            "application/did",
+            "application/did",
+            &expected["didDocument"],
+        ),
+        (
+            path(did),
+            "application/did-resolution",
+            "application/did-resolution",
+            &expected,
+        ),
         (path(did), "application/json", "application/json", &expected),
-        (format!("{}?versionId=1&minConf=3", path(&encoded)), "*/*", "application/did-resolution", &expected),
+        (
+            format!("{}?versionId=1&minConf=3", path(&encoded)),
+            "*/*",
+            "application/did-resolution",
+            &expected,
+        ),
     ] {
         let served = server.get(&path, accept);
-        assert_eq!((served.status, &served.json()), (200, body), "{path} {accept}");
+        assert_eq!(
+            (served.status, &served.json()),
+            (200, body),
+            "{path} {accept}"
+        );
         assert_eq!(served.header("content-type"), Some(media_type));
     }
     for body in ["", "{}", r#"{"sidecar":{},"minConf":1}"#] {
         let served = server.post(&path(did), "", body);
-        assert_eq!((served.status, served.json()), (200, expected.clone()), "{body}");
+        assert_eq!(
+            (served.status, served.json()),
+            (200, expected.clone()),
+            "{body}"
+        );
     }
 
     let other = "did:btcr2:k1qqp8n0nx0muaewav2ksx99wwsu9swq5mlndjmn3gm9vl9q2mzmup0xqhmkf96";
@@ -54,33 +84,96 @@ async fn results_and_documents_are_served_with_the_statuses_of_the_binding() {
         (path("nonsense"), "", None, 400, "INVALID_DID"),
         (path("did:btcr2"), "", None, 400, "INVALID_DID"),
         (path(&did.to_uppercase()), "", None, 400, "INVALID_DID"),
-        (path(&format!("{did}%23initialKey")), "", None, 400, "INVALID_DID"),
+        (
+            path(&format!("{did}%23initialKey")),
+            "",
+            None,
+            400,
+            "INVALID_DID",
+        ),
         (path(&format!("{did}/path")), "", None, 400, "INVALID_DID"),
-        (path("did:web:example.org"), "", None, 501, "METHOD_NOT_SUPPORTED"),
+        (
+            path("did:web:example.org"),
+            "",
+            None,
+            501,
+            "METHOD_NOT_SUPPORTED",
+        ),
         (path(other), "", None, 501, "FEATURE_NOT_SUPPORTED"),
-        (path(did), "text/html", None, 406, "REPRESENTATION_NOT_SUPPORTED"),
-        (format!("{}?versionId=2", path(did)), "", None, 404, "NOT_FOUND"),
+        (
+            path(did),
+            "text/html",
+            None,
+            406,
+            "REPRESENTATION_NOT_SUPPORTED",
+        ),
+        (
+            format!("{}?versionId=2", path(did)),
+            "",
+            None,
+            404,
+            "NOT_FOUND",
+        ),
         // Whatever form was wanted, an error is a result.
-        (format!("{}?versionId=2", path(did)), "application/did", None, 404, "NOT_FOUND"),
-        (format!("{}?versionId=x", path(did)), "", None, 400, "INVALID_OPTIONS"),
-        (format!("{}?minConf=1&minConf=1", path(did)), "", None, 400, "INVALID_OPTIONS"),
-        (format!("{}?versionId=1", path(did)), "", Some("{}"), 400, "INVALID_OPTIONS"),
+        (
+            format!("{}?versionId=2", path(did)),
+            "application/did",
+            None,
+            404,
+            "NOT_FOUND",
+        ),
+        (
+            format!("{}?versionId=x", path(did)),
+            "",
+            None,
+            400,
+            "INVALID_OPTIONS",
+        ),
+        (
+            format!("{}?minConf=1&minConf=1", path(did)),
+            "",
+            None,
+            400,
+            "INVALID_OPTIONS",
+        ),
+        (
+            format!("{}?versionId=1", path(did)),
+            "",
+            Some("{}"),
+            400,
+            "INVALID_OPTIONS",
+        ),
         (path(did), "", Some("{"), 400, "INVALID_OPTIONS"),
-        (path(did), "", Some(r#"{"sidecar":[]}"#), 400, "INVALID_OPTIONS"),
+        (
+            path(did),
+            "",
+            Some(r#"{"sidecar":[]}"#),
+            400,
+            "INVALID_OPTIONS",
+        ),
     ] {
         let served = match body {
             None => server.get(&path, accept),
             Some(body) => server.post(&path, accept, body),
         };
         assert_eq!(served.status, status, "{path}: {served:?}");
-        assert_eq!(served.header("content-type"), Some("application/did-resolution"));
+        assert_eq!(
+            served.header("content-type"),
+            Some("application/did-resolution")
+        );
         let result = served.json();
         assert_eq!(result["didResolutionMetadata"]["error"], error, "{path}");
-        assert_eq!((&result["didDocument"], &result["didDocumentMetadata"]), (&Value::Null, &json!({})));
+        assert_eq!(
+            (&result["didDocument"], &result["didDocumentMetadata"]),
+            (&Value::Null, &json!({}))
+        );
     }
 
     assert_eq!(server.get("/1.0/methods", "").json(), json!(["btcr2"]));
-    assert_eq!(server.get("/1.0/properties", "").json()["network"], "regtest");
+    assert_eq!(
+        server.get("/1.0/properties", "").json()["network"],
+        "regtest"
+    );
     assert_eq!(server.get("/health", "").json(), json!({ "status": "ok" }));
     assert_eq!(server.get("/", "").status, 404);
     assert_eq!(server.request("PUT", &path(did), "", "").status, 405);
@@ -105,7 +198,10 @@ async fn bodies_requests_and_connections_are_limited() {
     assert_eq!(server.post(&path("nonsense"), "", &fits).status, 400);
     let served = server.post(&path("nonsense"), "", &format!("{fits} "));
     assert_eq!(served.status, 413, "{served:?}");
-    assert_eq!(served.json()["didResolutionMetadata"]["error"], "INVALID_OPTIONS");
+    assert_eq!(
+        served.json()["didResolutionMetadata"]["error"],
+        "INVALID_OPTIONS"
+    );
 
     // Ten at once, of which two were used; one comes back each second.
     let statuses: Vec<_> = (0..30).map(|_| server.get(&path("nonsense"), "")).collect();
@@ -113,7 +209,11 @@ async fn bodies_requests_and_connections_are_limited() {
     let refused = refused.expect("got no 429 in 30 requests at once");
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(statuses[0].status, 400);
-    assert_eq!(server.get("/health", "").status, 200, "only resolution has a rate");
+    assert_eq!(
+        server.get("/health", "").status,
+        200,
+        "only resolution has a rate"
+    );
 
     let held: Vec<_> = (0..3).map(|_| server.connect()).collect();
     // They are accepted in turn: the fourth finds no place.

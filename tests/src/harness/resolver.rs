@@ -78,7 +78,10 @@ impl Resolver {
             accept => format!("Accept: {accept}\r\n"),
         };
         let length = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{accept}", self.host);
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\n{accept}",
+            self.host
+        );
         let head = format!("{head}Connection: close\r\nContent-Length: {length}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         // The server may answer and close before it has read a body that is too large.
@@ -113,6 +116,8 @@ impl Served {
     /// A header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(found, _)| *found == name).map(|(_, value)| value)
+        lines
+            .find(|(found, _)| *found == name)
+            .map(|(_, value)| value)
     }
 }
