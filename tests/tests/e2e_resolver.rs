@@ -1,4 +1,5 @@
 //! The HTTP resolver as its clients see it: forms, statuses, limits, and its end.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::io::Read as _;
@@ -33,13 +34,13 @@ async fn results_and_documents_are_served_with_the_statuses_of_the_binding() {
     let expected = first_case();
     let did = expected["didDocument"]["id"].as_str().unwrap();
 
-    let served = server.get(&path(did), "");
-    assert_eq!((served.status, served.json()), (200, expected.clone()));
+    let answer = server.get(&path(did), "");
+    assert_eq!((answer.status, answer.json()), (200, expected.clone()));
     assert_eq!(
-        served.header("content-type"),
+        answer.header("content-type"),
         Some("application/did-resolution")
     );
-    assert_eq!(served.header("cache-control"), Some("no-store"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
     let encoded = did.replace(':', "%3A");
     for (path, accept, media_type, body) in [
         (
@@ -62,18 +63,18 @@ async fn results_and_documents_are_served_with_the_statuses_of_the_binding() {
             &expected,
         ),
     ] {
-        let served = server.get(&path, accept);
+        let answer = server.get(&path, accept);
         assert_eq!(
-            (served.status, &served.json()),
+            (answer.status, &answer.json()),
             (200, body),
             "{path} {accept}"
         );
-        assert_eq!(served.header("content-type"), Some(media_type));
+        assert_eq!(answer.header("content-type"), Some(media_type));
     }
     for body in ["", "{}", r#"{"sidecar":{},"minConf":1}"#] {
-        let served = server.post(&path(did), "", body);
+        let answer = server.post(&path(did), "", body);
         assert_eq!(
-            (served.status, served.json()),
+            (answer.status, answer.json()),
             (200, expected.clone()),
             "{body}"
         );
@@ -152,16 +153,16 @@ async fn results_and_documents_are_served_with_the_statuses_of_the_binding() {
             "INVALID_OPTIONS",
         ),
     ] {
-        let served = match body {
+        let answer = match body {
             None => server.get(&path, accept),
             Some(body) => server.post(&path, accept, body),
         };
-        assert_eq!(served.status, status, "{path}: {served:?}");
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
         assert_eq!(
-            served.header("content-type"),
+            answer.header("content-type"),
             Some("application/did-resolution")
         );
-        let result = served.json();
+        let result = answer.json();
         assert_eq!(result["didResolutionMetadata"]["error"], error, "{path}");
         assert_eq!(
             (&result["didDocument"], &result["didDocumentMetadata"]),
@@ -196,16 +197,16 @@ async fn bodies_requests_and_connections_are_limited() {
     let server = Resolver::start(scratch.path(), &limits).await;
     let fits = format!("{{{}}}", " ".repeat(1_998));
     assert_eq!(server.post(&path("nonsense"), "", &fits).status, 400);
-    let served = server.post(&path("nonsense"), "", &format!("{fits} "));
-    assert_eq!(served.status, 413, "{served:?}");
+    let answer = server.post(&path("nonsense"), "", &format!("{fits} "));
+    assert_eq!(answer.status, 413, "{answer:?}");
     assert_eq!(
-        served.json()["didResolutionMetadata"]["error"],
+        answer.json()["didResolutionMetadata"]["error"],
         "INVALID_OPTIONS"
     );
 
     // Ten at once, of which two were used; one comes back each second.
     let statuses: Vec<_> = (0..30).map(|_| server.get(&path("nonsense"), "")).collect();
-    let refused = statuses.iter().find(|served| served.status == 429);
+    let refused = statuses.iter().find(|answer| answer.status == 429);
     let refused = refused.expect("got no 429 in 30 requests at once");
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(statuses[0].status, 400);
