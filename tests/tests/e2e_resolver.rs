@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::net::TcpListener;
 use std::path::Path;
 
-use beacon_tests::harness::{Regtest, Resolver, Scratch};
+use beacon_tests::harness::{Binary, Regtest, Resolver, Scratch, Served, run};
 use serde_json::{Value, json};
 
 /// A key's DID on regtest, of which no chain has seen a signal.
@@ -236,4 +237,53 @@ async fn a_signal_ends_it_with_success_even_with_an_idle_connection() {
         assert_eq!(server.ended().await, Some(0), "after SIG{name}");
         drop(idle);
     }
+}
+
+/// A chain source that accepts and never answers holds up neither the others, nor the end.
+#[tokio::test]
+async fn a_chain_source_that_hangs_holds_nobody_up() {
+    let scratch = Scratch::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let limits = ["--chain-url", &url, "--timeout-s", "1"];
+    let limits = [&limits[..], &["--max-resolutions", "1"]].concat();
+    let server = Resolver::start(scratch.path(), &limits).await;
+    let error = |answer: &Served| answer.json()["didResolutionMetadata"]["error"].clone();
+    let first = server.get(&path(DID), "");
+    assert_eq!(
+        (first.status, error(&first)),
+        (500, json!("INTERNAL_ERROR"))
+    );
+    assert!(first.body.contains("no result in 1 seconds"), "{first:?}");
+    // The first still waits for the source, and has the only place.
+    let second = server.get(&path(DID), "");
+    assert_eq!(
+        (second.status, error(&second)),
+        (503, json!("INTERNAL_ERROR"))
+    );
+    assert_eq!(second.header("retry-after"), Some("2"));
+    assert_eq!(server.get("/health", "").status, 200);
+    server.signal("TERM");
+    assert_eq!(server.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn the_command_says_how_far_it_is_when_it_takes_long() {
+    let scratch = Scratch::new();
+    fs::write(
+        scratch.path().join("config.toml"),
+        "[limits]\nchain_timeout_s = 3\n",
+    )
+    .unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let home = scratch.path().display().to_string();
+    let arguments = ["--data-dir", &home, "resolve", DID, "--chain-url", &url];
+    let output = run(Binary::Participant, arguments).await;
+    assert_eq!(output.code, 1, "{output:?}");
+    let progress =
+        "beacon-participant: resolving: asked for 0 addresses and 0 documents, found 0 signals\n";
+    assert!(output.stderr.starts_with(progress), "{output:?}");
+    let result: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(result["didResolutionMetadata"]["error"], "INTERNAL_ERROR");
 }

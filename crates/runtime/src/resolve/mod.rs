@@ -258,3 +258,123 @@ impl Attempt<'_> {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use beacon_chain::{BroadcastError, OutputStatus, Spends, TransactionStatus, Utxo};
+    use bitcoin::hashes::Hash as _;
+    use bitcoin::{OutPoint, Script, Transaction, Txid};
+
+    use super::*;
+
+    /// A chain without signals, with another tip at each question, of which so many questions are answered from a branch
+    /// that is left.
+    struct Moving {
+        asked: AtomicUsize,
+        left: Mutex<usize>,
+    }
+
+    impl Chain for Moving {
+        fn tip(&self) -> Result<Tip, ChainError> {
+            Err(ChainError::unavailable("not asked for"))
+        }
+
+        fn is_in_best_chain(&self, _: Tip) -> Result<bool, ChainError> {
+            let mut left = self.left.lock().unwrap();
+            let holds = *left == 0;
+            *left = left.saturating_sub(1);
+            Ok(holds)
+        }
+
+        fn genesis(&self) -> Result<BlockHash, ChainError> {
+            Ok(genesis_block(bitcoin::Network::Regtest).block_hash())
+        }
+
+        fn unspent(&self, _: &Script) -> Result<Vec<Utxo>, ChainError> {
+            Err(ChainError::unavailable("not asked for"))
+        }
+
+        fn spends(&self, _: &Script) -> Result<Spends, ChainError> {
+            let number = self.asked.fetch_add(1, Ordering::Relaxed);
+            let byte = u8::try_from(number).unwrap();
+            Ok(Spends {
+                tip: Tip {
+                    height: u32::from(byte),
+                    hash: BlockHash::from_byte_array([byte; 32]),
+                },
+                transactions: Vec::new(),
+            })
+        }
+
+        fn output(&self, _: OutPoint) -> Result<OutputStatus, ChainError> {
+            Err(ChainError::unavailable("not asked for"))
+        }
+
+        fn transaction(&self, _: Txid) -> Result<TransactionStatus, ChainError> {
+            Err(ChainError::unavailable("not asked for"))
+        }
+
+        fn raw_transaction(&self, _: Txid) -> Result<Option<Transaction>, ChainError> {
+            Err(ChainError::unavailable("not asked for"))
+        }
+
+        fn broadcast(&self, _: &Transaction) -> Result<(), BroadcastError> {
+            Err(BroadcastError::unavailable("not asked for"))
+        }
+    }
+
+    /// A DID of a key on regtest, with three beacons.
+    const DID: &str = "did:btcr2:k1qgp45a3ycrpc54uqmq0z9zt2qnhtvlwxnhrv0phdkkzq9teq5j35y4stunrnq";
+
+    fn attempt(
+        left: usize,
+        only: Option<Network>,
+        progress: &Progress,
+    ) -> (Result<Resolution, SourceError>, usize) {
+        let chain = Arc::new(Moving {
+            asked: AtomicUsize::new(0),
+            left: Mutex::new(left),
+        });
+        let source = Arc::clone(&chain);
+        let sources = Sources {
+            signals: SignalSource::Chain(ChainSource::new(source, only)),
+            objects: CasDirectory::default(),
+        };
+        let options = ResolutionOptions::default();
+        let result = resolve(&DID.parse().unwrap(), &options, &sources, progress);
+        (result, chain.asked.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn a_resolution_begins_again_where_blocks_that_it_saw_were_replaced() {
+        for (left, asked) in [(0, 3), (1, 6), (2, 9)] {
+            let (result, questions) = attempt(left, None, &Progress::default());
+            assert!(result.unwrap().0.is_ok(), "{left}");
+            assert_eq!(questions, asked);
+        }
+        let (result, questions) = attempt(3, None, &Progress::default());
+        assert_eq!((result, questions), (Err(SourceError::Unsettled), 9));
+    }
+
+    #[test]
+    fn a_resolution_that_nobody_waits_for_asks_nothing_more() {
+        let progress = Progress::default();
+        progress.give_up();
+        let (result, questions) = attempt(0, None, &progress);
+        assert_eq!((result, questions), (Err(SourceError::GivenUp), 0));
+    }
+
+    #[test]
+    fn a_source_for_one_network_answers_for_no_other() {
+        let (result, _) = attempt(0, Some(Network::Regtest), &Progress::default());
+        assert!(result.is_ok());
+        let (result, questions) = attempt(0, Some(Network::Signet), &Progress::default());
+        let refused = SourceError::NotServed {
+            network: Network::Regtest,
+            only: Network::Signet,
+        };
+        assert_eq!((result, questions), (Err(refused), 0));
+    }
+}
