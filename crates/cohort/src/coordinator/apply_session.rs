@@ -39,6 +39,7 @@ impl Cohort {
                 self.round.requested = true;
                 self.round.failures = 0;
                 self.doubt = None;
+                self.later_rounds.clear();
                 if matches!(
                     self.round.stage,
                     Stage::Stopped { .. } | Stage::Unanswered { .. }

@@ -51,6 +51,8 @@ pub enum Event {
         /// The dissolved cohort whose place it takes, by its coordinator's id.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         succeeds: Option<CohortId>,
+        #[serde(default)]
+        at: Timestamp,
     },
     /// An advert that ended, or a cohort that we are out of, made room for others.
     CohortForgotten { cohort: CohortId },
@@ -153,6 +155,8 @@ pub enum Event {
     },
     /// The user takes the risk: the cohort signs again.
     RollbackConfirmed { cohort: CohortId },
+    /// The user says which version of its DID document an update leads to.
+    UpdateVersioned { update: UpdateId, version: u64 },
     /// The user wants an update announced, in the next round that has room for it.
     UpdateQueued {
         cohort: CohortId,
@@ -172,6 +176,8 @@ pub enum Event {
         proposal: Box<ProposedSignal>,
         approved: bool,
         deadline: Timestamp,
+        #[serde(default)]
+        at: Timestamp,
     },
     /// The user agrees, if everything holds.
     SignalApproved {
@@ -211,6 +217,9 @@ pub enum Event {
         /// What was to be signed, where the session was never taken up; else it is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         offered: Option<Offered>,
+        /// When it was heard of for the first time, where that is in this event.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        heard: Option<Timestamp>,
     },
     /// Outputs of the beacon that are watched from here on, all of them, with their values in sat.
     OutputsSeen {
@@ -282,7 +291,8 @@ impl Event {
         match self {
             Self::Subscribed { .. }
             | Self::SubscriptionAccepted { .. }
-            | Self::Unsubscribed { .. } => None,
+            | Self::Unsubscribed { .. }
+            | Self::UpdateVersioned { .. } => None,
             Self::CohortAdvertised { cohort, .. }
             | Self::CohortForgotten { cohort }
             | Self::JoinRequested { cohort, .. }

@@ -16,6 +16,7 @@ mod recovery;
 mod session;
 mod state;
 mod succession;
+mod versions;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -102,6 +103,8 @@ pub enum Command {
         did: String,
         /// SHA-256 of the signed update's canonical form.
         update: UpdateId,
+        /// Its `targetVersionId`, where the user says it: at least 2.
+        version: Option<u64>,
     },
     /// Have all proofs of a cohort sent again, and complete those that lack an update.
     FetchProofs {
@@ -226,7 +229,7 @@ impl Participant {
             Message::UpdateOpportunity(body) => self.update_opportunity(from, &body, now),
             Message::AuthorizationRequest(body) => self.authorization_request(from, body, now),
             Message::AggregatedNonces(body) => self.aggregated_nonces(from, body, now),
-            Message::SessionAborted(body) => self.session_aborted(from, &body),
+            Message::SessionAborted(body) => self.session_aborted(from, &body, now),
             Message::SignalPublished(body) => self.signal_published(from, &body),
             other => Err(Rejection::new(
                 Code::WrongRole,

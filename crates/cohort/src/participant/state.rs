@@ -7,6 +7,7 @@ use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::derive;
+use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::OutputView;
 use crate::message::Subscribe;
@@ -27,6 +28,9 @@ pub struct State {
     pub cohorts: BTreeMap<CohortId, Membership>,
     /// Index of the next fresh identity.
     pub next_identity: u32,
+    /// The `targetVersionId` of each update of which the user said it, kept for ever like the proofs.
+    #[serde(default)]
+    pub versions: BTreeMap<UpdateId, u64>,
 }
 
 /// What we have with one coordinator.
@@ -44,6 +48,9 @@ pub struct Relationship {
     pub label: Option<String>,
     /// Whether we still want to hear of cohorts.
     pub subscribed: bool,
+    /// Cohorts that it advertised lately.
+    #[serde(default)]
+    pub adverts: Hourly,
 }
 
 /// Where we stand in a cohort.
@@ -109,6 +116,9 @@ pub struct Membership {
     pub contributed: BTreeSet<SessionId>,
     /// Sessions that are over, newest last; the last 64.
     pub ended: VecDeque<Ended>,
+    /// Sessions that were heard of lately, since a signal was last mined: every one of them is written down.
+    #[serde(default)]
+    pub sessions: Hourly,
     /// Outputs of the beacon that are watched until what spends them is buried, with their values in sat; the 64 that
     /// matter most.
     pub outputs: BTreeMap<OutPoint, u64>,
@@ -447,6 +457,13 @@ impl Membership {
         self.candidates
             .iter()
             .filter(move |candidate| !settled(candidate.standing))
+    }
+
+    /// The last round in which an honest coordinator can be: every round ends with a signature of ours.
+    pub fn latest_round(&self) -> u64 {
+        let signed = self.candidates.iter().map(|signed| signed.round).max();
+        let next = signed.map_or(1, |signed| signed.saturating_add(1));
+        self.round.max(next)
     }
 
     /// Whether a session of this id was here before.

@@ -34,7 +34,12 @@ impl Participant {
             return Step::nothing();
         };
         let mut updates: BTreeMap<_, _> = cohort.unannounced();
-        updates.retain(|index, _| successor.dids.contains_key(index));
+        updates.retain(|index, update| {
+            successor.dids.contains_key(index)
+                && (self.state)
+                    .rival(successor, *index, *update, None)
+                    .is_none()
+        });
         if updates.is_empty() {
             return Step::nothing();
         }

@@ -150,7 +150,7 @@ fn adverts_without_end() {
     }
     assert_eq!(drive(message(4), START).unwrap_err().code, Code::Limit);
     let later = |number| {
-        let terms = Terms::new(BtcNetwork::Regtest, 2, START.after(600))
+        let terms = Terms::new(BtcNetwork::Regtest, 2, START.after(6_000))
             .to_value()
             .unwrap();
         let message = advert(|advert| {
@@ -165,7 +165,12 @@ fn adverts_without_end() {
         }
     };
     assert_eq!(
-        drive(later(5), START.after(60)).unwrap(),
+        drive(later(5), START.after(3_599)).unwrap_err().code,
+        Code::Limit,
+        "there would be room, but not within the hour"
+    );
+    assert_eq!(
+        drive(later(5), START.after(3_600)).unwrap(),
         [2, 3, 5],
         "the oldest that ended made room"
     );
@@ -305,6 +310,7 @@ fn another_coordinator_advertises_an_id_first() {
         cohort: handle,
         did,
         update,
+        version: None,
     };
     world.user(0, command).unwrap();
     let requests = world.settle_until(|message| message.kind() == "sign/authorization_request");
