@@ -358,9 +358,9 @@ fn a_snapshot_of_an_older_version_is_read() {
     snapshot["filter_changes"] = changes;
     let without = |value: &mut serde_json::Value, names: &[&str]| {
         let object = value.as_object_mut().unwrap();
-        names.iter().for_each(|name| {
+        for name in names {
             object.remove(*name).unwrap_or_else(|| panic!("{name}"));
-        });
+        }
     };
     for cohort in snapshot["cohorts"].as_object_mut().unwrap().values_mut() {
         without(cohort, &["later_rounds"]);
