@@ -141,6 +141,7 @@ impl Cohort {
                     proof: *proof,
                     acknowledged: false,
                     strikes: 0,
+                    late: None,
                     seen: *at,
                 };
                 self.members.insert(peer.clone(), member);

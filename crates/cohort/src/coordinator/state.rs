@@ -106,6 +106,9 @@ pub struct Member {
     pub acknowledged: bool,
     /// How often it failed the cohort.
     pub strikes: u64,
+    /// When it was struck last for a deadline that it missed.
+    #[serde(default)]
+    pub late: Option<Timestamp>,
     /// When it last gave a sign of life before the cohort was set; `None` where an older log does not say.
     pub seen: Option<Timestamp>,
 }

@@ -145,6 +145,8 @@ impl Membership {
             foreign: VecDeque::new(),
             quarantine: None,
             inquiry: None,
+            dissolved: Timestamp::default(),
+            settled: false,
         }
     }
 
@@ -162,8 +164,9 @@ impl Membership {
                 self.proof = Some(*proof);
             }
             Event::OptInRenewed { at, .. } => self.opted_in = *at,
-            Event::CohortDissolved { code, .. } => {
+            Event::CohortDissolved { code, at, .. } => {
                 self.stage = Stage::Dissolved(code.clone());
+                self.dissolved = *at;
                 self.session = None;
             }
             Event::OptInRefused { code, comment, .. }
@@ -350,6 +353,7 @@ impl Membership {
                 self.release(&[]);
             }
             Event::RollbackConfirmed { .. } => self.quarantine = None,
+            Event::WatchEnded { .. } => self.settled = true,
             Event::OutputsSeen { outputs, .. } => self.outputs.clone_from(outputs),
             Event::ForeignSpend { outpoint, txid, .. } => {
                 self.foreign.push_back(ForeignSpend {
@@ -403,6 +407,7 @@ impl Membership {
                 .outputs
                 .extend(inputs.map(|input| input.previous_output));
         }
+        self.settled = false;
         self.candidates.push(candidate);
     }
 

@@ -35,7 +35,8 @@ impl Participant {
         }
         if body.next == NextStep::CohortDissolved && cohort.stage == Stage::Agreed {
             let comment = "the coordinator dissolved the cohort";
-            step.events.push(Self::dissolved(cohort, &code, comment));
+            step.events
+                .push(Self::dissolved(cohort, &code, comment, now));
         }
         Ok(step)
     }

@@ -97,6 +97,8 @@ pub enum Event {
         cohort: CohortId,
         code: String,
         comment: String,
+        #[serde(default)]
+        at: Timestamp,
     },
     /// Updates that no signal announced wait in the cohort that took a dissolved one's place.
     UpdatesMoved {
@@ -238,6 +240,8 @@ pub enum Event {
         outpoint: OutPoint,
         txid: Txid,
     },
+    /// The cohort is over, and nothing is left at its address or on its way: the chain is not asked about it any more.
+    WatchEnded { cohort: CohortId },
     /// The coordinator says that it published what we signed.
     SignalPublished { cohort: CohortId, txid: Txid },
     /// Our own chain source has it in a block.
@@ -325,6 +329,7 @@ impl Event {
             | Self::ProofsRecovered { cohort, .. }
             | Self::QuarantineFixed { cohort, .. }
             | Self::RollbackConfirmed { cohort }
+            | Self::WatchEnded { cohort }
             | Self::OutputsSeen { cohort, .. }
             | Self::ForeignSpend { cohort, .. }
             | Self::ForeignSpendBuried { cohort, .. } => Some(*cohort),

@@ -349,7 +349,8 @@ impl Participant {
                     "the coordinator dissolved the cohort",
                 );
             }
-            step.events.push(Self::dissolved(cohort, code, comment));
+            step.events
+                .push(Self::dissolved(cohort, code, comment, now));
             return step;
         }
         let out = match cohort.stage {

@@ -180,7 +180,7 @@ impl Participant {
     /// A cohort that was agreed on, whatever became of it, where its coordinator is the sender.
     fn agreed_once(&self, id: CohortId, from: &PeerId) -> Result<&Membership, Rejection> {
         let cohort = self.cohort_of(id, from)?;
-        if !cohort.is_watched() {
+        if !cohort.was_agreed() {
             let expected = "none: we have not agreed to this cohort";
             return Err(Rejection::new(
                 Code::Phase,
@@ -242,7 +242,7 @@ impl Participant {
     /// What is left to do for a cohort that is over.
     fn progress_over(&self, cohort: &Membership, now: Timestamp) -> Step<Event> {
         match &cohort.inquiry {
-            Some(open) if cohort.is_watched() && open.is_due(now) => {
+            Some(open) if cohort.was_agreed() && open.is_due(now) => {
                 Self::inquire(cohort, open.from_round, now)
             }
             _ => self.move_updates(cohort),
@@ -325,7 +325,7 @@ impl Machine for Participant {
             .values()
             .flat_map(|cohort| {
                 let session = cohort.session.as_ref().map(|session| session.deadline);
-                let inquiry = cohort.inquiry.filter(|_| cohort.is_watched());
+                let inquiry = cohort.inquiry.filter(|_| cohort.was_agreed());
                 [
                     session,
                     cohort.renewal(),

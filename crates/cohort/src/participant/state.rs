@@ -19,6 +19,9 @@ use crate::values::{
     AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature, transaction_hex,
 };
 
+/// Seconds for which the address of a cohort that is over is watched at least: a late deposit should be seen.
+const SETTLE_S: u64 = 30 * 86_400;
+
 /// Everything that a participant knows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -128,6 +131,12 @@ pub struct Membership {
     pub quarantine: Option<Quarantine>,
     /// What the coordinator was asked for and has not answered.
     pub inquiry: Option<Inquiry>,
+    /// When it was over, though it was agreed on.
+    #[serde(default)]
+    pub dissolved: Timestamp,
+    /// Whether it is over and settled: the chain was asked for the last time.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// An output of the beacon that is spent by a transaction that we did not sign, as far as our log goes.
@@ -393,9 +402,26 @@ impl Membership {
                 && (self.session.is_some() || self.committed == Some(self.round))
     }
 
-    /// Whether the cohort has an address that we agreed to: it is watched, whatever became of the cohort.
-    pub fn is_watched(&self) -> bool {
+    /// Whether the cohort has an address that we agreed to, whatever became of the cohort.
+    pub fn was_agreed(&self) -> bool {
         matches!(self.stage, Stage::Agreed | Stage::Dissolved(_))
+    }
+
+    /// Whether the chain is asked about its address.
+    pub fn is_watched(&self) -> bool {
+        self.was_agreed() && !self.settled
+    }
+
+    /// Whether nothing can come of it any more, once its address is empty: it has been over for long, what we signed is buried
+    /// or can never be mined, and every output that there was is spent as deep as the terms want.
+    pub(super) fn may_settle(&self, now: Timestamp) -> bool {
+        matches!(self.stage, Stage::Dissolved(_))
+            && self.dissolved.after(SETTLE_S) <= now
+            && self.outputs.is_empty()
+            && self.quarantine.is_none()
+            && self.inquiry.is_none_or(|open| open.due().is_none())
+            && self.live().next().is_none()
+            && self.foreign.iter().all(|spend| spend.buried)
     }
 
     /// Seconds that a phase takes at most.

@@ -1,8 +1,11 @@
 //! What is lost, late or claimed twice, and how things go on all the same.
 
+use std::collections::BTreeSet;
+
 use beacon_cohort::coordinator::{Phase, Stage, Standing};
+use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{Code, Input};
-use beacon_cohort::message::{Message, RequestSignature, replaces};
+use beacon_cohort::message::{Message, RequestSignature, Subscribe, Unsubscribe, replaces};
 use beacon_cohort::participant::{self, Progress};
 use beacon_cohort::terms::Flow;
 
@@ -94,6 +97,32 @@ fn a_session_that_is_over_is_not_asked_for_any_more() {
     world.mail.drain(..).for_each(&mut write);
     let kinds: Vec<_> = waiting.iter().map(Message::kind).collect();
     assert_eq!(kinds, ["sign/session_aborted"]);
+}
+
+/// News of a signal are for members, and for those who still want them.
+#[test]
+fn news_go_to_members_and_subscribers_only() {
+    let (mut world, cohort) = World::formed(2, 8);
+    let [listener, gone] = ["listener", "gone"].map(PeerId::new);
+    for peer in [&listener, &gone] {
+        world.tell_coordinator(peer, Subscribe::default()).unwrap();
+    }
+    world.tell_coordinator(&gone, Unsubscribe {}).unwrap();
+    let coordinator = coordinator_id();
+    let unsubscribe = participant::Command::Unsubscribe { coordinator };
+    world.user(1, unsubscribe).unwrap();
+    world.request_update(0, cohort, 1);
+    let mut told = BTreeSet::new();
+    world.settle_watched(|_, mail| {
+        if let Mail::Message { to, message, .. } = mail
+            && message.kind() == "sign/signal_published"
+        {
+            told.insert(to.clone());
+        }
+    });
+    let members = world.peers.iter().map(|peer| peer.id.clone());
+    let expected: BTreeSet<_> = members.chain([listener]).collect();
+    assert_eq!(told, expected);
 }
 
 /// A stranger pays more to the beacon than it holds, and could take that back by a reorganisation: what the cohort's own
