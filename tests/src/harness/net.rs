@@ -176,8 +176,8 @@ impl Net {
             .await;
     }
 
-    /// Has a member announce an update.
-    pub async fn request_update(&self, cohort: &Cohort, member: usize) {
+    /// Has a member announce an update. Returns its hash, 64 hex digits.
+    pub async fn request_update(&self, cohort: &Cohort, member: usize) -> String {
         // Every one leads to another version: they may be under way at the same time.
         static VERSION: AtomicU64 = AtomicU64::new(2);
         let version = VERSION.fetch_add(1, Ordering::Relaxed);
@@ -185,6 +185,7 @@ impl Net {
         let params =
             json!({ "cohort_id": cohort.id, "update_hash": update_hash, "version": version });
         self.members[member].call("request_update", params).await;
+        update_hash
     }
 
     /// The cohort's next signal, as soon as it waits for a block.
