@@ -96,11 +96,14 @@ impl Participant {
             code: code.as_str().to_owned(),
             comment: comment.to_owned(),
         };
-        end(Step::nothing(), cohort, session, code.as_str(), comment).send(
-            &cohort.coordinator,
-            message,
-            now.after(cohort.phase_deadline_s()),
-        )
+        let mut step = end(Step::nothing(), cohort, session, code.as_str(), comment);
+        if code == DeclineCode::ProofInvalid {
+            // The tree may lack our leaves because they are still on their way, sent again ever less often. Now they go
+            // along: each further try would fail for want of them.
+            step = Self::leaves_again(step, cohort, now);
+        }
+        let expires = now.after(cohort.phase_deadline_s());
+        step.send(&cohort.coordinator, message, expires)
     }
 
     /// Declines what was never taken up; the user can see what it was.

@@ -3,8 +3,6 @@
 mod commit;
 mod drive;
 
-mod outbox;
-
 use std::fmt;
 
 use beacon_cohort::coordinator::Coordinator;
@@ -17,6 +15,9 @@ use beacon_cohort::review::ReviewedSignal;
 #[cfg(test)]
 use beacon_cohort::signer::SignerRequest;
 use beacon_cohort::signer::{KeyPath, LocalSigner};
+use beacon_runtime::driver::{replay, snapshot_of};
+use beacon_runtime::limits::Limits;
+use beacon_runtime::outbox::Outbox;
 #[cfg(test)]
 use beacon_runtime::store::Batch;
 use beacon_runtime::store::{MemoryStore, Store as _};
@@ -29,7 +30,11 @@ use super::dice::generator;
 use super::live;
 use super::world::{Happening, Name, NodeId, World};
 use drive::Own;
-use outbox::Outbox;
+
+/// Events between two snapshots.
+const SNAPSHOT_EVENTS: usize = 32;
+/// Events that are kept when a snapshot stands for them.
+const KEPT_EVENTS: u64 = 8;
 
 /// Why a node stopped.
 #[derive(Debug)]
@@ -83,6 +88,9 @@ pub(super) struct Node<M> {
     build: Box<dyn Fn() -> M>,
     machine: M,
     store: MemoryStore,
+    /// Every event that was ever committed, of which the store keeps the last ones and a snapshot in place of the others.
+    archive: Vec<Vec<u8>>,
+    last_snapshot: usize,
     signer: Signer,
     rng: ChaCha20Rng,
     outbox: Outbox,
@@ -117,9 +125,11 @@ impl<M: Comparable> Node<M> {
             machine: build(),
             build: Box::new(build),
             store: MemoryStore::default(),
+            archive: Vec::new(),
+            last_snapshot: 0,
             signer: signer(seed, id, 0),
             rng: generator(seed, id as u64, 0),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(Vec::new(), &Limits::default()),
             watches: Watches::default(),
             poll_at: None,
             resend_at: None,
@@ -153,6 +163,7 @@ impl<M: Comparable> Node<M> {
         };
         let written = self.store.commit(&batch);
         assert!(written.is_ok(), "{written:?}");
+        self.archive.extend(batch.events);
         self.machine.apply(event);
     }
 
@@ -160,6 +171,7 @@ impl<M: Comparable> Node<M> {
     #[cfg(test)]
     pub(super) fn go_back_to(&mut self, events: &[M::Event]) {
         self.store = MemoryStore::default();
+        (self.archive, self.last_snapshot) = (Vec::new(), 0);
         self.machine = (self.build)();
         for event in events {
             self.record(event);
@@ -190,37 +202,46 @@ impl<M: Comparable> Node<M> {
 
     /// The whole log.
     pub(super) fn log(&self) -> Result<Vec<M::Event>, String> {
-        let events = self.store.events(1).map_err(|error| error.to_string())?;
-        let parse = |(number, bytes): (u64, Vec<u8>)| {
-            serde_json::from_slice(&bytes).map_err(|error| {
+        let parse = |(number, bytes): (usize, &Vec<u8>)| {
+            serde_json::from_slice(bytes).map_err(|error| {
                 format!(
                     "event {number} of {} cannot be read back: {error}: {}",
                     Name(self.id),
-                    String::from_utf8_lossy(&bytes)
+                    String::from_utf8_lossy(bytes)
                 )
             })
         };
-        events.into_iter().map(parse).collect()
+        (1..).zip(&self.archive).map(parse).collect()
     }
 
-    /// A machine that knows the log and nothing else.
-    fn replayed(&self) -> Result<M, String> {
-        let mut machine = (self.build)();
-        for event in self.log()? {
-            machine.apply(&event);
-        }
-        Ok(machine)
-    }
-
-    /// Replay equals memory.
+    /// Replay equals memory: of all events, and of what the store keeps of them.
     pub(super) fn check_replay(&self) -> Result<(), String> {
-        match self.replayed()?.difference(&self.machine) {
+        let differs = |what: &str, machine: &M| match machine.difference(&self.machine) {
             None => Ok(()),
             Some(difference) => Err(format!(
-                "{}: replay differs from memory: {difference}",
+                "{}: {what} differs from memory: {difference}",
                 Name(self.id)
             )),
+        };
+        let mut replayed = (self.build)();
+        for event in self.log()? {
+            replayed.apply(&event);
         }
+        differs("replay", &replayed)?;
+        let mut restored = (self.build)();
+        replay(&self.store, &mut restored).map_err(|error| error.to_string())?;
+        differs("the snapshot and what came after it", &restored)
+    }
+
+    /// Makes a snapshot every now and then, as a driver does, and keeps a few events only.
+    fn snapshot_when_due(&mut self) -> Result<(), Stop> {
+        if self.archive.len() - self.last_snapshot < SNAPSHOT_EVENTS {
+            return Ok(());
+        }
+        self.last_snapshot = self.archive.len();
+        let snapshot = snapshot_of(&self.machine);
+        let snapshot = snapshot.ok_or_else(|| broken("a state is read as another one"))?;
+        self.store.compact(&snapshot, KEPT_EVENTS).map_err(broken)
     }
 
     /// Something happens to this node. What was scheduled in an earlier run of its process is gone.
@@ -279,16 +300,14 @@ impl<M: Comparable> Node<M> {
 
     /// Starts the process from what is in its store.
     fn start(&mut self, world: &mut World) -> Result<(), Stop> {
-        self.machine = self.replayed().map_err(Stop::Broken)?;
+        self.machine = (self.build)();
+        replay(&self.store, &mut self.machine).map_err(broken)?;
         self.signer = signer(self.seed, self.id, self.run);
         self.rng = generator(self.seed, self.id as u64, u64::from(self.run));
         self.up = true;
         world.note(format_args!("{} starts", Name(self.id)));
         world.dial(self.id);
-        self.outbox = Outbox::default();
-        for row in self.store.outbox().map_err(broken)? {
-            self.outbox.add(row, world.clock);
-        }
+        self.outbox = Outbox::new(self.store.outbox().map_err(broken)?, &Limits::default());
         self.send_due(world)?;
         self.keep_trying(Own::Restarted, world)
     }
