@@ -1,10 +1,12 @@
 //! The ways in which a session ends for us without a signature.
 
+use beacon_signal::{LeafValue, Root, Strictness, transaction};
+
 use super::state::{Membership, Offered, Progress, Session, Stage};
 use super::{Event, Participant};
 use crate::ids::{PeerId, SessionId, Timestamp};
 use crate::machine::{Effect, Rejection, Step};
-use crate::message::{Decline, NextStep, SessionAborted, shortened};
+use crate::message::{Decline, IndexProof, NextStep, SessionAborted, shortened};
 use crate::review::{DeclineCode, ProposedSignal};
 use crate::signer::SignerRequest;
 
@@ -96,14 +98,11 @@ impl Participant {
             code: code.as_str().to_owned(),
             comment: comment.to_owned(),
         };
-        let mut step = end(Step::nothing(), cohort, session, code.as_str(), comment);
-        if code == DeclineCode::ProofInvalid {
-            // The tree may lack our leaves because they are still on their way, sent again ever less often. Now they go
-            // along: each further try would fail for want of them.
-            step = Self::leaves_again(step, cohort, now);
-        }
-        let expires = now.after(cohort.phase_deadline_s());
-        step.send(&cohort.coordinator, message, expires)
+        end(Step::nothing(), cohort, session, code.as_str(), comment).send(
+            &cohort.coordinator,
+            message,
+            now.after(cohort.phase_deadline_s()),
+        )
     }
 
     /// Declines what was never taken up; the user can see what it was.
@@ -114,7 +113,18 @@ impl Participant {
         comment: &str,
         now: Timestamp,
     ) -> Step<Event> {
-        let mut step = Self::decline(cohort, offer.0.session_id, code, comment, now);
+        let mut step = Step::nothing();
+        if code == DeclineCode::ProofInvalid && lacks_our_leaf(cohort, offer) {
+            // It may still be on its way, sent again ever less often: each further try would fail for want of it.
+            step = Self::leaves_again(step, cohort, now);
+        }
+        step = step.and(Self::decline(
+            cohort,
+            offer.0.session_id,
+            code,
+            comment,
+            now,
+        ));
         for event in &mut step.events {
             if let Event::SessionEnded { offered, .. } = event {
                 *offered = Some(Offered::of(offer));
@@ -122,6 +132,18 @@ impl Participant {
         }
         step
     }
+}
+
+/// Whether a tree was built without a leaf that we chose for this round.
+fn lacks_our_leaf(cohort: &Membership, offer: &ProposedSignal) -> bool {
+    let Some(root) = transaction::signal_bytes(&offer.0.pending_tx).map(Root) else {
+        return false;
+    };
+    let empty = |IndexProof { index, proof }: &IndexProof| {
+        let shown = proof.verify(index, &LeafValue::EMPTY, &root, Strictness::Member);
+        cohort.leaves.contains_key(index) && shown.is_ok()
+    };
+    offer.0.proofs.iter().any(empty)
 }
 
 /// Ends a session for us and destroys its unused nonces.
