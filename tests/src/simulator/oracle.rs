@@ -8,7 +8,6 @@ use beacon_cohort::review::DeclineCode;
 use beacon_signal::{Root, Strictness, transaction};
 use bitcoin::{Transaction, Txid};
 
-use super::node::Node;
 use super::world::{COORDINATOR, NodeId, node_of, peer};
 use super::{Simulation, live};
 
@@ -195,14 +194,21 @@ impl Simulation {
             let crossed = !struck
                 && self.settings.empty_leaf_allowed
                 && code == DeclineCode::ProofInvalid.as_str();
-            let gone = |node: NodeId| self.members.get(node - 1).is_some_and(Node::is_gone);
-            let gone = node_of(&peer).is_some_and(gone);
-            let excused =
-                self.world.is_dishonest(COORDINATOR) || gone || is_no_fault(&code) || crossed;
+            let member = node_of(&peer).and_then(|node| self.members.get(node.checked_sub(1)?));
+            let gone = member.is_some_and(|node| node.is_gone());
+            // Of whom a part is forgotten, it may be late, or not know a leaf until its user says it again.
+            let forgot = member.is_some_and(|node| node.is_restored());
+            let lost = [DeclineCode::LeafMissing, DeclineCode::ProofInvalid];
+            let lost = forgot && lost.iter().any(|lost| lost.as_str() == code);
+            let excused = self.world.is_dishonest(COORDINATOR)
+                || gone
+                || is_no_fault(&code)
+                || crossed
+                || lost;
             // Deadlines that faults of up to 5 percent cannot make anybody miss.
             let patient =
                 self.settings.response_deadline_s >= 600 && self.settings.faults.drop <= 50;
-            let missed = struck && patient && code == "timeout" && !gone;
+            let missed = struck && patient && code == "timeout" && !gone && !forgot;
             // It ends a session, but it is never a strike.
             let other_round = struck && code == DeclineCode::WrongRound.as_str();
             if !excused || missed || other_round || evidence.is_some() {
@@ -316,6 +322,7 @@ fn is_no_fault(code: &str) -> bool {
         DeclineCode::WrongRound,
         DeclineCode::ChainUnseen,
         DeclineCode::ChainUnconfirmed,
+        DeclineCode::RolledBack,
     ];
     code == "timeout" || transient.iter().any(|fine| fine.as_str() == code)
 }

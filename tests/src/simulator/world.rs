@@ -145,6 +145,7 @@ pub(super) struct Tally {
     pub(super) lost: u64,
     pub(super) corrupted: u64,
     pub(super) restarts: u64,
+    pub(super) restored: u64,
     pub(super) broken_lines: u64,
     pub(super) disk_faults: u64,
     pub(super) reorganisations: u64,

@@ -35,7 +35,9 @@ impl Participant {
         Ok(step)
     }
 
-    /// The process has started. Secret nonces lived in memory: sessions that had any are over.
+    /// The process has started. Secret nonces lived in memory: sessions that had any are over. So are those that had none yet:
+    /// if this state is an old one, nonces of its newer self were given for them, and other ones would be a second
+    /// contribution, which convicts us.
     pub(super) fn restarted(&self, now: Timestamp) -> Step<Event> {
         let mut step = Step::nothing();
         for cohort in self.state.cohorts.values() {
@@ -47,10 +49,7 @@ impl Participant {
             let Some(session) = &cohort.session else {
                 continue;
             };
-            if matches!(
-                session.progress,
-                Progress::NonceCommitted { .. } | Progress::PartialAuthorized { .. }
-            ) {
+            if !matches!(session.progress, Progress::PartialReleased { .. }) {
                 let comment = "restarted; secret nonces are never stored";
                 let declined =
                     Self::decline(cohort, session.id, DeclineCode::NonceLost, comment, now);

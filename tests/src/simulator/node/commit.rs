@@ -49,8 +49,8 @@ impl<M: Comparable> Node<M> {
             Disk::Fails { written: false } => return Err(Stop::Crashed),
             Disk::Sound | Disk::Fails { written: true } => {}
         }
-        self.store.commit(&batch).map_err(broken)?;
-        self.archive.extend(batch.events.iter().cloned());
+        self.disk.store.commit(&batch).map_err(broken)?;
+        self.disk.archive.extend(batch.events.iter().cloned());
         self.committing = true;
         self.note_events(&batch, world);
         for effect in &step.effects {
@@ -58,7 +58,7 @@ impl<M: Comparable> Node<M> {
                 let watched = world.witness.committed(self.id, recipient(to)?, message);
                 watched.map_err(Stop::Broken)?;
                 self.machine
-                    .check_before(message)
+                    .check_before(&self.former, message)
                     .map_err(|reason| broken(format!("{}: {reason}", message.kind())))?;
             }
         }

@@ -54,7 +54,7 @@ impl<M: Comparable> Node<M> {
         if envelope.expires_time + SKEW_S <= world.now(self.id).0 {
             return Ok(());
         }
-        let seen = self.store.seen(envelope.from.as_str(), &envelope.id);
+        let seen = self.disk.store.seen(envelope.from.as_str(), &envelope.id);
         if let Some(Seen { answers, .. }) = seen.map_err(broken)? {
             for packed in answers {
                 let frame = Frame {
@@ -107,7 +107,7 @@ impl<M: Comparable> Node<M> {
                     }
                     Err(error) => return Err(broken(error)),
                 };
-                world.witness.received(self.id, &message);
+                world.witness.received(sender, self.id, &message);
                 let cause = self.cause(envelope, Some(&message));
                 let input = Input::Message {
                     from: cause.envelope.from.clone(),
@@ -199,7 +199,11 @@ impl<M: Comparable> Node<M> {
             return Ok(()); // It was moved.
         }
         self.resend_at = None;
-        let pruned = self.store.prune(world.now(self.id).0).map_err(broken)?;
+        let pruned = self
+            .disk
+            .store
+            .prune(world.now(self.id).0)
+            .map_err(broken)?;
         self.outbox.take(pruned.outbox, Vec::new());
         let mut peers: Vec<String> = self.outbox.peers().cloned().collect();
         peers.sort();
