@@ -18,8 +18,8 @@ Examples:
 
 Paths:
   Esplora's: /blocks/tip/height, /blocks/tip/hash, /block-height/H, /block/HASH[/header|/status|/raw|/txids],
-  /tx/TXID[/raw|/hex|/status|/outspends|/outspend/N], POST /tx, /address/A[/utxo|/txs],
-  /scripthash/H[/utxo|/txs], /fee-estimates, /mempool, /mempool/txids
+  /tx/TXID[/raw|/hex|/status|/outspends|/outspend/N], POST /tx, /address/A[/utxo|/txs[/chain[/TXID]]],
+  /scripthash/H[/utxo|/txs[/chain[/TXID]]], /fee-estimates, /mempool, /mempool/txids
   Control: POST /regtest/mine, /regtest/fund (stays in the mempool until a block is mined), /regtest/reorg
 
 Exit codes:

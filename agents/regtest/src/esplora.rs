@@ -13,7 +13,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use beacon_chain::{BroadcastError, Chain as _};
-use beacon_embedded::EmbeddedChain;
+use beacon_embedded::{EmbeddedChain, TransactionDetails};
 use bitcoin::address::{NetworkUnchecked, ParseError};
 use bitcoin::consensus::encode::{deserialize, serialize, serialize_hex};
 use bitcoin::hashes::{Hash as _, sha256};
@@ -218,13 +218,13 @@ async fn outspends(
 ) -> Result<Json<Vec<SpendShape>>, Failure> {
     let txid: Txid = hex(&txid)?;
     with_chain(chain, move |chain| {
-        let spends = chain.spends(txid)?.ok_or_else(no_transaction)?;
+        let spends = chain.outspends(txid)?.ok_or_else(no_transaction)?;
         Ok(Json(spends.into_iter().map(SpendShape::from).collect()))
     })
     .await
 }
 
-/// The three look-ups of a script, which is named by `/{kind}/...` and read by `parse`.
+/// The look-ups of a script, which is named by `/{kind}/...` and read by `parse`.
 fn script_routes(kind: &'static str, parse: ParseScript) -> Router<Arc<EmbeddedChain>> {
     Router::new()
         .route(
@@ -265,18 +265,45 @@ fn script_routes(kind: &'static str, parse: ParseScript) -> Router<Arc<EmbeddedC
                 move |State(chain): Chain, Path(script): Path<String>| async move {
                     let hash = parse(&script)?;
                     with_chain(chain, move |chain| {
-                        let history = chain.history(hash, MEMPOOL_PAGE, CHAIN_PAGE)?;
-                        Ok(Json(
-                            history
-                                .into_iter()
-                                .map(TransactionShape::from)
-                                .collect::<Vec<_>>(),
-                        ))
+                        Ok(shown(chain.history(hash, MEMPOOL_PAGE, CHAIN_PAGE)?))
                     })
                     .await
                 },
             ),
         )
+        .route(
+            &format!("/{kind}/{{script}}/txs/chain"),
+            get(
+                move |State(chain): Chain, Path(script): Path<String>| async move {
+                    confirmed_page(chain, parse(&script)?, None).await
+                },
+            ),
+        )
+        .route(
+            &format!("/{kind}/{{script}}/txs/chain/{{last_seen}}"),
+            get(
+                move |State(chain): Chain, Path((script, last_seen)): Path<(String, String)>| async move {
+                    confirmed_page(chain, parse(&script)?, Some(hex(&last_seen)?)).await
+                },
+            ),
+        )
+}
+
+async fn confirmed_page(
+    chain: Arc<EmbeddedChain>,
+    script: sha256::Hash,
+    last_seen: Option<Txid>,
+) -> Result<Json<Vec<TransactionShape>>, Failure> {
+    with_chain(chain, move |chain| {
+        Ok(shown(
+            chain.confirmed_history(script, last_seen, CHAIN_PAGE)?,
+        ))
+    })
+    .await
+}
+
+fn shown(history: Vec<TransactionDetails>) -> Json<Vec<TransactionShape>> {
+    Json(history.into_iter().map(TransactionShape::from).collect())
 }
 
 /// Esplora's confirmation targets, in blocks, each with the same estimate.

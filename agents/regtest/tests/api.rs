@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use beacon_chain::{Chain as _, EsploraChain};
 use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
+use bitcoin::hashes::{Hash as _, sha256};
 use bitcoin::{Address, OutPoint, Transaction};
 use esplora_client::{BlockingClient, Builder};
 use serde_json::Value;
@@ -146,6 +147,26 @@ fn the_esplora_source_keeps_the_contract() {
 }
 
 #[test]
+fn a_spend_has_the_times_of_its_block() {
+    let agent = Agent::start(&[]);
+    let wallet = Wallet::new("time");
+    let coin = agent.fund(&wallet.address(), 70_000);
+    let spend = wallet.spend((coin, 70_000), vec![pay(&wallet.script(), 69_000)]);
+    agent.chain().broadcast(&spend).unwrap();
+    // Payment and spend in one block, which is not the last.
+    agent.mine(2);
+    let found = agent.chain().spends(&wallet.script()).unwrap();
+    let [spend] = &found.transactions[..] else {
+        panic!("got {found:?}, expected one spend");
+    };
+    let info = agent.client().get_block_info(&spend.block_hash).unwrap();
+    let times = (info.height, info.timestamp, info.mediantime);
+    let (time, median) = (u64::from(spend.block_time), u64::from(spend.median_time));
+    assert_eq!((spend.height, time, median), times);
+    assert_eq!(found.tip.height, spend.height + 1);
+}
+
+#[test]
 fn blocks_are_served_in_every_form() {
     let agent = Agent::start(&[]);
     agent.mine(3);
@@ -228,6 +249,21 @@ fn transactions_and_addresses_are_served_in_esploras_shapes() {
         client.get_scripthash_txs(&wallet.script(), None).unwrap(),
         history
     );
+    let of_script = sha256::Hash::hash(wallet.script().as_bytes());
+    for name in [
+        format!("address/{}", wallet.address()),
+        format!("scripthash/{of_script}"),
+    ] {
+        let page = agent.json(&format!("/{name}/txs/chain"));
+        assert_eq!(page.as_array().unwrap().len(), 1, "only what is confirmed");
+        assert_eq!(page[0]["txid"], coin.txid.to_string());
+        let info = client.get_block_info(&client.get_tip_hash().unwrap());
+        assert_eq!(page[0]["status"]["block_time"], info.unwrap().timestamp);
+        for last_seen in [coin.txid, txid] {
+            let older = agent.json(&format!("/{name}/txs/chain/{last_seen}"));
+            assert_eq!(older, Value::Array(Vec::new()), "after {last_seen}");
+        }
+    }
     let utxos = client.get_address_utxos(&wallet.address()).unwrap();
     assert_eq!(
         (utxos.len(), utxos[0].txid, utxos[0].value.to_sat()),
@@ -280,6 +316,12 @@ fn errors_have_esploras_statuses_and_texts() {
         ("/block-height/99".to_owned(), 404, "Block not found"),
         ("/block-height/-1".to_owned(), 400, "Invalid number"),
         ("/scripthash/zz/utxo".to_owned(), 400, "Invalid scripthash"),
+        (
+            format!("/scripthash/{nobody}/txs/chain/zz"),
+            400,
+            "Invalid hex string",
+        ),
+        (format!("/scripthash/{nobody}/txs/chain"), 200, "[]"),
         (
             "/address/1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2/utxo".to_owned(),
             400,

@@ -17,8 +17,8 @@ use crate::{BroadcastError, ChainError};
 ///
 /// # What a lying source can do
 ///
-/// [`Chain::output`] and [`Chain::raw_transaction`] are checked against the transaction id, which
-/// commits to scripts and amounts. Heights, absence, and "unspent" are the source's word.
+/// [`Chain::output`], [`Chain::raw_transaction`] and [`Chain::spends`] are checked against the transaction
+/// ids, which commit to scripts and amounts. Heights, block times, absence, and "unspent" are the source's word.
 pub trait Chain: Send + Sync {
     /// The last block of the best chain. A reorganisation changes the hash, and the height may
     /// stay the same or even become lower.
@@ -33,6 +33,18 @@ pub trait Chain: Send + Sync {
     /// reorganisation an output may have another height, `None` (back in the mempool), or be gone
     /// (its transaction conflicts with the new chain); a spent one may be listed again.
     fn unspent(&self, script: &Script) -> Result<Vec<Utxo>, ChainError>;
+
+    /// The confirmed transactions that spend an output with this script, oldest first (those of one
+    /// block by transaction id), and the tip for which that is all of them. A payment to the script is
+    /// no spend of it. After a reorganisation a transaction may be gone, or in another block at
+    /// another time.
+    ///
+    /// A source can leave transactions out, and nobody who asks it alone can tell: then something
+    /// that was announced looks as if it never was. It can also make up transactions that were never
+    /// in a block, since neither their signatures nor their blocks are checked here. What it cannot do
+    /// is pass a transaction of others off as a spend: each spent output is found in a transaction
+    /// of the same answer, whose id commits to it.
+    fn spends(&self, script: &Script) -> Result<Spends, ChainError>;
 
     /// What is known about one output. After a reorganisation `height` may change or become
     /// `None`, `spent_by` may change or vanish, and `Seen` may become `Unseen`.
@@ -76,6 +88,38 @@ impl Utxo {
     /// The order that [`Chain::unspent`] promises.
     pub fn sort(utxos: &mut [Self]) {
         utxos.sort_by_key(|utxo| (utxo.height.unwrap_or(u32::MAX), utxo.outpoint));
+    }
+}
+
+/// What [`Chain::spends`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spends {
+    /// The last block of the chain in which these are all spends.
+    pub tip: Tip,
+    /// Oldest first.
+    pub transactions: Vec<ConfirmedSpend>,
+}
+
+/// A transaction of the best chain that spends what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfirmedSpend {
+    /// The transaction.
+    pub transaction: Transaction,
+    /// Height of its block.
+    pub height: u32,
+    /// Hash of its block.
+    pub block_hash: BlockHash,
+    /// The time in its block's header, in Unix seconds: the miner's clock.
+    pub block_time: u32,
+    /// The median of the times of the eleven blocks that end with its block, in Unix seconds: what Bitcoin
+    /// Core calls `mediantime`, and no single miner can move.
+    pub median_time: u32,
+}
+
+impl ConfirmedSpend {
+    /// The order that [`Chain::spends`] promises.
+    pub fn sort(spends: &mut [Self]) {
+        spends.sort_by_cached_key(|spend| (spend.height, spend.transaction.compute_txid()));
     }
 }
 

@@ -20,12 +20,25 @@ pub enum ChainError {
         /// What was got and what was expected.
         reason: Reason,
     },
+    /// An answer beyond what is read of a source. Asking again does not help.
+    #[error("chain source has too much to say: {reason}")]
+    TooMuch {
+        /// What the limit is.
+        reason: Reason,
+    },
 }
 
 impl ChainError {
     /// A source that gave no answer.
     pub fn unavailable(reason: impl fmt::Display) -> Self {
         Self::Unavailable {
+            reason: Reason::new(reason),
+        }
+    }
+
+    /// A source whose answer is larger than what is read.
+    pub fn too_much(reason: impl fmt::Display) -> Self {
+        Self::TooMuch {
             reason: Reason::new(reason),
         }
     }
@@ -121,6 +134,7 @@ mod tests {
         for message in [
             ChainError::unavailable("timeout after 10 s").to_string(),
             ChainError::garbage("got 7 bytes, expected 32").to_string(),
+            ChainError::too_much("got 9 pages, expected at most 8").to_string(),
             BroadcastError::refused("dust").to_string(),
             BroadcastError::unavailable("timeout").to_string(),
         ] {

@@ -8,15 +8,16 @@ use bitcoin::{Amount, BlockHash, OutPoint, Script, Transaction, TxOut, Txid};
 use esplora_client::{BlockingClient, Builder, Error};
 use thiserror::Error as ThisError;
 
+use crate::history::History;
 use crate::{
-    BroadcastError, Chain, ChainError, OutputStatus, Reason, Tip, TransactionStatus, Utxo,
+    BroadcastError, Chain, ChainError, OutputStatus, Reason, Spends, Tip, TransactionStatus, Utxo,
 };
 
 /// Most retries of one request. The client waits 256 ms before the first and twice as long before
 /// each further one, so that five take 8 seconds.
 pub const MAX_RETRIES: usize = 5;
 
-/// How often the tip is asked for again when it moves between the two requests that it takes.
+/// How often an answer that takes several requests is begun again when the tip moves meanwhile.
 const TIP_ATTEMPTS: usize = 3;
 
 /// An Esplora server.
@@ -24,9 +25,10 @@ const TIP_ATTEMPTS: usize = 3;
 /// Every number and hash in an answer is parsed, transactions are compared with the id that was
 /// asked for, and amounts with the supply limit. The client limits a response's header to 256 KiB
 /// and its body only to 1 GiB; the timeout, which covers the whole request, is the tighter bound.
+/// Histories have limits of their own, such as [`MAX_HISTORY_BYTES`](crate::MAX_HISTORY_BYTES).
 #[derive(Debug)]
 pub struct EsploraChain {
-    client: BlockingClient,
+    pub(crate) client: BlockingClient,
 }
 
 /// A base URL that cannot be used.
@@ -69,7 +71,7 @@ impl EsploraChain {
     /// Runs one request. The HTTP layer subtracts header sizes without a check, so a hostile
     /// server can make it panic in builds with overflow checks. For headers that happens in a
     /// thread of its own, for trailers in ours, which must not end by it.
-    fn ask<T>(
+    pub(crate) fn ask<T>(
         &self,
         request: impl FnOnce(&BlockingClient) -> Result<T, Error>,
     ) -> Result<T, Error> {
@@ -77,7 +79,7 @@ impl EsploraChain {
             .unwrap_or(Err(Error::InvalidResponse))
     }
 
-    fn get<T>(
+    pub(crate) fn get<T>(
         &self,
         request: impl FnOnce(&BlockingClient) -> Result<T, Error>,
     ) -> Result<T, ChainError> {
@@ -114,9 +116,7 @@ impl Chain for EsploraChain {
                 (false, _) => {}
             }
         }
-        Err(ChainError::unavailable(format_args!(
-            "the tip moved during each of {TIP_ATTEMPTS} attempts"
-        )))
+        Err(tip_moved())
     }
 
     fn genesis(&self) -> Result<BlockHash, ChainError> {
@@ -162,6 +162,21 @@ impl Chain for EsploraChain {
         }
         Utxo::sort(&mut utxos);
         Ok(utxos)
+    }
+
+    fn spends(&self, script: &Script) -> Result<Spends, ChainError> {
+        // Pages are asked for one after the other: blocks that are replaced meanwhile tear holes.
+        let mut tip = self.tip()?;
+        for _ in 0..TIP_ATTEMPTS {
+            let found = History::read(self, script).and_then(|history| history.spends(self, &tip));
+            let now = self.tip()?;
+            if now == tip {
+                let transactions = found?;
+                return Ok(Spends { tip, transactions });
+            }
+            tip = now;
+        }
+        Err(tip_moved())
     }
 
     fn output(&self, outpoint: OutPoint) -> Result<OutputStatus, ChainError> {
@@ -242,8 +257,14 @@ impl Chain for EsploraChain {
     }
 }
 
+fn tip_moved() -> ChainError {
+    ChainError::unavailable(format_args!(
+        "the tip moved during each of {TIP_ATTEMPTS} attempts"
+    ))
+}
+
 /// Sorts the client's errors into "no answer" and "no sense".
-fn classify(error: Error) -> ChainError {
+pub(crate) fn classify(error: Error) -> ChainError {
     match error {
         Error::HttpResponse { status, message } if is_overload(status) => {
             ChainError::unavailable(format_args!("status {status}: {message}"))

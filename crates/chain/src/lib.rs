@@ -1,7 +1,7 @@
 //! Where an agent learns what the Bitcoin chain says, and hands it transactions.
 //!
-//! Goals: one small blocking trait, [`Chain`], with exactly the questions that a coordinator and
-//! a participant ask; answers checked as far as one source can be checked; errors that tell "try
+//! Goals: one small blocking trait, [`Chain`], with exactly the questions that a coordinator, a
+//! participant and a resolver ask; answers checked as far as one source can be checked; errors that tell "try
 //! again" from "this source talks nonsense".
 //!
 //! Non-goals: a wallet, a header chain of our own, fee estimation, push notifications. The
@@ -24,7 +24,9 @@
 mod chain;
 mod error;
 mod esplora;
+mod history;
 
-pub use chain::{Chain, OutputStatus, Tip, TransactionStatus, Utxo};
+pub use chain::{Chain, ConfirmedSpend, OutputStatus, Spends, Tip, TransactionStatus, Utxo};
 pub use error::{BroadcastError, ChainError, Reason};
 pub use esplora::{EsploraChain, InvalidBaseUrl, MAX_RETRIES};
+pub use history::{MAX_HISTORY_BYTES, MAX_HISTORY_PAGES, MAX_HISTORY_TRANSACTIONS};

@@ -1,85 +1,21 @@
 //! `EsploraChain` against servers that lie, babble, or are not there.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::thread;
+mod server;
+
+use std::net::TcpListener;
 use std::time::Duration;
 
-use beacon_chain::{BroadcastError, Chain, ChainError, EsploraChain, OutputStatus, Reason};
+use beacon_chain::{BroadcastError, Chain, ChainError, EsploraChain, OutputStatus};
 use bitcoin::absolute::LockTime;
 use bitcoin::consensus::encode::serialize;
 use bitcoin::hashes::Hash as _;
 use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Txid};
 
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Serves every request with the bytes that `answer` makes of its request line. The thread ends
-/// with the test process.
-fn server(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let request = read_request(&mut stream);
-            // A client that gave up is no failure of the test.
-            let _ = stream.write_all(&answer(request.lines().next().unwrap_or_default()));
-        }
-    });
-    address
-}
-
-/// Reads head and body, so that closing the socket does not reset the connection.
-fn read_request(stream: &mut TcpStream) -> String {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head
-                .lines()
-                .filter_map(|line| line.split_once(": "))
-                .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-                .map_or(0, |(_, value)| value.parse().unwrap());
-            if body.len() >= length {
-                return text;
-            }
-        }
-        match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => return text,
-            Ok(read) => bytes.extend_from_slice(&buffer[..read]),
-        }
-    }
-}
-
-fn http(status: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
-    let body = body.as_ref();
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    [head.as_bytes(), body].concat()
-}
-
-fn client(address: SocketAddr) -> EsploraChain {
-    EsploraChain::new(&format!("http://{address}"), TIMEOUT, 0).unwrap()
-}
+use server::{TIMEOUT, assert_garbage, client, http, server};
 
 fn client_of(status: &'static str, body: &'static str) -> EsploraChain {
     client(server(move |_| http(status, body)))
-}
-
-fn assert_garbage<T: std::fmt::Debug>(result: Result<T, ChainError>) {
-    let Err(ChainError::Garbage { reason }) = result else {
-        panic!("got {result:?}, expected garbage");
-    };
-    assert!(reason.as_str().chars().count() <= Reason::MAX_CHARS);
 }
 
 fn assert_unavailable<T: std::fmt::Debug>(result: &Result<T, ChainError>) {
@@ -117,6 +53,7 @@ fn every_question_calls_babble_garbage() {
         assert_garbage(chain.tip());
         assert_garbage(chain.genesis());
         assert_garbage(chain.unspent(&ScriptBuf::new()));
+        assert_garbage(chain.spends(&ScriptBuf::new()));
         assert_garbage(chain.output(OutPoint::new(txid, 0)));
         assert_garbage(chain.transaction(txid));
         assert_garbage(chain.raw_transaction(txid));

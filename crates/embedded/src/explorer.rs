@@ -6,7 +6,7 @@ use bitcoin::{Amount, Block, BlockHash, OutPoint, Script, Transaction, TxOut, Tx
 
 use crate::index::{ScriptHash, Spender, script_hash};
 use crate::{EmbeddedChain, State};
-use beacon_chain::{ChainError, Utxo};
+use beacon_chain::{ChainError, ConfirmedSpend, Utxo};
 
 /// Where a confirmed transaction is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl EmbeddedChain {
     }
 
     /// Who spends each output of a transaction.
-    pub fn spends(&self, txid: Txid) -> Result<Option<Vec<Option<Spend>>>, ChainError> {
+    pub fn outspends(&self, txid: Txid) -> Result<Option<Vec<Option<Spend>>>, ChainError> {
         let state = self.state()?;
         Ok(state.find_transaction(&txid).map(|transaction| {
             (0u32..)
@@ -180,6 +180,27 @@ impl EmbeddedChain {
             .chain(in_chain)
             .filter_map(|txid| state.details(txid))
             .collect())
+    }
+
+    /// Confirmed transactions that touch the script with this SHA-256, newest first: at most `count` of those
+    /// that are older than `last_seen`, or of all. None when it is not one of them, as Esplora answers.
+    pub fn confirmed_history(
+        &self,
+        script: sha256::Hash,
+        last_seen: Option<Txid>,
+        count: usize,
+    ) -> Result<Vec<TransactionDetails>, ChainError> {
+        let state = self.state()?;
+        let history = state.index.history(&script);
+        let older = match last_seen {
+            None => history,
+            Some(seen) => {
+                let position = history.iter().position(|txid| *txid == seen);
+                history.get(..position.unwrap_or(0)).unwrap_or_default()
+            }
+        };
+        let page = older.iter().rev().take(count);
+        Ok(page.filter_map(|txid| state.details(txid)).collect())
     }
 
     /// Sums for the script with this SHA-256: over the chain, and over the mempool.
@@ -243,6 +264,33 @@ impl State {
             block_hash: self.index.block_hash(height)?,
             block_time: self.index.header(height)?.time,
         })
+    }
+
+    /// The confirmed transactions that spend the script, in the order of
+    /// [`Chain::spends`](beacon_chain::Chain::spends).
+    pub(crate) fn spends(&self, script: &Script) -> Vec<ConfirmedSpend> {
+        let spending = |txid: &Txid| {
+            let transaction = &self.index.transaction(txid)?.transaction;
+            let mut spent = transaction
+                .input
+                .iter()
+                .filter_map(|input| self.index.output(&input.previous_output));
+            if !spent.any(|output| *output.script_pubkey == *script) {
+                return None;
+            }
+            let confirmation = self.confirmation(txid)?;
+            Some(ConfirmedSpend {
+                transaction: transaction.clone(),
+                height: confirmation.height,
+                block_hash: confirmation.block_hash,
+                block_time: confirmation.block_time,
+                median_time: self.index.median_time(confirmation.height),
+            })
+        };
+        let history = self.index.history(&script_hash(script));
+        let mut spends: Vec<_> = history.iter().filter_map(spending).collect();
+        ConfirmedSpend::sort(&mut spends);
+        spends
     }
 
     pub(crate) fn unspent(&self, script: &Script) -> Vec<Utxo> {

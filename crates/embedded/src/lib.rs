@@ -34,7 +34,7 @@ use self::mempool::{COINBASE_MATURITY, Mempool};
 use self::miner::Miner;
 use self::template::Template;
 use beacon_chain::{
-    BroadcastError, Chain, ChainError, OutputStatus, Reason, Tip, TransactionStatus, Utxo,
+    BroadcastError, Chain, ChainError, OutputStatus, Reason, Spends, Tip, TransactionStatus, Utxo,
 };
 
 /// Most blocks that one call may mine.
@@ -232,6 +232,14 @@ impl Chain for EmbeddedChain {
 
     fn unspent(&self, script: &Script) -> Result<Vec<Utxo>, ChainError> {
         Ok(self.state()?.unspent(script))
+    }
+
+    fn spends(&self, script: &Script) -> Result<Spends, ChainError> {
+        let state = self.state()?;
+        Ok(Spends {
+            tip: state.tip()?,
+            transactions: state.spends(script),
+        })
     }
 
     fn output(&self, outpoint: OutPoint) -> Result<OutputStatus, ChainError> {

@@ -35,6 +35,26 @@ fn the_embedded_chain_keeps_the_contract() {
 }
 
 #[test]
+fn a_spend_has_the_times_of_its_block() {
+    let chain = EmbeddedChain::temporary().unwrap();
+    let wallet = Wallet::new("time");
+    let coin = chain
+        .fund(&wallet.address(), Amount::from_sat(70_000))
+        .unwrap();
+    let spend = wallet.spend((coin, 70_000), vec![pay(&wallet.script(), 69_000)]);
+    chain.broadcast(&spend).unwrap();
+    // Payment and spend in one block, which is not the last.
+    chain.mine(2).unwrap();
+    let found = chain.spends(&wallet.script()).unwrap().transactions;
+    assert_eq!(found.len(), 1);
+    let block = chain.block(found[0].block_hash).unwrap().unwrap();
+    assert_eq!(found[0].block_time, block.block.header.time);
+    assert_eq!(found[0].median_time, block.median_time);
+    assert_eq!(found[0].height, block.height);
+    assert_eq!(chain.tip().unwrap().height, block.height + 1);
+}
+
+#[test]
 fn a_reopened_chain_has_its_blocks_and_can_be_spent_from() {
     let directory = tempfile::tempdir().unwrap();
     let wallet = Wallet::new("reopen");

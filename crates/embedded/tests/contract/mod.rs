@@ -9,7 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
-use beacon_chain::{BroadcastError, Chain, OutputStatus, TransactionStatus};
+use beacon_chain::{BroadcastError, Chain, ConfirmedSpend, OutputStatus, TransactionStatus};
 use bitcoin::absolute::LockTime;
 use bitcoin::constants::genesis_block;
 use bitcoin::hashes::{Hash as _, sha256};
@@ -114,6 +114,7 @@ pub(crate) fn contract(chain: &dyn Chain, control: &dyn RegtestControl) {
     replaces_only_what_asks_for_it_and_for_a_higher_fee(chain, control);
     survives_a_reorganisation(chain, control);
     carries_a_beacon_signal(chain, control);
+    finds_what_spends_a_script(chain, control);
 }
 
 fn knows_its_network_and_nothing_of_strangers(chain: &dyn Chain) {
@@ -409,4 +410,74 @@ fn carries_a_beacon_signal(chain: &dyn Chain, control: &dyn RegtestControl) {
     let utxos = chain.unspent(&wallet.script()).unwrap();
     assert_eq!(utxos.len(), 1);
     assert_eq!(utxos[0].outpoint, OutPoint::new(signal.compute_txid(), 0));
+}
+
+/// More spends than a page of any source holds, in several blocks.
+fn finds_what_spends_a_script(chain: &dyn Chain, control: &dyn RegtestControl) {
+    const IN_EACH_BLOCK: usize = 14;
+    let (wallet, other) = (
+        Wallet::fresh(chain, "spends"),
+        Wallet::fresh(chain, "spends other"),
+    );
+    let spends = || {
+        let found = chain.spends(&wallet.script()).unwrap();
+        assert_eq!(found.tip, chain.tip().unwrap());
+        found.transactions
+    };
+    assert_eq!(spends(), []);
+    let mut coin = (control.fund(&wallet.address(), 50_000), 50_000);
+    let payment = (control.fund(&other.address(), 20_000), 20_000);
+    control.mine(1);
+    // Money that comes is nothing that is spent, whoever sends it.
+    let gift = other.spend(payment, vec![pay(&wallet.script(), 19_000)]);
+    chain.broadcast(&gift).unwrap();
+    control.mine(1);
+    assert_eq!(spends(), []);
+
+    let mut expected = Vec::new();
+    for _ in 0..3 {
+        let mut block = Vec::new();
+        for _ in 0..IN_EACH_BLOCK {
+            let left = coin.1 - 500;
+            let spend = wallet.spend(coin, vec![pay(&wallet.script(), left)]);
+            chain.broadcast(&spend).unwrap();
+            coin = (OutPoint::new(spend.compute_txid(), 0), left);
+            block.push(spend);
+        }
+        assert_eq!(spends().len(), expected.len(), "the mempool does not count");
+        control.mine(1);
+        let tip = chain.tip().unwrap();
+        block.sort_by_key(Transaction::compute_txid);
+        expected.extend(block.into_iter().map(|spend| (spend, tip)));
+    }
+    let found = spends();
+    assert_eq!(found.len(), expected.len());
+    for (found, (transaction, tip)) in found.iter().zip(&expected) {
+        assert_eq!(&found.transaction, transaction);
+        assert_eq!((found.height, found.block_hash), (tip.height, tip.hash));
+    }
+    for pair in found.windows(2) {
+        let times = |spend: &ConfirmedSpend| (spend.block_time, spend.median_time);
+        let same_block = pair[0].block_hash == pair[1].block_hash;
+        assert!(!same_block || times(&pair[0]) == times(&pair[1]));
+        assert!(pair[0].median_time <= pair[1].median_time);
+        assert!(pair[1].median_time <= pair[1].block_time);
+    }
+    assert_eq!(
+        chain.spends(&other.script()).unwrap().transactions.len(),
+        1,
+        "the gift was one to the other"
+    );
+
+    // What a dropped block held is no spend until it is mined again, in another block.
+    control.reorg(1);
+    assert_eq!(spends(), found[..2 * IN_EACH_BLOCK]);
+    control.mine(1);
+    let again = spends();
+    assert_eq!(again.len(), found.len());
+    assert_eq!(again[..2 * IN_EACH_BLOCK], found[..2 * IN_EACH_BLOCK]);
+    let tip = chain.tip().unwrap();
+    for spend in &again[2 * IN_EACH_BLOCK..] {
+        assert_eq!((spend.height, spend.block_hash), (tip.height, tip.hash));
+    }
 }
