@@ -8,6 +8,7 @@ use beacon_cohort::review::DeclineCode;
 use beacon_signal::{Root, Strictness, transaction};
 use bitcoin::{Transaction, Txid};
 
+use super::node::Node;
 use super::world::{COORDINATOR, NodeId, node_of, peer};
 use super::{Simulation, live};
 
@@ -195,9 +196,9 @@ impl Simulation {
                 && self.settings.empty_leaf_allowed
                 && code == DeclineCode::ProofInvalid.as_str();
             let member = node_of(&peer).and_then(|node| self.members.get(node.checked_sub(1)?));
-            let gone = member.is_some_and(|node| node.is_gone());
+            let gone = member.is_some_and(Node::is_gone);
             // Of whom a part is forgotten, it may be late, or not know a leaf until its user says it again.
-            let forgot = member.is_some_and(|node| node.is_restored());
+            let forgot = member.is_some_and(Node::is_restored);
             let lost = [DeclineCode::LeafMissing, DeclineCode::ProofInvalid];
             let lost = forgot && lost.iter().any(|lost| lost.as_str() == code);
             let excused = self.world.is_dishonest(COORDINATOR)
