@@ -305,7 +305,9 @@ impl Simulation {
             });
             let count = announced.count();
             // What moves to a successor may have been asked for there as well. The same update twice does no harm.
-            let again = self.settings.gone.is_some() && count > 1;
+            // So may what an older copy of a disk still had waiting.
+            let doubled = self.settings.gone.is_some() || self.settings.restore.is_some();
+            let again = doubled && count > 1;
             if count != 1 && !again {
                 return Err(format!("an update was announced {count} times: {wanted:?}"));
             }

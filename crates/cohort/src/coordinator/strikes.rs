@@ -75,6 +75,7 @@ impl Coordinator {
             session,
             excused,
             by,
+            ..
         }) = &cohort.declines
         else {
             return Step::nothing();

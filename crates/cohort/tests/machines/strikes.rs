@@ -3,7 +3,7 @@
 use beacon_cohort::coordinator::{Command, Phase, Stage, Standing};
 use beacon_cohort::ids::CohortId;
 use beacon_cohort::machine::Code;
-use beacon_cohort::message::{Message, NextStep};
+use beacon_cohort::message::{Decline, Message, NextStep};
 use beacon_cohort::participant;
 use beacon_cohort::terms::{Admission, Terms};
 
@@ -500,6 +500,39 @@ fn a_decline_for_a_missing_leaf_brings_the_leaf() {
     assert_eq!(state.signals[0].standing, Standing::Broadcast);
     assert_eq!(strikes(&world, cohort), [0, 0, 0]);
     world.assert_replay_equals_memory();
+}
+
+/// The session is declined by another member first; the one whose leaf was lost declines it too, before its leaf is there or
+/// after. Neither is a strike.
+#[test]
+fn a_second_decline_for_a_missing_leaf_strikes_nobody() {
+    for leaf_first in [false, true] {
+        let (mut world, cohort) = closed_without_a_leaf(21);
+        let mut answers = world.settle_until(|message| {
+            matches!(message, Message::NoUpdate(_)) || message.kind() == "sign/decline"
+        });
+        let session = world.cohort(cohort).session.as_ref().unwrap().id;
+        let other = world.peers[1].id.clone();
+        let first = Decline {
+            session_id: session,
+            cohort_id: cohort,
+            code: "nonce-lost".to_owned(),
+            comment: String::new(),
+        };
+        world.tell_coordinator(&other, first).unwrap();
+        if !leaf_first {
+            answers.reverse();
+        }
+        for mail in answers {
+            world.deliver(mail);
+        }
+        world.pass(2);
+        world.settle();
+        assert_eq!(strikes(&world, cohort), [0, 0, 0], "{leaf_first}");
+        let signals = &world.cohort(cohort).signals;
+        assert_eq!(signals[0].standing, Standing::Broadcast, "{leaf_first}");
+        world.assert_replay_equals_memory();
+    }
 }
 
 /// Two cohorts have something to do, and what the first one wants cannot be stored: the other one goes on all the same.
