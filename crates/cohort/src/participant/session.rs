@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use beacon_signal::{Root, transaction};
 
-use super::endings::end;
+use super::endings::{MAX_SESSIONS, end};
 use super::state::{Membership, Progress, Session};
 use super::{Event, Participant};
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
@@ -64,6 +64,9 @@ impl Participant {
             let expected = "one of them, until another is buried";
             return Err(Rejection::new(Code::Limit, got, expected));
         }
+        cohort
+            .sessions
+            .has_room("one session more", MAX_SESSIONS, now)?;
         let session = body.session_id;
         let proposal = ProposedSignal(body);
         let forgotten = self.forgotten_leaves(cohort, &proposal.0);
@@ -106,6 +109,7 @@ impl Participant {
             proposal: Box::new(proposal),
             approved: self.policy.auto_sign,
             deadline: now.after(cohort.phase_deadline_s()),
+            at: now,
         });
         Ok(step)
     }
