@@ -429,13 +429,14 @@ impl Simulation {
     }
 }
 
-/// Whether something was signed that cannot be proven yet.
+/// Whether something was signed that cannot be proven yet, or is not even known.
 fn lacks_proofs(cohort: &Membership) -> bool {
     let mut candidates = cohort.candidates.iter();
-    candidates.any(|signed| {
-        let mut indexes = cohort.dids.keys();
-        indexes.any(|index| !signed.proofs.contains_key(index))
-    })
+    cohort.unexplained().next().is_some()
+        || candidates.any(|signed| {
+            let mut indexes = cohort.dids.keys();
+            indexes.any(|index| !signed.proofs.contains_key(index))
+        })
 }
 
 /// The people ask for nothing that an agent may refuse.
