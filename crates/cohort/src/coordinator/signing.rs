@@ -317,6 +317,9 @@ impl Coordinator {
             }));
         }
         let session = Self::session(cohort, body.session_id)?;
+        if session.outdated && code == DeclineCode::ProofInvalid.as_str() {
+            return Ok(Self::abandon_outdated(cohort, session, now));
+        }
         let why = Abandonment {
             code,
             culprit: Some(peer),

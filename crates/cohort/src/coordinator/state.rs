@@ -122,6 +122,9 @@ pub struct Declines {
     pub excused: bool,
     /// Codes, by member.
     pub by: BTreeMap<PeerId, String>,
+    /// Members whose leaves came since: their proofs lacked them.
+    #[serde(default)]
+    pub late: BTreeSet<PeerId>,
 }
 
 /// One round: leaves are collected, a root is made, sessions try to sign it.
