@@ -1,8 +1,10 @@
 //! What is known of the data behind signals: sidecar data, and what a content addressed store answered.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use beacon_signal::{Index, Proof, Root, Strictness};
+use beacon_signal::{Index, LeafValue, Proof, Root, Strictness, UpdateId};
+use multibase::Base;
 use serde_json::Value;
 
 use super::error::{ResolutionError, Unusable};
@@ -17,7 +19,7 @@ use crate::sidecar::Sidecar;
 #[derive(Debug)]
 pub(super) struct Known {
     genesis: Option<Value>,
-    updates: BTreeMap<Hash32, Value>,
+    updates: BTreeMap<Hash32, Arc<Value>>,
     announcements: BTreeMap<Hash32, Announcement>,
     /// The proofs that name a root, each with its place in the sidecar data.
     proofs: BTreeMap<Root, Vec<(usize, Value)>>,
@@ -52,7 +54,7 @@ impl Known {
             fetched: 0,
         };
         for update in sidecar.updates {
-            known.updates.insert(json::hash(&update), update);
+            known.updates.insert(json::hash(&update), Arc::new(update));
         }
         for map in sidecar.cas_updates {
             // The sidecar has objects only, so that each is a map.
@@ -79,9 +81,9 @@ impl Known {
         }
     }
 
-    pub(super) fn update(&self, hash: Hash32) -> Result<Lookup<&Value>, Error> {
+    pub(super) fn update(&self, hash: Hash32) -> Result<Lookup<Arc<Value>>, Error> {
         match self.updates.get(&hash) {
-            Some(update) => Ok(Lookup::Found(update)),
+            Some(update) => Ok(Lookup::Found(Arc::clone(update))),
             None => self.not_here(Object::new(ObjectKind::Update, hash)),
         }
     }
@@ -156,7 +158,7 @@ impl Known {
             Ok(value) => match object.kind {
                 ObjectKind::Genesis => self.genesis = Some(value),
                 ObjectKind::Update => {
-                    self.updates.insert(object.hash, value);
+                    self.updates.insert(object.hash, Arc::new(value));
                 }
                 ObjectKind::Announcement => {
                     if let Ok(map) = Announcement::from_value(value) {
@@ -193,15 +195,7 @@ fn update_proven(
     let index = Index::of_did(did.as_str());
     let mut first_problem = None;
     for (place, proof) in proofs {
-        let verified = serde_json::from_value::<Proof>(proof.clone())
-            .map_err(|error| error.to_string())
-            .and_then(|proof| {
-                proof
-                    .verify(&index, &proof.leaf_value(), &root, Strictness::Resolver)
-                    .map_err(|error| error.to_string())
-                    .map(|()| proof.update_id.map(Hash32::from))
-            });
-        match verified {
+        match verify(proof, &index, &root) {
             Ok(update) => return Ok(update),
             Err(problem) => {
                 first_problem.get_or_insert((*place, problem));
@@ -213,4 +207,47 @@ fn update_proven(
         ErrorCode::InvalidSignalData,
         ResolutionError::ProofInvalid { place, problem },
     ))
+}
+
+/// "SMT Proof Verification". Gives the update that the proof has for the index.
+///
+/// The leaf is made here and not by [`Proof`], whose nonces have 32 bytes as the members' own do: the specification lets the
+/// nonces of others have any length.
+fn verify(proof: &Value, index: &Index, root: &Root) -> Result<Option<Hash32>, String> {
+    let mut path = proof.clone();
+    let mut take = |name: &str| {
+        path.as_object_mut()
+            .and_then(|members| members.remove(name))
+    };
+    let (nonce, update) = (take("nonce"), take("updateId"));
+    let nonce = nonce.map(|nonce| {
+        let bytes = nonce
+            .as_str()
+            .and_then(|text| Base::Base64Url.decode(text).ok());
+        bytes.ok_or_else(|| wrong("nonce", &nonce, "a text in base64url without padding"))
+    });
+    let update = update.map(|update| {
+        let hash = update
+            .as_str()
+            .and_then(|text| text.parse::<UpdateId>().ok());
+        hash.ok_or_else(|| wrong("updateId", &update, "32 bytes in base64url without padding"))
+    });
+    let (nonce, update) = (nonce.transpose()?, update.transpose()?);
+    let leaf = match (&nonce, &update) {
+        (Some(nonce), update) => LeafValue::with_nonce(nonce, update.as_ref()),
+        (None, Some(update)) => LeafValue::update_without_nonce(update),
+        (None, None) => LeafValue::EMPTY,
+    };
+    let path: Proof =
+        serde_json::from_value(path).map_err(|error| json::shorten_text(error.to_string()))?;
+    let verified = path.verify(index, &leaf, root, Strictness::Resolver);
+    verified.map_err(|error| error.to_string())?;
+    Ok(update.map(Hash32::from))
+}
+
+fn wrong(member: &str, got: &Value, expected: &str) -> String {
+    format!(
+        "got {} at /{member}, expected {expected}",
+        json::shorten(got)
+    )
 }
