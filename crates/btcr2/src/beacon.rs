@@ -130,7 +130,7 @@ pub fn endpoint(address: &Address) -> String {
 /// Parameters after the address (BIP321) mean nothing to a resolver and are passed over, except required ones.
 pub fn parse_endpoint(endpoint: &str, network: Network) -> Result<Address, BeaconError> {
     let not_bitcoin = || BeaconError::NotBitcoinUri {
-        got: shorten(endpoint),
+        got: json::shorten_text(endpoint),
     };
     let (scheme, rest) = endpoint
         .split_at_checked(SCHEME.len())
@@ -144,21 +144,16 @@ pub fn parse_endpoint(endpoint: &str, network: Network) -> Result<Address, Beaco
         .find(|parameter| parameter.starts_with("req-"))
     {
         return Err(BeaconError::RequiredParameter {
-            got: shorten(required),
+            got: json::shorten_text(required),
         });
     }
     Address::<NetworkUnchecked>::from_str(address)
         .and_then(|address| address.require_network(network.into()))
         .map_err(|error| BeaconError::Address {
-            got: shorten(address),
+            got: json::shorten_text(address),
             network,
             reason: error.to_string(),
         })
-}
-
-/// Text from outside, as short as a message needs it.
-fn shorten(text: &str) -> String {
-    text.chars().take(100).collect()
 }
 
 /// The announcement map of a CAS beacon: which update a signal announces for each DID ("CAS Announcement").

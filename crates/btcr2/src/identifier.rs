@@ -275,12 +275,13 @@ impl Did {
         Index::of_did(&self.text)
     }
 
-    /// The absolute form of a DID URL of this DID: `#key` gets the DID put before it, all else stays as it is.
+    /// The absolute form of a URL in a document of this DID: a relative DID URL gets the DID put before it, all else
+    /// stays as it is.
     pub fn absolute(&self, url: &str) -> String {
-        match url.strip_prefix('#') {
-            Some(fragment) => format!("{}#{fragment}", self.text),
-            None => url.to_owned(),
+        if url.starts_with(['#', '?', '/']) {
+            return format!("{}{url}", self.text);
         }
+        url.to_owned()
     }
 }
 

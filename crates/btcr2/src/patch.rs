@@ -3,7 +3,7 @@
 use json_patch::PatchOperation;
 use serde_json::Value;
 
-use crate::json::{self, Limits};
+use crate::json::{self, Limits, Size};
 
 /// Largest number of operations in a patch.
 pub const MAX_OPERATIONS: usize = 1000;
@@ -43,16 +43,14 @@ pub enum PatchError {
     },
     /// The document would grow beyond the limits of documents.
     #[error(
-        "operation /{at} of the patch makes a document of {nodes} values, {depth} levels deep, expected at most \
-         {max_nodes} and {max_depth}", max_nodes = Limits::DOCUMENT.nodes, max_depth = Limits::DOCUMENT.depth
+        "operation /{at} of the patch makes a document of {size}, expected at most {} values, {} levels and {} bytes",
+        Limits::DOCUMENT.nodes, Limits::DOCUMENT.depth, Limits::DOCUMENT.bytes
     )]
     TooLarge {
         /// The operation's place, counted from 0.
         at: usize,
-        /// Number of values in the document.
-        nodes: usize,
-        /// Its depth.
-        depth: usize,
+        /// How large.
+        size: String,
     },
 }
 
@@ -79,7 +77,7 @@ impl Patch {
             let operation = serde_json::from_value(item.clone());
             operations.push(operation.map_err(|error| PatchError::Malformed {
                 at,
-                reason: error.to_string(),
+                reason: json::shorten_text(error.to_string()),
             })?);
         }
         Ok(Self { value, operations })
@@ -100,13 +98,14 @@ impl Patch {
             json_patch::patch_unsafe(&mut target, std::slice::from_ref(operation)).map_err(
                 |error| PatchError::Fails {
                     at,
-                    path: operation.path().to_string(),
+                    path: json::shorten_text(operation.path().as_str()),
                     reason: error.kind.to_string(),
                 },
             )?;
-            let (depth, nodes) = json::measure(&target);
-            if depth > Limits::DOCUMENT.depth || nodes > Limits::DOCUMENT.nodes {
-                return Err(PatchError::TooLarge { at, nodes, depth });
+            let size = Size::of(&target);
+            if !size.is_within(&Limits::DOCUMENT) {
+                let size = size.to_string();
+                return Err(PatchError::TooLarge { at, size });
             }
         }
         Ok(target)

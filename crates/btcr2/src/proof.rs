@@ -8,6 +8,7 @@ use multibase::Base;
 use serde_json::{Map, Value};
 
 use crate::json::{self, sha256};
+use crate::time::Timestamp;
 
 /// Name of the cryptosuite.
 pub const CRYPTOSUITE: &str = "bip340-jcs-2025";
@@ -131,6 +132,15 @@ pub fn verify(secured: &Value, key: &PublicKey) -> Result<(), ProofError> {
     };
     expect(&options, "type", PROOF_TYPE)?;
     expect(&options, "cryptosuite", CRYPTOSUITE)?;
+    if let Some(created) = options.get("created")
+        && Timestamp::parse(created.as_str().unwrap_or_default()).is_err()
+    {
+        return Err(ProofError::Member {
+            member: "created",
+            got: json::shorten(created),
+            expected: "a date and time such as 2026-01-31T23:59:59Z".into(),
+        });
+    }
     let value = options.remove("proofValue").unwrap_or_default();
     let signature = value.as_str().and_then(parse_signature);
     let signature = signature.ok_or_else(|| ProofError::Member {

@@ -10,7 +10,7 @@ use crate::json::{self, Hash32};
 use crate::patch::Patch;
 use crate::proof::{self, CRYPTOSUITE, PROOF_TYPE, ProofError};
 
-/// The contexts of an update, in the order of the specification's template.
+/// The contexts of an update and of its proof: these, in this order, and no others.
 pub const CONTEXTS: [&str; 4] = [
     "https://w3id.org/json-ld-patch/v1",
     "https://w3id.org/zcap/v1",
@@ -82,8 +82,8 @@ pub struct UnsignedUpdate {
 impl UnsignedUpdate {
     /// Makes the update that applies `patch` to `source`, and the document that comes of it.
     ///
-    /// `target_version` is one more than the version of `source`. The target must conform, and no reference in it may
-    /// point at a verification method that is not there.
+    /// `target_version` is one more than the version of `source`. The target must conform, and the patch must not leave a
+    /// reference to a verification method that is not there.
     pub fn construct(
         source: &Document,
         patch: &Patch,
@@ -99,7 +99,9 @@ impl UnsignedUpdate {
             }));
         }
         let target = patched(source, patch)?;
-        if let Some(dangling) = target.dangling_reference() {
+        if source.dangling_reference().is_none()
+            && let Some(dangling) = target.dangling_reference()
+        {
             return Err(invalid(dangling));
         }
         let value = json!({
@@ -125,13 +127,8 @@ impl UnsignedUpdate {
             Value::Object(value) => value,
             other => return Err(member("the root", Some(&other), "an object")),
         };
-        let contexts = value.get("@context").and_then(Value::as_array);
-        let has = |context: &&str| {
-            let mut contexts = contexts.into_iter().flatten();
-            contexts.any(|value| value.as_str() == Some(context))
-        };
-        if let Some(missing) = CONTEXTS.iter().find(|context| !has(context)) {
-            let expected = format!("an array that contains {missing:?}");
+        if value.get("@context") != Some(&json!(CONTEXTS)) {
+            let expected = format!("{} in this order", json!(CONTEXTS));
             return Err(member("/@context", value.get("@context"), expected));
         }
         let patch = value.get("patch").cloned().unwrap_or_default();
@@ -280,9 +277,16 @@ impl SignedUpdate {
         let proof = self.value.get("proof").and_then(Value::as_object);
         let proof = proof.ok_or_else(|| member("/proof", None, "a Data Integrity proof"))?;
         let expect = |name, expected: &str| proof::expect(proof, name, expected).map_err(invalid);
+        if proof.get("@context") != self.value.get("@context") {
+            let expected = "the same texts in the same order as at /@context";
+            return Err(member("/proof/@context", proof.get("@context"), expected));
+        }
         expect("proofPurpose", "capabilityInvocation")?;
         expect("capability", &capability(current.did()))?;
         expect("capabilityAction", "Write")?;
+        if proof.contains_key("invocationTarget") {
+            expect("invocationTarget", current.did().as_str())?;
+        }
         let method = proof.get("verificationMethod").and_then(Value::as_str);
         let method = method.ok_or_else(|| {
             invalid(ProofError::Member {

@@ -133,29 +133,66 @@ fn every_update_of_the_suite_is_applied_and_made_again() {
         };
         applied += 1;
 
-        // Made again with the same key, it differs in its signature only, and verifies.
-        let did: Did = text(&input["sourceDocument"], "id").parse().unwrap();
-        let source = Document::new(&did, input["sourceDocument"].clone()).unwrap();
-        let patch = Patch::from_value(input["patches"].clone()).unwrap();
-        let (unsigned, made) =
-            UnsignedUpdate::construct(&source, &patch, update.target_version()).unwrap();
-        assert_eq!(made, target);
-        assert_eq!(unsigned, *update.unsigned(), "{}", path.display());
-        let key = Keypair::from_seckey_str(&Secp256k1::new(), text(&input, "signingMaterial"));
-        let key = key.unwrap();
-        let signed = unsigned
-            .sign(&source, text(&input, "verificationMethodId"), |message| {
-                proof::sign(&key, &[7; 32], message)
-            })
-            .unwrap();
-        assert_eq!(signed.apply(&source).unwrap(), target);
-        let without_value = |update: &SignedUpdate| {
-            let mut value = update.value().clone();
-            value["proof"].as_object_mut().unwrap().remove("proofValue");
-            value
-        };
-        assert_eq!(without_value(&signed), without_value(&update));
+        make_again(&input, &update, &target);
     }
     // The two negative cases whose update itself is wrong; the others are wrong in their sidecar or on the chain.
     assert_eq!((applied, refused), (14, 2));
+}
+
+/// The same update, made with the same key, differs in its signature only, and verifies.
+fn make_again(input: &Value, update: &SignedUpdate, target: &Document) {
+    let did: Did = text(&input["sourceDocument"], "id").parse().unwrap();
+    let source = Document::new(&did, input["sourceDocument"].clone()).unwrap();
+    let patch = Patch::from_value(input["patches"].clone()).unwrap();
+    let (unsigned, made) =
+        UnsignedUpdate::construct(&source, &patch, update.target_version()).unwrap();
+    assert_eq!(made, *target);
+    assert_eq!(unsigned, *update.unsigned());
+
+    let key = Keypair::from_seckey_str(&Secp256k1::new(), text(input, "signingMaterial")).unwrap();
+    let method = text(input, "verificationMethodId");
+    assert_eq!(source.update_method_of(&key.public_key()).unwrap(), method);
+    let signed = unsigned.sign(&source, method, |message| {
+        proof::sign(&key, &[7; 32], message)
+    });
+    let signed = signed.unwrap();
+    assert_eq!(signed.apply(&source).unwrap(), *target);
+    let without_value = |update: &SignedUpdate| {
+        let mut value = update.value().clone();
+        value["proof"].as_object_mut().unwrap().remove("proofValue");
+        value
+    };
+    assert_eq!(without_value(&signed), without_value(update));
+}
+
+fn more(set: &str, file: &str) -> Value {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/more/regtest");
+    read(&folder.join(set).join("update").join(file))
+}
+
+#[test]
+fn relative_ids_and_embedded_keys_sign_updates() {
+    for set in ["x1/qtk24dpv", "x1/qtrhj3w0"] {
+        let input = more(set, "input.json");
+        let update = more(set, "output.json")["signedUpdate"].clone();
+        let update = SignedUpdate::from_value(update).unwrap();
+        let target = apply(&update, &input["sourceDocument"]).unwrap();
+        make_again(&input, &update, &target);
+    }
+}
+
+#[test]
+fn an_update_to_a_key_that_is_no_multikey_is_refused() {
+    let did = "did:btcr2:k1qgpq3zd0f7kgruwy3ra3hkwh72kyfw25prujvcvpjw43rc6ylndkptsld8e5m";
+    let source = initial::from_key(&did.parse().unwrap()).unwrap().unwrap();
+    let update = more("k1/qgpq3zd0", "output.json")["signedUpdate"].clone();
+    let error = SignedUpdate::from_value(update)
+        .unwrap()
+        .apply(&source)
+        .unwrap_err();
+    assert_eq!(error.code, ErrorCode::InvalidDidUpdate);
+    assert!(
+        error.to_string().contains("/verificationMethod/0/type"),
+        "{error}"
+    );
 }

@@ -19,6 +19,9 @@ use sha2::{Digest as _, Sha256};
 
 pub use parser::{JsonError, parse};
 
+/// No more characters of a text from outside are quoted in a message.
+const MAX_QUOTED: usize = 100;
+
 /// How much a JSON text may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -54,31 +57,81 @@ impl Limits {
         nodes: 2 * Self::DOCUMENT.nodes,
     };
 
-    /// The announcement map of a CAS beacon: about 100,000 DIDs.
+    /// The announcement map of a CAS beacon: 100,000 DIDs.
     pub const ANNOUNCEMENT: Self = Self {
         bytes: 16 << 20,
-        depth: 1,
+        depth: 16,
         nodes: 100_001,
     };
 }
 
-/// Depth and number of values of something that is already parsed.
-pub(crate) fn measure(value: &Value) -> (usize, usize) {
-    fn over<'a>(values: impl Iterator<Item = &'a Value>) -> (usize, usize) {
-        values
-            .map(measure)
-            .fold((0, 1), |(depth, nodes), of| (depth.max(of.0), nodes + of.1))
+/// How much something holds that is already parsed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Length of all texts and member names, in bytes.
+    pub(crate) bytes: usize,
+    /// How deep arrays and objects are inside one another.
+    pub(crate) depth: usize,
+    /// Number of values.
+    pub(crate) nodes: usize,
+}
+
+impl Size {
+    pub(crate) fn of(value: &Value) -> Self {
+        let one = Self {
+            nodes: 1,
+            ..Self::default()
+        };
+        match value {
+            Value::String(text) => Self {
+                bytes: text.len(),
+                ..one
+            },
+            Value::Array(items) => items.iter().map(Self::of).fold(one.down(), Self::with),
+            Value::Object(members) => {
+                let members = members.iter().map(|(key, value)| {
+                    let of = Self::of(value);
+                    Self {
+                        bytes: of.bytes + key.len(),
+                        ..of
+                    }
+                });
+                members.fold(one.down(), Self::with)
+            }
+            _ => one,
+        }
     }
-    match value {
-        Value::Array(items) => {
-            let (depth, nodes) = over(items.iter());
-            (depth + 1, nodes)
+
+    /// An array or object is one level, even an empty one.
+    fn down(self) -> Self {
+        Self { depth: 1, ..self }
+    }
+
+    /// An array or object with one more value in it.
+    fn with(self, inner: Self) -> Self {
+        Self {
+            bytes: self.bytes + inner.bytes,
+            depth: self.depth.max(inner.depth + 1),
+            nodes: self.nodes + inner.nodes,
         }
-        Value::Object(members) => {
-            let (depth, nodes) = over(members.values());
-            (depth + 1, nodes)
-        }
-        _ => (0, 1),
+    }
+
+    pub(crate) fn is_within(&self, limits: &Limits) -> bool {
+        self.bytes <= limits.bytes && self.depth <= limits.depth && self.nodes <= limits.nodes
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            bytes,
+            depth,
+            nodes,
+        } = self;
+        write!(
+            f,
+            "{nodes} values, {depth} levels deep, with {bytes} bytes of text"
+        )
     }
 }
 
@@ -96,8 +149,13 @@ pub(crate) fn kind(value: &Value) -> &'static str {
 
 /// A value from outside, as short as a message needs it.
 pub(crate) fn shorten(value: &Value) -> String {
-    let mut text = value.to_string();
-    if let Some((end, _)) = text.char_indices().nth(100) {
+    shorten_text(value.to_string())
+}
+
+/// A text from outside, as short as a message needs it.
+pub(crate) fn shorten_text(text: impl Into<String>) -> String {
+    let mut text = text.into();
+    if let Some((end, _)) = text.char_indices().nth(MAX_QUOTED) {
         text.truncate(end);
         text.push('…');
     }

@@ -162,7 +162,10 @@ impl Parser<'_> {
             }
             let key = self.string()?;
             if members.contains_key(&key) {
-                return Err(JsonError::RepeatedMember { at, key });
+                return Err(JsonError::RepeatedMember {
+                    at,
+                    key: super::shorten_text(key),
+                });
             }
             self.white_space();
             if !self.takes(b':') {

@@ -4,11 +4,14 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     clippy::missing_panics_doc,
     unreachable_pub,
     dead_code,
     reason = "a part of test programs, each of which uses some of it"
 )]
+
+pub mod world;
 
 use std::collections::BTreeMap;
 
