@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs};
+use beacon_runtime::dids::commands::{DidCommand, SidecarCommand};
 use beacon_runtime::keys::commands::KeysCommand;
 use clap::{Parser, Subcommand};
 
@@ -10,9 +11,11 @@ const EXAMPLES: &str = "\
 Examples:
   beacon-participant run --chain-url http://127.0.0.1:3002 --auto-sign
   beacon-participant subscribe did:peer:2.Vz6Mk…
+  beacon-participant did create --new
   beacon-participant cohorts
   beacon-participant join 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --did did:btcr2:k1q…
   beacon-participant request-update 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --update-hash 5f…e1
+  beacon-participant sidecar export --did did:btcr2:k1q… --out alice.json
   beacon-participant keys export --out participant.age
   beacon-participant proof verify --did did:btcr2:k1q… --proof proof.json --root 9a…07
 
@@ -37,8 +40,14 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run the agent until it is told to stop (SIGTERM, Ctrl-C)
     Run(RunArgs),
-    /// Show this agent's DIDs; each coordinator knows it by another
-    Did(DidArgs),
+    /// Show the DIDs under which coordinators know this agent; make and list did:btcr2 identifiers
+    #[command(args_conflicts_with_subcommands = true)]
+    Did {
+        #[command(flatten)]
+        args: DidArgs,
+        #[command(subcommand)]
+        command: Option<DidCommand>,
+    },
     /// Hear of a coordinator's cohorts
     Subscribe {
         /// Its DID, or an invitation to it
@@ -96,6 +105,9 @@ pub(crate) enum Command {
         #[arg(long, default_value = "")]
         comment: String,
     },
+    /// Export what relying parties need to resolve a DID
+    #[command(subcommand)]
+    Sidecar(SidecarCommand),
     /// Check evidence that a coordinator wrote against a member
     #[command(subcommand)]
     Evidence(EvidenceCommand),

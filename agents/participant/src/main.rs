@@ -8,6 +8,7 @@ use args::{
     Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand, RollbackCommand,
 };
 use beacon_runtime::cli::{self, Failure, Global};
+use beacon_runtime::dids::commands as dids;
 use beacon_runtime::participant::{self, ParticipantAgent};
 use beacon_runtime::{by_hand, evidence, proofs};
 use serde_json::{Value, json};
@@ -32,7 +33,14 @@ impl Args {
                     .run::<ParticipantAgent>(AGENT, args, participant::role)
                     .await;
             }
-            Command::Did(args) => {
+            Command::Did {
+                command: Some(command),
+                ..
+            } => return dids::run(&global, AGENT, command).await,
+            Command::Did {
+                args,
+                command: None,
+            } => {
                 return global
                     .did::<ParticipantAgent>(AGENT, args, participant::own_did)
                     .await;
@@ -71,6 +79,7 @@ impl Args {
                 "rollback.confirm",
                 json!({ "cohort_id": cohort_id, "coordinator": coordinator }),
             ),
+            Command::Sidecar(command) => return dids::sidecar(&global, AGENT, command).await,
             Command::Evidence(EvidenceCommand::Verify { file }) => {
                 return evidence::verify(global.json, &file);
             }

@@ -53,7 +53,10 @@ impl FromStr for DidKeyPath {
 
     /// Reads the only form that [`Display`](fmt::Display) writes.
     fn from_str(text: &str) -> Result<Self, ()> {
-        let index = text.rsplit('/').next().and_then(|step| step.strip_suffix('\''));
+        let index = text
+            .rsplit('/')
+            .next()
+            .and_then(|step| step.strip_suffix('\''));
         let index: u32 = index.and_then(|index| index.parse().ok()).ok_or(())?;
         [Network::Bitcoin, Network::Regtest]
             .into_iter()

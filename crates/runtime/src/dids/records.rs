@@ -75,7 +75,9 @@ pub enum RecordError {
         max: usize,
     },
     /// There is no such DID here.
-    #[error("got {did}, expected a DID that `did list` shows: `did create` makes the record of one")]
+    #[error(
+        "got {did}, expected a DID that `did list` shows: `did create` makes the record of one"
+    )]
     Unknown {
         /// The DID.
         did: Did,
@@ -381,8 +383,8 @@ fn read_update(path: &Path) -> Result<SignedUpdate, RecordError> {
         let expected = id;
         return Err(Fault::Hash { got, expected }.at(path));
     }
-    let update = SignedUpdate::from_value(value)
-        .map_err(|error| Fault::Content(error.problem).at(path))?;
+    let update =
+        SignedUpdate::from_value(value).map_err(|error| Fault::Content(error.problem).at(path))?;
     if update.target_version() != version {
         let (got, expected) = (update.target_version(), version);
         return Err(Fault::Version { got, expected }.at(path));
