@@ -15,11 +15,11 @@ use crate::proof::{SECP256K1, multikey};
 pub const PLACEHOLDER: &str = "did:btcr2:_";
 
 /// The document of a DID that is made from a key; `None` for a DID that is made from a genesis document.
-pub fn from_key(did: &Did) -> Option<Result<Document, Error>> {
-    let GenesisBytes::Key(key) = did.genesis() else {
-        return None;
-    };
-    Some(of_key(did, key))
+pub fn from_key(did: &Did) -> Result<Option<Document>, Error> {
+    match did.genesis() {
+        GenesisBytes::Key(key) => of_key(did, key).map(Some),
+        GenesisBytes::Document(_) => Ok(None),
+    }
 }
 
 /// The document of a DID that is made from this key.

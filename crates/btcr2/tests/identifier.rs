@@ -216,6 +216,23 @@ fn padding_that_is_not_zero_is_refused() {
 }
 
 #[test]
+fn the_malformed_dids_of_the_published_suite_are_refused() {
+    // Scenarios n01 (checksum), n02 (padding) and n03 (network) of its regtest sets.
+    let checksum =
+        refusal("did:btcr2:k1qgp0hy8cwcgrj7cw8ufawj8gmmfqsaew83sh8f40wfzntspety3ep9cz42djq");
+    assert!(matches!(checksum, DidError::Bech32m { .. }), "{checksum}");
+    let padding =
+        refusal("did:btcr2:x1qfrgktt67zycyup5hcxnhy4hayjyjszg39zkenhunsxc6mtlkc7chpda5q3");
+    assert!(
+        matches!(padding, DidError::NotCanonical { .. }),
+        "{padding}"
+    );
+    let network =
+        refusal("did:btcr2:k1qcp0cg8668q6wwdgtxh3lceakmc0l43wrjzc2pa8suhej0ywpspf3gqzjlp0l");
+    assert_eq!(network, DidError::ReservedNetwork { got: 6 });
+}
+
+#[test]
 fn relative_urls_are_made_absolute() {
     let did: Did = KEY_DID.parse().unwrap();
     assert_eq!(did.absolute("#key-1"), format!("{KEY_DID}#key-1"));

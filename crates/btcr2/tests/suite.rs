@@ -77,9 +77,9 @@ fn the_first_document_of_every_did_is_the_one_that_updates_start_from() {
     let (mut keys, mut documents) = (0, 0);
     for (set, about) in sets() {
         let did: Did = text(&about, "did").parse().unwrap();
-        let document = if let Some(document) = initial::from_key(&did) {
+        let document = if let Some(document) = initial::from_key(&did).unwrap() {
             keys += 1;
-            document.unwrap()
+            document
         } else {
             documents += 1;
             let genesis = read(&set.join("other.json"))["genesisDocument"].clone();
@@ -182,17 +182,30 @@ fn relative_ids_and_embedded_keys_sign_updates() {
 }
 
 #[test]
-fn an_update_to_a_key_that_is_no_multikey_is_refused() {
-    let did = "did:btcr2:k1qgpq3zd0f7kgruwy3ra3hkwh72kyfw25prujvcvpjw43rc6ylndkptsld8e5m";
-    let source = initial::from_key(&did.parse().unwrap()).unwrap().unwrap();
-    let update = more("k1/qgpq3zd0", "output.json")["signedUpdate"].clone();
-    let error = SignedUpdate::from_value(update)
-        .unwrap()
-        .apply(&source)
-        .unwrap_err();
-    assert_eq!(error.code, ErrorCode::InvalidDidUpdate);
-    assert!(
-        error.to_string().contains("/verificationMethod/0/type"),
-        "{error}"
-    );
+fn updates_of_later_sets_are_refused_where_they_are_wrong() {
+    // The folder is the beginning of the DID's own part; the update names the rest.
+    for (set, place) in [
+        ("qgp040ju", "at /@context of the update"),
+        ("qgpw65qy", "at /proof/capability,"),
+        (
+            "qgp5wcmx",
+            "#unknown\", expected one of /capabilityInvocation",
+        ),
+        ("qgpl0zen", "got \"did:btcr2:k1qexample\" at /id,"),
+        (
+            "qgpq3zd0",
+            "got \"JsonWebKey2020\" at /verificationMethod/0/type,",
+        ),
+    ] {
+        let update = more(&format!("k1/{set}"), "output.json")["signedUpdate"].clone();
+        let method = text(&update["proof"], "verificationMethod");
+        let (did, _) = method.split_once('#').unwrap();
+        assert!(did.starts_with(&format!("did:btcr2:k1{set}")));
+        let source = initial::from_key(&did.parse().unwrap()).unwrap().unwrap();
+        assert_eq!(update["sourceHash"], source.hash().to_string());
+        let applied = SignedUpdate::from_value(update).and_then(|update| update.apply(&source));
+        let error = applied.unwrap_err();
+        assert_eq!(error.code, ErrorCode::InvalidDidUpdate);
+        assert!(error.to_string().contains(place), "{set}: {error}");
+    }
 }

@@ -176,11 +176,12 @@ impl Net {
             .await;
     }
 
-    /// Has a member announce an update.
-    pub async fn request_update(&self, cohort: &Cohort, member: usize) {
+    /// Has a member announce an update. Returns its hash, 64 hex digits.
+    pub async fn request_update(&self, cohort: &Cohort, member: usize) -> String {
         let update_hash = format!("{:064x}", Uuid::new_v4().as_u128());
         let params = json!({ "cohort_id": cohort.id, "update_hash": update_hash });
         self.members[member].call("request_update", params).await;
+        update_hash
     }
 
     /// The cohort's next signal, as soon as it waits for a block.

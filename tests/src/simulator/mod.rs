@@ -39,7 +39,7 @@ pub use attack::Letter;
 
 use node::Node;
 use oracle::Sessions;
-use users::{CONFIRMATIONS, LOOK_MS, Users, dids};
+use users::{CONFIRMATIONS, LOOK_MS, Users, Wanted, dids};
 use world::{COORDINATOR, Happening, NodeId, World};
 
 /// A coordinator, its participants, and the world they live in.
@@ -192,7 +192,13 @@ impl Simulation {
 
     fn announced(&self) -> bool {
         let idle = self.cohorts_idle();
-        idle && self.users.wanted.iter().all(|wanted| {
+        // Who is gone for ever never hears of it.
+        let there = |wanted: &&Wanted| {
+            let node = self.members.get(wanted.member - 1);
+            node.is_some_and(|node| !node.is_gone())
+        };
+        let mut wanted = self.users.wanted.iter().filter(there);
+        idle && wanted.all(|wanted| {
             self.membership(wanted.member, wanted.cohort)
                 .is_some_and(|cohort| wanted.is_announced(cohort))
         })

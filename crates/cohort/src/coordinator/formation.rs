@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use super::strikes::report_dissolved;
 use super::{
     Cohort, Coordinator, Event, FILTER_WINDOW_S, FORMATION_EXPIRY_S, MAX_FILTER_CHANGES, Member,
     Phase,
 };
 use crate::ids::{CohortId, PeerId, Timestamp};
 use crate::machine::{Code, Rejection, Step};
-use crate::message::{CohortAck, CohortAdvert, MAX_TEXT, OptIn, Subscribe, SubscribeAccept};
+use crate::message::{
+    CohortAck, CohortAdvert, CohortSet, MAX_TEXT, OptIn, Subscribe, SubscribeAccept,
+};
+use crate::musig::BeaconKey;
 use crate::statement;
 use crate::terms::Admission;
 
@@ -61,7 +65,9 @@ impl Coordinator {
         };
         step = step.send(peer, accept, now.after(FORMATION_EXPIRY_S));
         for cohort in self.state.cohorts.values() {
-            if is_open(cohort, now) && wants(filter, cohort) && may_join(cohort, peer) {
+            let is_offered =
+                is_open(cohort, now) && wants(filter, cohort) && may_join(cohort, peer);
+            if is_offered || is_in(cohort, peer, now) {
                 step = step.send(peer, advert(cohort), cohort.terms.advert_expires);
             }
         }
@@ -108,7 +114,7 @@ impl Coordinator {
         if let Some(member) = cohort.members.get(&peer) {
             // The same again is fine, whatever the phase; a different one is a conflict.
             return if member.key == body.participant_pk && indexes.is_subset(&member.indexes) {
-                Ok(renew_seat(cohort, peer, member, now))
+                opt_in_again(cohort, peer, member, now)
             } else {
                 Err(Rejection::new(
                     Code::Conflict,
@@ -267,18 +273,57 @@ impl Coordinator {
     }
 }
 
-/// The identical opt-in keeps the seat. Written to the log no more often than it matters.
-fn renew_seat(cohort: &Cohort, peer: PeerId, member: &Member, now: Timestamp) -> Step<Event> {
+/// The identical opt-in keeps the seat. Written to the log no more often than it matters. Later it asks what became of the
+/// cohort: a member whose state was restored from an old copy is in it again.
+fn opt_in_again(
+    cohort: &Cohort,
+    peer: PeerId,
+    member: &Member,
+    now: Timestamp,
+) -> Result<Step<Event>, Rejection> {
+    if let Phase::Failed(reason) = &cohort.phase {
+        let expected = "none: the cohort is over";
+        return Err(Rejection::new(Code::CohortFailed, reason, expected));
+    }
+    if let Some(beacon) = &cohort.beacon {
+        let again =
+            Step::nothing().send(&peer, cohort_set(cohort, beacon), set_expires(cohort, now));
+        return Ok(match cohort.phase {
+            Phase::Dissolved(_) => again.with(report_dissolved(cohort, peer)),
+            _ => again,
+        });
+    }
     let fresh = cohort.terms.seat_deadline_s() / 4;
     let is_fresh = member.seen.is_some_and(|seen| now < seen.after(fresh));
-    if cohort.phase != Phase::Advertised || is_fresh {
-        return Step::nothing();
-    }
-    Step::event(Event::SeatRenewed {
-        cohort: cohort.id,
-        peer,
-        at: now,
+    Ok(if is_fresh {
+        Step::nothing()
+    } else {
+        Step::event(Event::SeatRenewed {
+            cohort: cohort.id,
+            peer,
+            at: now,
+        })
     })
+}
+
+/// Whether a peer is a member of a cohort whose advert it can still follow: it may have lost its memory of it.
+fn is_in(cohort: &Cohort, peer: &PeerId, now: Timestamp) -> bool {
+    cohort.members.contains_key(peer) && !cohort.is_over() && now < cohort.terms.advert_expires
+}
+
+/// What a member is told of the cohort once it is set.
+pub(super) fn cohort_set(cohort: &Cohort, beacon: &BeaconKey) -> CohortSet {
+    CohortSet {
+        cohort_id: cohort.id,
+        beacon_address: beacon.address(cohort.terms.btc_network.bitcoin()),
+        cohort_keys: beacon.keys().to_vec(),
+        terms_hash: cohort.terms.hash(),
+    }
+}
+
+/// Until when that is worth hearing.
+pub(super) fn set_expires(cohort: &Cohort, now: Timestamp) -> Timestamp {
+    now.after(cohort.terms.seat_deadline_s())
 }
 
 pub(super) fn is_open(cohort: &Cohort, now: Timestamp) -> bool {

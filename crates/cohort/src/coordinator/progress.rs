@@ -4,11 +4,11 @@ use beacon_signal::Root;
 use rand_core::CryptoRng;
 
 use super::chain::broadcast;
-use super::formation::is_open;
+use super::formation::{cohort_set, is_open, set_expires};
 use super::{Cohort, Coordinator, Event, Phase, Signal, Stage, Standing, TIMEOUT};
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::{Code, Effect, Rejection, Step};
-use crate::message::{CohortSet, UpdateOpportunity};
+use crate::message::UpdateOpportunity;
 use crate::musig::BeaconKey;
 use crate::terms::Flow;
 
@@ -100,20 +100,16 @@ impl Coordinator {
             Ok(beacon) => beacon,
             Err(error) => return Self::fail(cohort, error.to_string()),
         };
-        let message = CohortSet {
-            cohort_id: cohort.id,
-            beacon_address: beacon.address(cohort.terms.btc_network.bitcoin()),
-            cohort_keys: beacon.keys().to_vec(),
-            terms_hash: cohort.terms.hash(),
-        };
+        let message = cohort_set(cohort, &beacon);
         let step = Step::event(Event::CohortSet {
             cohort: cohort.id,
             at: now,
         });
-        let deadline = now.after(cohort.terms.seat_deadline_s());
-        cohort.members.keys().fold(step, |step, peer| {
-            step.send(peer, message.clone(), deadline)
-        })
+        let expires = set_expires(cohort, now);
+        cohort
+            .members
+            .keys()
+            .fold(step, |step, peer| step.send(peer, message.clone(), expires))
     }
 
     fn progress_signing(

@@ -153,19 +153,12 @@ impl Coordinator {
             without,
             reason,
         });
-        // Who was out is between the coordinator and that member.
-        let expected = "a cohort whose members all do their part";
-        let rejection = Rejection::new(Code::CohortDissolved, "the end of the cohort", expected);
         for peer in cohort.members.keys() {
             if let Some(session) = &cohort.session {
                 let message = dissolved(cohort.id, session.id);
                 step = step.send(peer, message, now.after(FORMATION_EXPIRY_S));
             }
-            step = step.with(Effect::Report {
-                to: peer.clone(),
-                cohort: cohort.id,
-                rejection: rejection.clone(),
-            });
+            step = step.with(report_dissolved(cohort, peer.clone()));
         }
         if successor {
             step.and(Self::succeed(cohort, others, now, rng))
@@ -215,6 +208,16 @@ impl Coordinator {
                 .iter()
                 .fold(step, |step, peer| step.send(peer, advert(next), expires))
         })
+    }
+}
+
+/// What every member is told. Who was out is between the coordinator and that member.
+pub(super) fn report_dissolved(cohort: &Cohort, to: PeerId) -> Effect {
+    let expected = "a cohort whose members all do their part";
+    Effect::Report {
+        to,
+        cohort: cohort.id,
+        rejection: Rejection::new(Code::CohortDissolved, "the end of the cohort", expected),
     }
 }
 

@@ -37,7 +37,7 @@ impl Participant {
     pub(super) fn restarted(&self, now: Timestamp) -> Step<Event> {
         let mut step = Step::nothing();
         for cohort in self.state.cohorts.values() {
-            step = self.restart_join(cohort, step);
+            step = self.restart_join(cohort, step, now);
             if cohort.is_watched() {
                 // If this state is an old one, the coordinator may know more than we do.
                 step = step.and(Self::inquire(cohort, cohort.round, now));

@@ -158,10 +158,17 @@ impl Participant {
         send_opt_in(step, cohort, key, proof, now)
     }
 
-    /// A join whose proof was being made when the process ended.
-    pub(super) fn restart_join(&self, cohort: &Membership, step: Step<Event>) -> Step<Event> {
+    /// A join whose proof was being made when the process ended; and an opt-in after which the cohort may have been set, if
+    /// this state is an old one.
+    pub(super) fn restart_join(
+        &self,
+        cohort: &Membership,
+        step: Step<Event>,
+        now: Timestamp,
+    ) -> Step<Event> {
         match (&cohort.stage, cohort.path) {
             (Stage::Joining, Some(path)) => self.prove(step, cohort, path),
+            (Stage::OptedIn, _) => step.and(Self::opt_in_again(cohort, now)),
             _ => step,
         }
     }
@@ -290,7 +297,9 @@ impl Participant {
                 keys: beacon.keys().to_vec(),
                 address: body.beacon_address.clone(),
             })
-            .send(from, ack(&beacon), expires)),
+            .send(from, ack(&beacon), expires)
+            // Nothing was signed here before, unless our state is an old one.
+            .and(Self::inquire(cohort, 1, now))),
             Err(declined) => {
                 // The driver turns a rejection into a problem report; the reason is kept for the user as well.
                 Ok(Step::event(Event::CohortRefused {

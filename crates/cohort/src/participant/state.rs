@@ -358,7 +358,7 @@ impl Membership {
                 .keys()
                 .map(|index| (*index, self.leaves.get(index)))
                 .collect(),
-            live: self.live().map(|candidate| &candidate.tx).collect(),
+            live: self.unsettled().map(|candidate| &candidate.tx).collect(),
             published: self
                 .live()
                 .filter(|signed| signed.round < self.round && signed.standing != Standing::Live)
@@ -447,6 +447,27 @@ impl Membership {
         self.candidates
             .iter()
             .filter(move |candidate| !settled(candidate.standing))
+    }
+
+    /// Live ones that a session must account for. What a buried transaction builds on is buried with it, also where our chain
+    /// source, asked about one after the other, has not said so yet.
+    fn unsettled(&self) -> impl Iterator<Item = &Candidate> {
+        let parents = |signed: &Candidate| -> Vec<Txid> {
+            let inputs = signed.tx.input.iter();
+            inputs.map(|input| input.previous_output.txid).collect()
+        };
+        let is_buried = |signed: &&Candidate| matches!(signed.standing, Standing::Buried { .. });
+        let buried = self.candidates.iter().filter(is_buried);
+        let mut wanted: Vec<Txid> = buried.flat_map(parents).collect();
+        let mut built_on = BTreeSet::new();
+        while let Some(txid) = wanted.pop() {
+            if built_on.insert(txid) {
+                let known = self.candidates.iter().filter(|signed| signed.txid == txid);
+                wanted.extend(known.flat_map(parents));
+            }
+        }
+        self.live()
+            .filter(move |signed| !built_on.contains(&signed.txid))
     }
 
     /// Whether a session of this id was here before.

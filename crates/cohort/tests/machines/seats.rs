@@ -1,6 +1,8 @@
 //! Seats that are held, renewed and given up before a cohort is set, and subscriptions that change.
 
-use beacon_cohort::coordinator::Phase;
+use std::collections::BTreeSet;
+
+use beacon_cohort::coordinator::{Command, Phase};
 use beacon_cohort::ids::{CohortId, PeerId};
 use beacon_cohort::machine::Code;
 use beacon_cohort::message::{Message, OptIn, Subscribe, Unsubscribe};
@@ -66,6 +68,51 @@ fn a_repeated_opt_in_keeps_the_seat() {
     assert_eq!(world.cohort(cohort).members.len(), 1);
     assert_eq!(world.coordinator.log.len(), lines + 4);
     world.assert_replay_equals_memory();
+}
+
+/// Who repeats its opt-in after the cohort was set has not heard of that, or has forgotten it: it is told what became of it.
+#[test]
+fn a_repeated_opt_in_asks_what_became_of_the_cohort() {
+    let (mut world, cohort, peer, opt_in) = half_full(6);
+    let answers = |world: &mut World| {
+        let lines = world.coordinator.log.len();
+        world.mail.clear();
+        let answer = world.tell_coordinator(&peer, opt_in.clone());
+        assert_eq!(world.coordinator.log.len(), lines, "nothing has changed");
+        let about = |mail: &Mail| match mail {
+            Mail::Message { to, message, .. } if *to == peer => message.kind().to_owned(),
+            Mail::Problem { to, rejection, .. } if *to == peer => {
+                rejection.code.as_str().to_owned()
+            }
+            _ => panic!("nobody else is told"),
+        };
+        let told: Vec<_> = world.mail.iter().map(about).collect();
+        answer.map(|()| told).map_err(|rejection| rejection.code)
+    };
+    world.subscribe(1);
+    world.settle();
+    assert_eq!(world.cohort(cohort).phase, Phase::Acknowledged);
+    assert_eq!(
+        answers(&mut world),
+        Ok(vec!["keygen/cohort_set".to_owned()])
+    );
+    let dissolve = Command::Dissolve {
+        cohort,
+        without: BTreeSet::new(),
+        successor: false,
+    };
+    world.operator(dissolve).unwrap();
+    let told = ["keygen/cohort_set", Code::CohortDissolved.as_str()];
+    assert_eq!(answers(&mut world), Ok(told.map(str::to_owned).to_vec()));
+
+    let (mut world, cohort, ..) = half_full(6);
+    for _ in 0..11 {
+        pass_at_coordinator(&mut world, 300);
+        world.tell_coordinator(&peer, opt_in.clone()).unwrap();
+    }
+    pass_at_coordinator(&mut world, 300);
+    assert!(matches!(world.cohort(cohort).phase, Phase::Failed(_)));
+    assert_eq!(answers(&mut world), Err(Code::CohortFailed));
 }
 
 /// The coordinator was away for longer than the deadline: nobody could show a sign of life.

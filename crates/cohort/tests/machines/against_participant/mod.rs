@@ -6,7 +6,7 @@ mod recovery;
 mod sessions;
 
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
-use beacon_cohort::machine::{Code, Effect, Input, Machine};
+use beacon_cohort::machine::{ChainFact, Code, Effect, Input, Machine};
 use beacon_cohort::message::{
     AggregatedNonces, AuthorizationRequest, CohortAdvert, CohortSet, Message, NextStep, OptIn,
     SessionAborted, SignalPublished, SignalStatus, Subscribe, UpdateOpportunity,

@@ -22,6 +22,40 @@ fn a_request_that_pays_too_much() {
     assert!(world.membership(0, cohort).session.is_none());
 }
 
+/// The chain source tells of the second signal's burial first, and of the first one's later. What builds on the second is no
+/// reason to decline.
+#[test]
+fn what_a_buried_signal_builds_on_is_buried_too() {
+    let (mut world, cohort) = World::formed(2, 12);
+    for update in [1, 2] {
+        world.request_update(0, cohort, update);
+        world.settle();
+        world.chain.mine();
+        world.settle();
+    }
+    let [first, second] = [0, 1].map(|at| world.cohort(cohort).signals[at].txid);
+    world.request_update(0, cohort, 3);
+    let requests = world.settle_until(|message| message.kind() == "sign/authorization_request");
+    (0..6).for_each(|_| world.chain.mine());
+    for _ in 0..2 {
+        let watches = world.peers[0].node.machine.watches();
+        for fact in world.chain.answer(&watches) {
+            if !matches!(fact, ChainFact::Transaction { txid, .. } if txid == first) {
+                world.at_peer(0, Input::Chain(fact)).unwrap();
+            }
+        }
+    }
+    let live: Vec<_> = world.membership(0, cohort).live().collect();
+    assert_eq!(live.len(), 1);
+    assert_eq!(live[0].txid, first);
+    for request in requests {
+        world.deliver(request);
+    }
+    let open = world.membership(0, cohort).session.as_ref().unwrap();
+    let spent = open.proposal.0.pending_tx.input[0].previous_output;
+    assert_eq!(spent.txid, second);
+}
+
 /// One session id, two transactions: the session ends, and the nonces made for the first are destroyed.
 #[test]
 fn two_requests_under_one_session_id() {
