@@ -40,10 +40,10 @@ async fn every_command_explains_itself() {
         ),
         (
             Binary::Participant,
-            "approve, cohorts, decline, did, didcomm, didcomm pack, didcomm send, didcomm unpack, events, evidence, \
-             evidence verify, join, keys, keys decrypt, keys encrypt, keys export, keys import, keys list, keys passphrase, \
+            "approve, cohorts, decline, did, did create, did key, did list, did show, didcomm, didcomm pack, \
+             didcomm send, didcomm unpack, events, evidence, evidence verify, join, keys, keys decrypt, keys encrypt, keys export, keys import, keys list, keys passphrase, \
              leave, proof, proof export, proof fetch, proof verify, request-update, resolve, rollback, rollback confirm, \
-             rollback show, run, sessions, status, subscribe, unsubscribe",
+             rollback show, run, sessions, sidecar, sidecar export, status, subscribe, unsubscribe",
         ),
         (Binary::Regtest, ""),
     ];

@@ -291,22 +291,7 @@ impl Agent for ParticipantAgent {
                 ));
             }
             "rollback.show" => state.cohorts.values().filter_map(rollback_view).collect(),
-            "rollback.confirm" => {
-                let params: ConfirmParams = read(params)?;
-                let cohort = match params.cohort_id {
-                    None => None,
-                    Some(cohort_id) => {
-                        let coordinator = params.coordinator;
-                        let named = Named {
-                            cohort_id,
-                            coordinator,
-                        };
-                        Some(named.find(machine)?.handle)
-                    }
-                };
-                let answer = json!({ "cohort_id": params.cohort_id, "confirmed": true });
-                return Ok(Call::Command(Command::ConfirmRollback { cohort }, answer));
-            }
+            "rollback.confirm" => return confirm_rollback(machine, read(params)?),
             "status" => json!({
                 "coordinators": state.coordinators.iter().map(|(did, known)| json!({
                     "did": did,
@@ -395,6 +380,28 @@ fn request_update(machine: &Participant, params: UpdateParams) -> Result<Call<Co
         },
         answer,
     ))
+}
+
+fn confirm_rollback(
+    machine: &Participant,
+    params: ConfirmParams,
+) -> Result<Call<Command>, RpcError> {
+    let ConfirmParams {
+        cohort_id,
+        coordinator,
+    } = params;
+    let cohort = match cohort_id {
+        None => None,
+        Some(cohort_id) => {
+            let named = Named {
+                cohort_id,
+                coordinator,
+            };
+            Some(named.find(machine)?.handle)
+        }
+    };
+    let answer = json!({ "cohort_id": cohort_id, "confirmed": true });
+    Ok(Call::Command(Command::ConfirmRollback { cohort }, answer))
 }
 
 fn dids(machine: &Participant, identities: &mut Identities) -> Result<Value, RpcError> {

@@ -426,7 +426,7 @@ fn announces(candidate: &Candidate, did: &Did, id: UpdateId) -> bool {
 /// A cohort's beacon as it stands in documents; `None` before it is agreed to.
 fn beacon(cohort: &Membership) -> Option<(BeaconType, Address)> {
     let script = cohort.beacon.as_ref()?.script();
-    let address = Address::from_script(&script, cohort.terms.btc_network.bitcoin()).ok()?;
+    let address = Address::from_script(script, cohort.terms.btc_network.bitcoin()).ok()?;
     let kind = match cohort.terms.beacon_type {
         terms::BeaconType::Smt => BeaconType::Smt,
         terms::BeaconType::Cas => BeaconType::Cas,

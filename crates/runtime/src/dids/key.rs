@@ -29,9 +29,10 @@ impl DidKeyPath {
 
     /// A network whose keys are here.
     pub(super) fn network(self) -> bitcoin::Network {
-        match self.is_mainnet {
-            true => bitcoin::Network::Bitcoin,
-            false => bitcoin::Network::Regtest,
+        if self.is_mainnet {
+            bitcoin::Network::Bitcoin
+        } else {
+            bitcoin::Network::Regtest
         }
     }
 

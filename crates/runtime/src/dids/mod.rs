@@ -124,11 +124,11 @@ pub enum DidsError {
     )]
     WrongSeed {
         /// What the seed gives.
-        got: PublicKey,
+        got: String,
         /// Where.
         path: DidKeyPath,
         /// What the record says.
-        expected: PublicKey,
+        expected: String,
     },
     /// The operating system has no randomness to give.
     #[error("cannot draw 32 bytes from the operating system's randomness: {0}")]
@@ -248,9 +248,9 @@ impl Dids {
         let got = pair.public_key();
         if got != expected {
             return Err(DidsError::WrongSeed {
-                got,
+                got: got.to_string(),
                 path,
-                expected,
+                expected: expected.to_string(),
             });
         }
         let sign = |message: &[u8; 32]| proof::sign(&pair, &aux, message);

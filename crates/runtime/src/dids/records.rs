@@ -224,13 +224,13 @@ impl Records {
                 // It may say less or more than is known now: where the key is. It is the same key.
                 Ok(_) => Ok(()),
                 Err(RecordError::Unknown { .. }) => {
-                    self.room(&self.folder, MAX_DIDS)?;
+                    room(&self.folder, MAX_DIDS)?;
                     file::write_once(&path, json::canonical(&key.to_value()).as_bytes())
                 }
                 Err(other) => Err(other),
             },
             Origin::Genesis(genesis) => {
-                self.room(&self.folder, MAX_DIDS)?;
+                room(&self.folder, MAX_DIDS)?;
                 file::write_once(&path, json::canonical(genesis).as_bytes())
             }
         }
@@ -261,7 +261,7 @@ impl Records {
     pub fn add_update(&self, did: &Did, update: &SignedUpdate) -> Result<PathBuf, RecordError> {
         self.origin(did)?;
         let folder = self.updates_folder(did);
-        self.room(&folder, MAX_UPDATES)?;
+        room(&folder, MAX_UPDATES)?;
         let name = format!("{}-{}.json", update.target_version(), update.id().to_hex());
         let path = folder.join(name);
         file::write_once(&path, json::canonical(update.value()).as_bytes())?;
@@ -271,7 +271,7 @@ impl Records {
     /// Keeps a key that no DID is made of. For good when this returns.
     pub fn add_key(&self, key: &DidKey) -> Result<(), RecordError> {
         let path = self.key_path(&key.public_key);
-        self.room(&self.folder.join(KEYS), MAX_KEYS)?;
+        room(&self.folder.join(KEYS), MAX_KEYS)?;
         file::write_once(&path, json::canonical(&key.to_value()).as_bytes())
     }
 
@@ -328,15 +328,6 @@ impl Records {
     fn key_path(&self, key: &PublicKey) -> PathBuf {
         self.folder.join(KEYS).join(format!("{key}.json"))
     }
-
-    /// Refuses what could not be listed afterwards.
-    fn room(&self, folder: &Path, max: usize) -> Result<(), RecordError> {
-        if file::names(folder, max + 1)?.len() < max {
-            return Ok(());
-        }
-        let path = folder.into();
-        Err(RecordError::TooMany { path, max })
-    }
 }
 
 impl<T> Default for Found<T> {
@@ -353,12 +344,22 @@ impl Origin {
     pub fn document(&self, did: &Did) -> Result<Document, beacon_btcr2::Error> {
         match self {
             Self::Genesis(genesis) => initial::from_genesis(did, genesis),
-            Self::Key(_) => initial::from_key(did).unwrap_or_else(|| {
-                // A DID of a genesis document was paired with a key.
-                initial::from_genesis(did, &Value::Null)
-            }),
+            // A DID of a genesis document that is paired with a key has another hash than null.
+            Self::Key(_) => match initial::from_key(did)? {
+                Some(document) => Ok(document),
+                None => initial::from_genesis(did, &Value::Null),
+            },
         }
     }
+}
+
+/// Refuses what could not be listed afterwards.
+fn room(folder: &Path, max: usize) -> Result<(), RecordError> {
+    if file::names(folder, max + 1)?.len() < max {
+        return Ok(());
+    }
+    let path = folder.into();
+    Err(RecordError::TooMany { path, max })
 }
 
 fn read_key(path: &Path, bytes: &[u8], expected: &PublicKey) -> Result<DidKey, RecordError> {

@@ -18,10 +18,10 @@ use crate::data_dir::{DataDir, SEED_FILE};
 use crate::settings::{Config, Options};
 
 /// What a backup needs besides the keys, and what no backup can have.
-const BACKUP: &str = "the keys alone are not a backup: copy state.redb too, after each signal, while the agent is stopped. \
-It has the memberships, the announced updates and the proofs. Leaf nonces follow from the keys, but proofs come back only \
-from a coordinator that still has its trees, and updates from nowhere. Secret nonces are in no backup, since they never \
-leave memory. Never run two agents with the same keys";
+const BACKUP: &str = "the keys alone are not a backup: copy state.redb too, after each signal, while the agent is stopped, \
+and a participant's folder dids, after each change. They have the memberships, the announced updates and the proofs. Leaf \
+nonces follow from the keys, but proofs come back only from a coordinator that still has its trees, and updates from \
+nowhere. Secret nonces are in no backup, since they never leave memory. Never run two agents with the same keys";
 
 /// Commands about the agent's keys.
 #[derive(Debug, Subcommand)]
@@ -290,8 +290,8 @@ fn import(home: &Path, unlock: &Unlock, from: Option<&Path>) -> Result<Value, Fa
     })?;
     app::import_seed(home, &seed, unlock)?;
     let mut answer = protection(&SeedFile::new(home.join(SEED_FILE)))?;
-    answer["note"] = "these are the keys; memberships, updates and proofs are in state.redb: put the newest copy of it \
-beside them before the agent is started"
+    answer["note"] = "these are the keys; memberships and proofs are in state.redb, DIDs and updates in dids: put the newest \
+copies of them beside the keys before the agent is started"
         .into();
     Ok(answer)
 }
