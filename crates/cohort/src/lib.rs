@@ -122,6 +122,7 @@
 
 pub mod coordinator;
 pub mod evidence;
+pub mod hourly;
 pub mod ids;
 pub mod machine;
 pub mod message;

@@ -22,4 +22,5 @@ mod life;
 mod rollback;
 mod seats;
 mod strikes;
+mod versions;
 mod wire;
