@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs};
 use beacon_runtime::dids::commands::{DidCommand, SidecarCommand};
+use beacon_runtime::dids::updates::ChainArgs;
 use beacon_runtime::keys::commands::KeysCommand;
 use beacon_runtime::resolve::command::ResolveArgs;
 use beacon_runtime::resolve::server::ServeArgs;
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,7 +17,7 @@ Examples:
   beacon-participant did create --new
   beacon-participant cohorts
   beacon-participant join 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --did did:btcr2:k1q…
-  beacon-participant request-update 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --update-hash 5f…e1
+  beacon-participant request-update 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --did did:btcr2:k1q… --patch patch.json
   beacon-participant sidecar export --did did:btcr2:k1q… --out alice.json
   beacon-participant keys export --out participant.age
   beacon-participant resolve did:btcr2:k1q… --sidecar alice.json
@@ -105,15 +106,26 @@ pub(crate) enum Command {
         cohort: CohortArg,
     },
     /// Announce an update of a DID in the next signal
+    #[command(group = ArgGroup::new("update").required(true).args(["patch", "update_hash"]))]
     RequestUpdate {
         #[command(flatten)]
         cohort: CohortArg,
-        /// The DID [default: the only one that was registered]
+        /// The DID [default with --update-hash: the only one that was registered]
         #[arg(long)]
         did: Option<String>,
-        /// SHA-256 of the signed update's canonical form, 64 hex digits
-        #[arg(long, value_name = "HEX")]
-        update_hash: String,
+        /// What changes in the DID's newest document, as JSON Patch (RFC 6902): the update is made, signed and kept
+        #[arg(
+            long,
+            value_name = "FILE",
+            requires = "did",
+            conflicts_with = "version_id"
+        )]
+        patch: Option<PathBuf>,
+        #[command(flatten)]
+        chain: ChainArgs,
+        /// SHA-256 of the canonical form of an update that was signed elsewhere, 64 hex digits
+        #[arg(long, value_name = "HEX", conflicts_with_all = ["min_conf", "chain_url"])]
+        update_hash: Option<String>,
         /// The update's targetVersionId, at least 2. Without it, no other update of the DID is announced before this one is
         /// buried
         #[arg(long, value_name = "N")]

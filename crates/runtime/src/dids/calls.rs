@@ -339,6 +339,7 @@ fn request_update(
         cohort: cohort.handle,
         did: did.to_string(),
         update: signed.update.id().into(),
+        version: Some(signed.update.target_version()),
     };
     Ok(Call::Command(command, answer))
 }

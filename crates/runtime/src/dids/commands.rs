@@ -11,6 +11,7 @@ use beacon_btcr2::json::{self, Limits};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::updates::{AddBeaconArgs, add_beacon};
 use crate::cli::{Failure, Global, print_line};
 use crate::participant;
 
@@ -45,6 +46,8 @@ pub enum DidCommand {
         /// The DID
         did: String,
     },
+    /// Sign the update that adds a cohort's beacon to a DID's document. A beacon that the document has must announce it
+    AddBeacon(AddBeaconArgs),
 }
 
 /// Options of `did create`.
@@ -91,6 +94,7 @@ pub async fn run(global: &Global, agent: &str, command: DidCommand) -> Result<()
         }
         DidCommand::List => ("did.list", json!({})),
         DidCommand::Show { did } => ("did.show", json!({ "did": did })),
+        DidCommand::AddBeacon(args) => return add_beacon(global, agent, args).await,
     };
     let answer = ask(global, agent, method, params).await?;
     present(global, answer)

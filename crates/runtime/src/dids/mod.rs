@@ -10,6 +10,7 @@ mod key;
 mod records;
 #[cfg(test)]
 mod tests;
+pub mod updates;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
