@@ -104,6 +104,15 @@ async fn dids_come_back_from_the_seed_and_from_their_records() {
         (5, &json!([]))
     );
 
+    let keys = alice.answer(&["keys", "list"]).await;
+    let path = |path: &Value| {
+        let mut keys = keys["keys"].as_array().unwrap().iter();
+        keys.find(|key| key["path"] == *path).unwrap().clone()
+    };
+    let purpose = format!("key of {}", text(&first, "did"));
+    assert_eq!(path(&first["key"]["path"])["purpose"], purpose);
+    assert_eq!(path(&key["path"])["public_key"], key["publicKey"]);
+
     // From the words alone: the k DIDs, by their index.
     let words = alice
         .command(&["keys", "export", "--as", "phrase", "--yes"])

@@ -227,7 +227,7 @@ impl Agent for ParticipantAgent {
             method if method.starts_with("did.") => {
                 return dids::call(&self.dids, machine, method, params);
             }
-            "keys" => list::of_participant(machine, identities)?,
+            "keys" => list::of_participant(machine, identities, dids::keys(&self.dids)?)?,
             "subscribe" => return Self::subscribe(machine, identities, read(params)?),
             "unsubscribe" => {
                 let coordinator = coordinator_did(&read::<CoordinatorParam>(params)?.coordinator)?;

@@ -3,18 +3,20 @@
 
 use std::collections::BTreeSet;
 
-use beacon_btcr2::beacon::{BeaconType, endpoint};
+use beacon_btcr2::beacon::BeaconType;
 use beacon_btcr2::json::{self, Limits};
-use beacon_btcr2::{Did, Document, Network, Patch, Sidecar, UnsignedUpdate, proof};
-use beacon_cohort::participant::{Candidate, Command, Membership, Participant, Standing};
-use beacon_cohort::terms;
+use beacon_btcr2::{Did, Document, Network, Patch, Sidecar, proof};
+use beacon_cohort::participant::{Command, Participant};
 use beacon_signal::UpdateId;
-use bitcoin::Address;
 use bitcoin::secp256k1::PublicKey;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Change, Dids, Found, Origin, OwnDid, RecordError, Signed, of_method};
+use super::cohorts::{
+    announces, beacon, beacon_in, may_be_added, missing, not_announced, not_set, registered,
+    service,
+};
+use super::{Change, DidKey, Dids, Found, Origin, OwnDid, RecordError, Signed};
 use crate::agent::Call;
 use crate::control::RpcError;
 use crate::params::read;
@@ -102,6 +104,25 @@ pub(crate) fn call(
     Ok(Call::Answer(answer))
 }
 
+/// The keys of ours that documents may have, for `keys list`.
+pub(crate) fn keys(dids: &Dids) -> Result<Vec<Value>, RpcError> {
+    let listed = |key: DidKey, purpose: String| {
+        let path = key.path.map(|path| path.to_string())?;
+        Some(json!({ "path": path, "purpose": purpose, "public_key": key.public_key.to_string() }))
+    };
+    let mut keys = Vec::new();
+    for did in dids.records().dids().map_err(RpcError::failed)?.records {
+        // What is wrong with a record, `did list` says.
+        if let Ok(Origin::Key(key)) = dids.records().origin(&did) {
+            keys.extend(listed(key, format!("key of {did}")));
+        }
+    }
+    for key in dids.records().keys().map_err(RpcError::failed)?.records {
+        keys.extend(listed(key, "key for DID documents".to_owned()));
+    }
+    Ok(keys)
+}
+
 fn create(dids: &Dids, machine: &Participant, params: CreateParams) -> Result<Value, RpcError> {
     let CreateParams {
         network,
@@ -164,6 +185,8 @@ fn list(dids: &Dids, machine: &Participant) -> Result<Value, RpcError> {
             Err(error) => problems.push(error.to_string()),
         }
     }
+    let keys = dids.records().keys().map_err(RpcError::failed)?;
+    problems.extend(keys.problems.iter().map(ToString::to_string));
     Ok(json!({ "dids": all, "problems": problems }))
 }
 
@@ -255,20 +278,6 @@ fn sidecar(dids: &Dids, machine: &Participant, did: &Did) -> Result<Value, RpcEr
     }))
 }
 
-/// The service that puts the cohort's beacon into a document, and what the DID needs before.
-fn service(cohort: &Membership, did: &Did) -> Result<Value, RpcError> {
-    let (kind, address) = beacon(cohort).ok_or_else(|| not_set(cohort))?;
-    check_network(cohort, did)?;
-    Ok(json!({
-        "cohort_id": cohort.id,
-        "type": kind.service_type(),
-        "serviceEndpoint": endpoint(&address),
-        "registered": cohort.dids.contains_key(&did.index()),
-        "proofs_missing": missing(cohort, did),
-        "unexplained_spends": cohort.unexplained().count(),
-    }))
-}
-
 /// Reads what is to become of a document.
 fn change(params: ChangeParams) -> Result<Change, RpcError> {
     let did = parse_did(&params.did)?;
@@ -342,125 +351,6 @@ fn request_update(
         version: Some(signed.update.target_version()),
     };
     Ok(Call::Command(command, answer))
-}
-
-/// Refuses a second update to a version, or one to an older version, once a signal that was signed here announces one: of
-/// two, resolvers take neither. The machine refuses it as long as the first is not buried; a resolution that asks for more
-/// confirmations than the cohort does would not have seen it.
-fn not_announced(
-    dids: &Dids,
-    machine: &Participant,
-    did: &Did,
-    wanted: &UnsignedUpdate,
-) -> Result<(), RpcError> {
-    let known = dids.records().updates(did).map_err(RpcError::failed)?;
-    let later = known.records.iter().filter(|update| {
-        update.target_version() >= wanted.target_version()
-            && update.unsigned().hash() != wanted.hash()
-    });
-    for update in later {
-        let signals = registered(machine, did).flat_map(|cohort| &cohort.candidates);
-        let mut signals = signals.filter(|signed| signed.standing != Standing::Superseded);
-        if let Some(signal) = signals.find(|signed| announces(signed, did, update.id().into())) {
-            return Err(RpcError::failed(format!(
-                "signal {} announces update {} to version {} of {did} already, expected a later version: try again when that signal is confirmed",
-                signal.txid,
-                update.id().to_hex(),
-                update.target_version()
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// A cohort's beacon in a document brings all signals of its past with it: each of them needs its proof for the DID.
-fn may_be_added(cohort: &Membership, did: &Did) -> Result<(), RpcError> {
-    let id = cohort.id;
-    check_network(cohort, did)?;
-    if !cohort.dids.contains_key(&did.index()) {
-        return Err(RpcError::failed(format!(
-            "{did} is not registered in cohort {id}: `join` registers it; before that, its beacon must not be in the document"
-        )));
-    }
-    let missing = missing(cohort, did);
-    if let Some(first) = missing.first() {
-        return Err(RpcError::failed(format!(
-            "{} signals of cohort {id} have no complete proof for {did} here, such as {first}: `proof fetch {id}` asks for them; with the beacon and without them, the DID would not resolve",
-            missing.len()
-        )));
-    }
-    let unexplained = cohort.unexplained().count();
-    if unexplained > 0 {
-        return Err(RpcError::failed(format!(
-            "{unexplained} spends of cohort {id} have no record here, so their proofs are not known: see `rollback show`"
-        )));
-    }
-    Ok(())
-}
-
-/// Signals of a cohort that may be mined or are, and whose proof for the DID is not here or not complete.
-fn missing(cohort: &Membership, did: &Did) -> Vec<bitcoin::Txid> {
-    let index = did.index();
-    let signals = cohort.candidates.iter();
-    signals
-        .filter(|signed| signed.standing != Standing::Superseded)
-        .filter(|signed| !signed.proofs.contains_key(&index))
-        .map(|signed| signed.txid)
-        .collect()
-}
-
-/// The cohorts in which a DID is registered.
-fn registered<'a>(
-    machine: &'a Participant,
-    did: &Did,
-) -> impl Iterator<Item = &'a Membership> + use<'a> {
-    let index = did.index();
-    let cohorts = machine.state().cohorts.values();
-    cohorts.filter(move |cohort| cohort.dids.contains_key(&index))
-}
-
-fn announces(candidate: &Candidate, did: &Did, id: UpdateId) -> bool {
-    let mut updates = candidate.updates();
-    updates.any(|(index, update)| index == did.index() && update == id)
-}
-
-/// A cohort's beacon as it stands in documents; `None` before it is agreed to.
-fn beacon(cohort: &Membership) -> Option<(BeaconType, Address)> {
-    let script = cohort.beacon.as_ref()?.script();
-    let address = Address::from_script(script, cohort.terms.btc_network.bitcoin()).ok()?;
-    let kind = match cohort.terms.beacon_type {
-        terms::BeaconType::Smt => BeaconType::Smt,
-        terms::BeaconType::Cas => BeaconType::Cas,
-    };
-    Some((kind, address))
-}
-
-fn beacon_in(cohort: &Membership, document: &Document) -> bool {
-    beacon(cohort).is_some_and(|(kind, address)| {
-        let script = address.script_pubkey();
-        let mut beacons = document.beacons().iter();
-        of_method(cohort.terms.btc_network) == document.did().network()
-            && beacons.any(|beacon| beacon.kind == kind && beacon.script() == script)
-    })
-}
-
-fn check_network(cohort: &Membership, did: &Did) -> Result<(), RpcError> {
-    let (got, expected) = (did.network(), of_method(cohort.terms.btc_network));
-    if got == expected {
-        return Ok(());
-    }
-    Err(RpcError::failed(format!(
-        "got a DID on {got}, expected one on {expected}, the network of cohort {}",
-        cohort.id
-    )))
-}
-
-fn not_set(cohort: &Membership) -> RpcError {
-    RpcError::failed(format!(
-        "cohort {} is at stage {}, expected one that is set and agreed to: it has no beacon yet",
-        cohort.id,
-        cohort.stage.name()
-    ))
 }
 
 /// What a DID is, in short.

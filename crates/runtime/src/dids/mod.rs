@@ -4,6 +4,7 @@
 //! makes the DID unresolvable for ever. So [`Dids::sign_update`] gives an update only when its record is durable.
 
 mod calls;
+mod cohorts;
 pub mod commands;
 mod file;
 mod key;
@@ -27,7 +28,7 @@ use serde_json::Value;
 
 use crate::keys::{KeyError, Seed};
 
-pub(crate) use calls::call;
+pub(crate) use calls::{call, keys};
 pub use key::{DidKey, DidKeyPath, MAX_INDEX};
 pub use records::{Fault, Found, MAX_DIDS, MAX_KEYS, MAX_UPDATES, Origin, RecordError, Records};
 

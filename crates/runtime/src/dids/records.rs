@@ -200,9 +200,9 @@ impl Records {
         let path = self.origin_path(did);
         match did.genesis() {
             GenesisBytes::Key(key) => {
-                let bytes = file::read(&path, KEY_LIMITS.bytes)?;
-                let bytes = bytes.ok_or_else(|| RecordError::Unknown { did: did.clone() })?;
-                read_key(&path, &bytes, key).map(Origin::Key)
+                let key = read_key(&path, key)?;
+                let unknown = || RecordError::Unknown { did: did.clone() };
+                key.map(Origin::Key).ok_or_else(unknown)
             }
             GenesisBytes::Document(_) => {
                 let bytes = file::read(&path, Limits::DOCUMENT.bytes)?;
@@ -275,6 +275,27 @@ impl Records {
         file::write_once(&path, json::canonical(&key.to_value()).as_bytes())
     }
 
+    /// All keys that no DID is made of.
+    pub fn keys(&self) -> Result<Found<DidKey>, RecordError> {
+        let folder = self.folder.join(KEYS);
+        let mut found = Found::default();
+        for name in file::names(&folder, MAX_KEYS)? {
+            let path = folder.join(&name);
+            let key = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            let Some(key) = key.and_then(|key| key.parse().ok()) else {
+                let expected = "a file <public key>.json";
+                found.problems.push(Fault::Foreign(expected).at(&path));
+                continue;
+            };
+            match read_key(&path, &key) {
+                Ok(Some(key)) => found.records.push(key),
+                Ok(None) => {}
+                Err(problem) => found.problems.push(problem),
+            }
+        }
+        Ok(found)
+    }
+
     /// All public keys that have a record, or that a DID is made of. They are in the names: no damage hides one.
     pub fn public_keys(&self) -> Result<BTreeSet<PublicKey>, RecordError> {
         let of_dids = self.dids()?.records.into_iter();
@@ -289,15 +310,10 @@ impl Records {
 
     /// Where a key is below the seed, if a record says so. A record that is unusable says nothing, unless no other does.
     pub fn place_of(&self, key: &PublicKey) -> Result<Option<DidKeyPath>, RecordError> {
-        let path = self.key_path(key);
         let mut problem = None;
-        match file::read(&path, KEY_LIMITS.bytes) {
-            Ok(Some(bytes)) => match read_key(&path, &bytes, key) {
-                Ok(key) if key.path.is_some() => return Ok(key.path),
-                Ok(_) => {}
-                Err(error) => problem = Some(error),
-            },
-            Ok(None) => {}
+        match read_key(&self.key_path(key), key) {
+            Ok(Some(key)) if key.path.is_some() => return Ok(key.path),
+            Ok(_) => {}
             Err(error) => problem = Some(error),
         }
         for did in self.dids()?.records {
@@ -362,14 +378,16 @@ fn room(folder: &Path, max: usize) -> Result<(), RecordError> {
     Err(RecordError::TooMany { path, max })
 }
 
-fn read_key(path: &Path, bytes: &[u8], expected: &PublicKey) -> Result<DidKey, RecordError> {
-    let value = json::parse(bytes, &KEY_LIMITS).map_err(|error| Fault::Json(error).at(path))?;
-    DidKey::from_value(&value)
-        .filter(|key| key.public_key == *expected)
-        .ok_or_else(|| {
-            let (got, expected) = (value.to_string(), *expected);
-            Fault::Key { got, expected }.at(path)
-        })
+fn read_key(path: &Path, expected: &PublicKey) -> Result<Option<DidKey>, RecordError> {
+    let Some(bytes) = file::read(path, KEY_LIMITS.bytes)? else {
+        return Ok(None);
+    };
+    let value = json::parse(&bytes, &KEY_LIMITS).map_err(|error| Fault::Json(error).at(path))?;
+    let key = DidKey::from_value(&value).filter(|key| key.public_key == *expected);
+    key.map(Some).ok_or_else(|| {
+        let (got, expected) = (value.to_string(), *expected);
+        Fault::Key { got, expected }.at(path)
+    })
 }
 
 fn read_update(path: &Path) -> Result<SignedUpdate, RecordError> {
