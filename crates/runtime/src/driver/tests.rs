@@ -433,9 +433,8 @@ async fn no_nonce_and_no_partial_signature_leaves_before_it_is_surely_on_the_dis
     const DECLINE: &str = "sign/decline";
     // The event, how it fails, what must not leave, and what follows from the disk at the next start.
     for (event, failure, secret, follows) in [
-        // Nobody knows of the nonces: others are made.
-        ("nonce_committed", Failure::Lost, NONCE, PARTIAL),
-        // The nonces went with the process.
+        // The nonces went with the process. Whether somebody knows of them, the disk cannot say: it may be an old copy.
+        ("nonce_committed", Failure::Lost, NONCE, DECLINE),
         ("nonce_committed", Failure::Written, NONCE, DECLINE),
         ("partial_authorized", Failure::Lost, PARTIAL, DECLINE),
         ("partial_authorized", Failure::Written, PARTIAL, DECLINE),
