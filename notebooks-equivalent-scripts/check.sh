@@ -113,6 +113,8 @@ three_terminals() {
   timeout 120 bash -c "$lucia" >"$TMPDIR/out.lucia" 2>"$TMPDIR/err.lucia" || return
   wait $! || return
   kill -INT "$coordinator"
+  # Whoever started this with SIGINT ignored shall see a failure, and not wait for ever.
+  timeout 60 tail --pid="$coordinator" -f /dev/null || kill -TERM "$coordinator"
   wait "$coordinator"
   expect "exit code" "$?" 130 && exec {commands}<&- && rm "$TMPDIR/commands" &&
     grep -q '^valid: root .* announces update ' "$TMPDIR/out.fred" &&
