@@ -1,50 +1,19 @@
 //! A coordinator that invents a past, to put the members' money into quarantine or to fill their disks.
 
-use beacon_cohort::ids::{CohortId, PeerId};
-use beacon_cohort::message::{DidRegistration, Message, RegistrationResult};
+use beacon_cohort::ids::CohortId;
+use beacon_cohort::message::{Message, RegistrationResult};
 use bitcoin::{Amount, ScriptBuf};
 
 use crate::common::{Mail, World, coordinator_id};
+use crate::past::{ask, buried};
 
 /// A cohort whose first signal is buried, and what the coordinator truly tells member 0 of it.
 fn history(seed: u64) -> (World, CohortId, RegistrationResult) {
-    let (mut world, cohort) = World::formed(2, seed);
-    world.request_update(0, cohort, 1);
-    for _ in 0..8 {
-        world.settle();
-        world.chain.mine();
-    }
-    world.settle();
+    let (mut world, cohort) = buried(seed);
     let member = world.peers[0].id.clone();
     let told = ask(&mut world, &member, cohort, 0, 1);
     assert_eq!(told.signals.len(), 1);
     (world, cohort, told)
-}
-
-/// What the coordinator answers when `member` asks for the indexes of member `number`.
-fn ask(
-    world: &mut World,
-    member: &PeerId,
-    cohort_id: CohortId,
-    number: usize,
-    from_round: u64,
-) -> RegistrationResult {
-    let indexes = world.membership(number, cohort_id).dids.keys();
-    let registration = DidRegistration {
-        cohort_id,
-        indexes: indexes.copied().collect(),
-        from_round: Some(from_round),
-    };
-    world.mail.clear();
-    world.tell_coordinator(member, registration).unwrap();
-    let answer = world.mail.drain(..).find_map(|mail| match mail {
-        Mail::Message {
-            message: Message::RegistrationResult(result),
-            ..
-        } => Some(result),
-        _ => None,
-    });
-    answer.expect("a registration is answered")
 }
 
 /// Tells member 0, and says what it recorded.

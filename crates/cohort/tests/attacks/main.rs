@@ -23,5 +23,6 @@ mod growth;
 mod hostile_member;
 mod life;
 mod matrix;
+mod past;
 mod seats_and_successors;
 mod slander;

@@ -3,11 +3,10 @@
 use beacon_cohort::coordinator::{Command, Phase};
 use beacon_cohort::ids::{CohortId, PeerId};
 use beacon_cohort::machine::{Code, Input};
-use beacon_cohort::message::{
-    DidRegistration, Message, NoUpdate, OptIn, OptOut, RegistrationResult,
-};
+use beacon_cohort::message::{DidRegistration, Message, NoUpdate, OptIn, OptOut};
 
 use crate::common::{Mail, World};
+use crate::past::{ask, buried};
 
 fn stranger() -> PeerId {
     PeerId::new("did:example:stranger")
@@ -117,44 +116,6 @@ fn a_cohort_that_ended_goes_on_for_nobody() {
         }
     }
     assert!(matches!(world.cohort(cohort_id).phase, Phase::Dissolved(_)));
-}
-
-/// What the coordinator answers to who asks for the indexes of member `number`, from a round on.
-fn ask(
-    world: &mut World,
-    member: &PeerId,
-    cohort_id: CohortId,
-    number: usize,
-    from_round: u64,
-) -> RegistrationResult {
-    let indexes = world.membership(number, cohort_id).dids.keys();
-    let registration = DidRegistration {
-        cohort_id,
-        indexes: indexes.copied().collect(),
-        from_round: Some(from_round),
-    };
-    world.mail.clear();
-    world.tell_coordinator(member, registration).unwrap();
-    let answer = world.mail.drain(..).find_map(|mail| match mail {
-        Mail::Message {
-            message: Message::RegistrationResult(result),
-            ..
-        } => Some(result),
-        _ => None,
-    });
-    answer.expect("a registration is answered")
-}
-
-fn buried(seed: u64) -> (World, CohortId) {
-    let (mut world, cohort) = World::formed(2, seed);
-    world.request_update(0, cohort, 1);
-    for _ in 0..8 {
-        world.settle();
-        world.chain.mine();
-    }
-    world.settle();
-    world.mail.clear();
-    (world, cohort)
 }
 
 /// Somebody who is no member asks for the past of a member's indexes, and a member for another one's: a proof says what a
