@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use beacon_signal::{Index, Proof};
 use bitcoin::{OutPoint, Transaction, Txid};
 
 use super::event::Event;
@@ -13,7 +12,7 @@ use super::state::{
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::musig::BeaconKey;
 use crate::review::{OwnLeaf, impossible_after};
-use crate::terms::AgreedTerms;
+use crate::terms::{AgreedTerms, BeaconType};
 
 /// Ended sessions, and spends by unknown transactions, that a cohort remembers.
 const MAX_ENDED: usize = 64;
@@ -250,6 +249,7 @@ impl Membership {
                     tx: open.proposal.0.pending_tx.clone(),
                     txid: *txid,
                     proofs: proofs.clone(),
+                    map: open.proposal.0.map.clone(),
                     unproven: BTreeMap::new(),
                     recovered: false,
                     standing: Standing::Live,
@@ -291,6 +291,7 @@ impl Membership {
                 root,
                 proofs,
                 unproven,
+                map,
                 ..
             } => self.adopt(Candidate {
                 session: *session,
@@ -299,6 +300,7 @@ impl Membership {
                 tx: tx.clone(),
                 txid: tx.compute_txid(),
                 proofs: proofs.clone(),
+                map: map.clone(),
                 unproven: unproven.clone(),
                 recovered: true,
                 standing: Standing::Live,
@@ -307,12 +309,16 @@ impl Membership {
                 txid,
                 proofs,
                 unproven,
+                map,
                 ..
             } => {
-                let round = self.round;
+                let (round, dids) = (self.round, self.dids.clone());
                 let Some(candidate) = self.candidate_mut(*txid) else {
                     return;
                 };
+                if map.is_some() {
+                    candidate.map.clone_from(map);
+                }
                 candidate.proofs.extend(proofs.clone());
                 candidate.unproven.extend(unproven.clone());
                 let Candidate {
@@ -320,8 +326,8 @@ impl Membership {
                 } = candidate;
                 unproven.retain(|index, _| !proofs.contains_key(index));
                 if candidate.recovered && candidate.round == round {
-                    let leaves = leaves_of(&candidate.proofs);
-                    self.leaves.extend(leaves);
+                    let leaves = candidate.leaves(&dids);
+                    self.set_leaves(leaves);
                 }
             }
             Event::QuarantineFixed { outputs, .. } => {
@@ -370,15 +376,14 @@ impl Membership {
             // Within a round a leaf never changes: what was chosen in the meantime was chosen in error.
             self.leaves
                 .retain(|index, _| !candidate.unproven.contains_key(index));
-            self.leaves.extend(leaves_of(&candidate.proofs));
+            if self.terms.beacon_type == BeaconType::Cas {
+                self.leaves.clear();
+            }
+            self.set_leaves(candidate.leaves(&self.dids));
         }
-        self.queued.retain(|index, update| {
-            let announced = candidate
-                .proofs
-                .get(index)
-                .and_then(|proof| proof.update_id);
-            announced != Some(*update)
-        });
+        let announced: BTreeMap<_, _> = candidate.updates().collect();
+        self.queued
+            .retain(|index, update| announced.get(index) != Some(update));
         if let Some(quarantine) = &mut self.quarantine {
             let inputs = candidate.tx.input.iter();
             quarantine
@@ -386,6 +391,11 @@ impl Membership {
                 .extend(inputs.map(|input| input.previous_output));
         }
         self.candidates.push(candidate);
+    }
+
+    fn set_leaves(&mut self, leaves: Vec<OwnLeaf>) {
+        let leaves = leaves.into_iter().map(|leaf| (leaf.index, leaf));
+        self.leaves.extend(leaves);
     }
 
     /// Outputs that are spent for good: nothing about them is waited for.
@@ -500,19 +510,6 @@ impl Membership {
             self.ended.pop_front();
         }
     }
-}
-
-/// The leaves that complete proofs carry.
-fn leaves_of(proofs: &BTreeMap<Index, Proof>) -> Vec<(Index, OwnLeaf)> {
-    let leaf = |(index, proof): (&Index, &Proof)| {
-        let leaf = OwnLeaf {
-            index: *index,
-            update: proof.update_id,
-            nonce: proof.nonce.clone()?,
-        };
-        Some((*index, leaf))
-    };
-    proofs.iter().filter_map(leaf).collect()
 }
 
 impl Session {

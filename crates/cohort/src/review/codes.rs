@@ -82,6 +82,9 @@ decline_codes! {
     LeafMissing = "leaf-missing";
     /// A proof that carries the wrong leaf, leads to another root, or breaks a rule of its form.
     ProofInvalid = "proof-invalid";
+    /// A CAS cohort's map is missing, has another hash than the signal bytes, or does not say of this member's DIDs exactly
+    /// what it asked for; or an SMT cohort has one.
+    MapInvalid = "map-invalid";
     /// A transaction that may still be mined is neither built on nor conflicted with.
     LiveTransaction = "live-transaction";
     /// It would undo a signal that was published for an earlier round.

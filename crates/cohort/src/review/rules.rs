@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use beacon_signal::{LeafValue, Root, Strictness, transaction};
+use beacon_signal::{LeafValue, Root, Strictness, UpdateId, transaction};
 use bitcoin::{Amount, OutPoint, Transaction, TxOut, Txid};
 
 use super::ensure;
 use super::signal::{OwnLeaf, ProposedSignal, SignalContext};
 use crate::machine::OutputView;
 use crate::message::{IndexProof, Kind};
+use crate::terms::BeaconType;
 
 type Proposal = ProposedSignal;
 type Context<'a> = SignalContext<'a>;
@@ -178,13 +179,16 @@ pub(super) fn one_proof_for_each_index(
     proposal: &Proposal,
     context: &Context<'_>,
 ) -> Result<(), String> {
+    let indexes = match context.terms.beacon_type {
+        BeaconType::Smt => context.leaves.as_slice(),
+        BeaconType::Cas => &[],
+    };
     // No more either: what is asked of us is written to our log.
-    let (got, expected) = (proposal.0.proofs.len(), context.leaves.len());
+    let (got, expected) = (proposal.0.proofs.len(), indexes.len());
     ensure(got == expected, || {
-        format!("got {got} proofs, expected {expected}, one for each registered index")
+        format!("got {got} proofs, expected {expected}, one for each registered index of an SMT cohort")
     })?;
-    let missing = context
-        .leaves
+    let missing = indexes
         .iter()
         .find(|(index, _)| proposal.proof(index).is_none());
     missing.map_or(Ok(()), |(index, _)| {
@@ -218,6 +222,46 @@ pub(super) fn proofs_carry_own_leaves(
                 .verify(index, &value, &Root(root), Strictness::Member)
                 .map_err(|error| format!("proof for index {index}: {error}"))?;
         }
+    }
+    Ok(())
+}
+
+pub(super) fn map_carries_own_updates(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    let (map, root) = match (context.terms.beacon_type, &proposal.0.map) {
+        (BeaconType::Smt, None) => return Ok(()),
+        (BeaconType::Smt, Some(_)) => {
+            return Err("got a map, expected none in an SMT cohort".to_owned());
+        }
+        (BeaconType::Cas, None) => return Err("got no map in a CAS cohort".to_owned()),
+        (BeaconType::Cas, Some(map)) => {
+            let Some(root) = transaction::signal_bytes(&proposal.0.pending_tx) else {
+                return Ok(()); // Another check's business.
+            };
+            (map, Root(root))
+        }
+    };
+    let members = context.beacon.keys().len() as u64;
+    let most = members.saturating_mul(context.terms.max_indexes_per_member);
+    ensure(map.len() as u64 <= most, || {
+        let got = map.len();
+        format!("got a map of {got} DIDs, expected at most {most}, as many as members may answer for")
+    })?;
+    let hash = map.signal_bytes();
+    ensure(hash == root, || {
+        format!("got a map with hash {hash}, expected {root}, the signal bytes")
+    })?;
+    let announced = map.by_index();
+    let own = context.leaves.iter().map(|(index, leaf)| (index, leaf.and_then(|leaf| leaf.update)));
+    let not_yet = context.registering.iter().map(|index| (index, None));
+    for (index, wanted) in own.chain(not_yet) {
+        let got = announced.get(index).copied();
+        ensure(got == wanted, || {
+            let text = |update: Option<_>| update.map_or("no update".to_owned(), |update: UpdateId| format!("update {update}"));
+            format!("got {} for index {index}, expected {}", text(got), text(wanted))
+        })?;
     }
     Ok(())
 }

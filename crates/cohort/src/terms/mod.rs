@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 pub use network::BtcNetwork;
 
+use crate::announcement;
 use crate::ids::Timestamp;
 use crate::values::TermsHash;
 
@@ -282,9 +283,6 @@ impl Terms {
         if self.version != 1 {
             return out_of_range("version", self.version, "1");
         }
-        if self.beacon_type == BeaconType::Cas {
-            return unsupported("beacon_type", "only SMTBeacon");
-        }
         if self.script_tree.is_some() {
             return unsupported("script_tree", "the beacon address has no script path");
         }
@@ -303,6 +301,13 @@ impl Terms {
                 self.max_indexes_per_member,
                 "1 to 256",
             );
+        }
+        let indexes = self.max_members * self.max_indexes_per_member;
+        if self.beacon_type == BeaconType::Cas && indexes > announcement::MAX_ENTRIES {
+            // The whole map goes to every member in one message.
+            let expected = "at most 4096 divided by max_members in a CAS cohort";
+            let got = self.max_indexes_per_member;
+            return out_of_range("max_indexes_per_member", got, expected);
         }
         for (member, got) in [
             ("trigger_updates", self.trigger_updates),
