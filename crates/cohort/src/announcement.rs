@@ -20,7 +20,9 @@ pub const MAX_ENTRIES: u64 = 4_096;
 
 /// A text that cannot stand for a DID in a map.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("got {got:?}, expected a DID of at most {MAX_DID} bytes: did:, a method, a colon, and letters, digits, or . - _ : %")]
+#[error(
+    "got {got:?}, expected a DID of at most {MAX_DID} bytes: did:, a method, a colon, and letters, digits, or . - _ : %"
+)]
 pub struct NotADid {
     got: String,
 }
@@ -104,7 +106,9 @@ impl Announcement {
     /// The updates, by the index of their DIDs.
     pub fn by_index(&self) -> BTreeMap<Index, UpdateId> {
         let entries = self.0.iter();
-        entries.map(|(did, update)| (did.index(), *update)).collect()
+        entries
+            .map(|(did, update)| (did.index(), *update))
+            .collect()
     }
 
     /// Number of entries.
@@ -138,13 +142,31 @@ mod tests {
             assert_eq!(map.by_index()[&Index::of_did(key)], UpdateId([7; 32]));
         }
         let too_long = format!("{longest}a");
-        for key in ["", "did:", "did:x", "did:x:", "did::a", "did:X:a", "DID:x:a", "did:x:a b", "did:x:\"", "did:x:é", &too_long] {
+        for key in [
+            "",
+            "did:",
+            "did:x",
+            "did:x:",
+            "did::a",
+            "did:X:a",
+            "DID:x:a",
+            "did:x:a b",
+            "did:x:\"",
+            "did:x:é",
+            &too_long,
+        ] {
             let map = serde_json::from_value::<Announcement>(json!({ key: hash }));
             assert!(map.is_err(), "{key:?}");
         }
         let mut not_canonical = hash[..42].to_owned();
         not_canonical.push('d');
-        for value in [json!(""), json!(null), json!(7), json!(hash[..42]), json!(not_canonical)] {
+        for value in [
+            json!(""),
+            json!(null),
+            json!(7),
+            json!(hash[..42]),
+            json!(not_canonical),
+        ] {
             let map = serde_json::from_value::<Announcement>(json!({ "did:x:a": value }));
             assert!(map.is_err(), "{value}");
         }
@@ -155,7 +177,9 @@ mod tests {
     #[test]
     fn the_signal_bytes_are_the_hash_of_the_canonical_form() {
         let entry = |did: &str, byte| (did.parse().unwrap(), UpdateId([byte; 32]));
-        let map: Announcement = [entry("did:example:b", 2), entry("did:example:a", 1)].into_iter().collect();
+        let map: Announcement = [entry("did:example:b", 2), entry("did:example:a", 1)]
+            .into_iter()
+            .collect();
         let text = format!(
             r#"{{"did:example:a":"{}","did:example:b":"{}"}}"#,
             UpdateId([1; 32]),

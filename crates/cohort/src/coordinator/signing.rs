@@ -354,7 +354,10 @@ fn no_updates(cohort: &Cohort, member: &Member) -> Vec<Leaf> {
 fn in_form(kind: BeaconType, leaves: Vec<Leaf>) -> Result<Vec<Leaf>, Rejection> {
     let (in_the_open, expected) = match kind {
         BeaconType::Smt => (false, "index and value: the cohort's leaves are blinded"),
-        BeaconType::Cas => (true, "did and update_hash: the cohort's beacon is a CAS beacon"),
+        BeaconType::Cas => (
+            true,
+            "did and update_hash: the cohort's beacon is a CAS beacon",
+        ),
     };
     // An update's hash that stands for "no update" here is nothing that SHA-256 gives.
     let fits = |leaf: &Leaf| {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::endings::end;
 use super::state::{Membership, Stage};
 use super::{Event, Participant, by_index};
+use crate::announcement::AnnouncedDid;
 use crate::coordinator::FORMATION_EXPIRY_S;
 use crate::ids::{CohortId, PeerId, Timestamp};
 use crate::machine::{Code, Effect, Rejection, Step};
@@ -12,7 +13,6 @@ use crate::message::{CohortAck, CohortSet, OptIn, OptOut, RegistrationResult, sh
 use crate::review::{self, OptedIn};
 use crate::signer::{KeyPath, SignerRequest};
 use crate::statement;
-use crate::announcement::AnnouncedDid;
 use crate::terms::BeaconType;
 use crate::values::{CohortKey, StatementSignature};
 

@@ -263,11 +263,7 @@ fn sent_proofs(
 }
 
 /// The map that came for this signal, if it is the one that the signal announces.
-fn sent_map(
-    body: &RegistrationResult,
-    record: &SignalRecord,
-    root: &Root,
-) -> Option<Announcement> {
+fn sent_map(body: &RegistrationResult, record: &SignalRecord, root: &Root) -> Option<Announcement> {
     let mut maps = body.maps.iter().filter(|sent| sent.round == record.round);
     let sent = maps.find(|sent| sent.map.signal_bytes() == *root)?;
     Some(sent.map.clone())

@@ -186,7 +186,9 @@ pub(super) fn one_proof_for_each_index(
     // No more either: what is asked of us is written to our log.
     let (got, expected) = (proposal.0.proofs.len(), indexes.len());
     ensure(got == expected, || {
-        format!("got {got} proofs, expected {expected}, one for each registered index of an SMT cohort")
+        format!(
+            "got {got} proofs, expected {expected}, one for each registered index of an SMT cohort"
+        )
     })?;
     let missing = indexes
         .iter()
@@ -247,20 +249,33 @@ pub(super) fn map_carries_own_updates(
     let most = members.saturating_mul(context.terms.max_indexes_per_member);
     ensure(map.len() as u64 <= most, || {
         let got = map.len();
-        format!("got a map of {got} DIDs, expected at most {most}, as many as members may answer for")
+        format!(
+            "got a map of {got} DIDs, expected at most {most}, as many as members may answer for"
+        )
     })?;
     let hash = map.signal_bytes();
     ensure(hash == root, || {
         format!("got a map with hash {hash}, expected {root}, the signal bytes")
     })?;
     let announced = map.by_index();
-    let own = context.leaves.iter().map(|(index, leaf)| (index, leaf.and_then(|leaf| leaf.update)));
+    let own = context
+        .leaves
+        .iter()
+        .map(|(index, leaf)| (index, leaf.and_then(|leaf| leaf.update)));
     let not_yet = context.registering.iter().map(|index| (index, None));
     for (index, wanted) in own.chain(not_yet) {
         let got = announced.get(index).copied();
         ensure(got == wanted, || {
-            let text = |update: Option<_>| update.map_or("no update".to_owned(), |update: UpdateId| format!("update {update}"));
-            format!("got {} for index {index}, expected {}", text(got), text(wanted))
+            let text = |update: Option<_>| {
+                update.map_or("no update".to_owned(), |update: UpdateId| {
+                    format!("update {update}")
+                })
+            };
+            format!(
+                "got {} for index {index}, expected {}",
+                text(got),
+                text(wanted)
+            )
         })?;
     }
     Ok(())

@@ -445,7 +445,7 @@ mod tests {
             .unwrap();
         for (member, value, wording) in [
             ("version", Value::from(2), "version: got 2"),
-            ("beacon_type", Value::from("CASBeacon"), "beacon_type"),
+            ("beacon_type", Value::from("OddBeacon"), "OddBeacon"),
             ("script_tree", Value::from("00"), "script_tree"),
             ("close_script", Value::from("51"), "close_script"),
             ("min_members", Value::from(3), "min_members: got 3"),
@@ -461,6 +461,23 @@ mod tests {
             let error = Terms::parse(&terms).unwrap_err().to_string();
             assert!(error.contains(wording), "{member}: {error}");
         }
+    }
+
+    #[test]
+    fn a_map_of_all_that_a_cas_cohort_may_announce_fits_one_message() {
+        let mut terms = Terms::new(BtcNetwork::Regtest, 1_000, Timestamp(1));
+        terms.beacon_type = BeaconType::Cas;
+        let error = terms.to_value().unwrap_err().to_string();
+        assert!(
+            error.starts_with("max_indexes_per_member: got 16"),
+            "{error}"
+        );
+        terms.max_indexes_per_member = 4;
+        assert!(Terms::parse(&terms.to_value().unwrap()).is_ok());
+        terms.max_indexes_per_member = 5;
+        assert!(terms.to_value().is_err());
+        terms.beacon_type = BeaconType::Smt;
+        assert!(terms.to_value().is_ok());
     }
 
     #[test]
