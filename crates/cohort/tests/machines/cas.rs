@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use beacon_cohort::announcement::{AnnouncedDid, Announcement};
-use beacon_cohort::coordinator::{self, Phase, Stage, Standing};
+use beacon_cohort::coordinator::{self, Coordinator, Phase, Stage, Standing};
 use beacon_cohort::ids::CohortId;
-use beacon_cohort::machine::Code;
+use beacon_cohort::machine::{Code, Machine};
 use beacon_cohort::message::{
     AuthorizationRequest, Leaf, Message, NoUpdate, RequestSignature, UpdateOpportunity,
 };
@@ -14,7 +14,8 @@ use beacon_cohort::terms::{BeaconType, Terms};
 use beacon_signal::{Index, LeafValue, UpdateId, transaction};
 use bitcoin::ScriptBuf;
 
-use crate::common::{Mail, World, coordinator_id, did};
+use super::golden;
+use crate::common::{Mail, World, coordinator_id, did, participant as new_participant};
 
 /// A CAS cohort that is agreed on, funded and idle. Its members joined by hand.
 pub(crate) fn formed(
@@ -434,4 +435,60 @@ fn a_forged_map_does_not_come_back() {
     let candidate = &world.membership(0, cohort).candidates[0];
     assert_eq!(candidate.map, Some(map(&[(did(0), 1)])));
     world.assert_replay_equals_memory();
+}
+
+/// The first version that wrote logs of CAS cohorts. What it wrote replays for ever: see [`golden`].
+const FIRST_VERSION: &str = "0.3";
+
+/// Two rounds; then the first member comes from a copy made after the first of them.
+fn golden_run() -> World {
+    let (mut world, cohort) = formed(2, 11, |_| {});
+    world.request_update(0, cohort, 1);
+    mine(&mut world);
+    let copy = world.peers[0].node.log.len();
+    world.request_update(1, cohort, 2);
+    mine(&mut world);
+    world.restore(0, copy);
+    world.settle();
+    world
+}
+
+#[test]
+fn the_golden_logs_of_a_cas_cohort_replay() {
+    if golden::is_writing() {
+        let world = golden_run();
+        let logs = [
+            ("coordinator-cas", &world.coordinator.log),
+            ("participant-cas", &world.peers[0].node.log),
+        ];
+        for (role, log) in logs {
+            let path = golden::path(FIRST_VERSION, role);
+            std::fs::write(path, log.join("\n") + "\n").unwrap();
+        }
+    }
+    let mut coordinator = Coordinator::new(coordinator::Config::default());
+    for line in golden::lines(FIRST_VERSION, "coordinator-cas") {
+        coordinator.apply(&serde_json::from_str(&line).unwrap());
+    }
+    golden::assert_snapshot_keeps_everything(coordinator.state());
+    let cohort = coordinator.state().cohorts.values().next().unwrap();
+    let maps = [map(&[(did(0), 1)]), map(&[(did(1), 2)])];
+    let roots: Vec<_> = cohort.signals.iter().map(|signal| signal.root).collect();
+    assert_eq!(roots, maps.each_ref().map(Announcement::signal_bytes));
+    assert_eq!(cohort.announced.len(), 2);
+
+    let mut participant = new_participant(0);
+    for line in golden::lines(FIRST_VERSION, "participant-cas") {
+        participant.apply(&serde_json::from_str(&line).unwrap());
+    }
+    let snapshot = serde_json::to_string(participant.state()).unwrap();
+    let read: participant::State = serde_json::from_str(&snapshot).unwrap();
+    assert!(read == *participant.state());
+    let cohort = participant.state().cohorts.values().next().unwrap();
+    let kept = cohort.candidates.iter();
+    let kept: Vec<_> = kept
+        .map(|signed| (signed.map.clone().unwrap(), signed.recovered))
+        .collect();
+    let [first, second] = maps;
+    assert_eq!(kept, [(first, false), (second, true)]);
 }

@@ -187,12 +187,12 @@ pub(crate) fn is_writing() -> bool {
     std::env::var("GOLDEN").is_ok_and(|value| value == "write")
 }
 
-fn path(version: &str, role: &str) -> PathBuf {
+pub(crate) fn path(version: &str, role: &str) -> PathBuf {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
     PathBuf::from(folder).join(format!("{role}-{version}.jsonl"))
 }
 
-fn lines(version: &str, role: &str) -> Vec<String> {
+pub(crate) fn lines(version: &str, role: &str) -> Vec<String> {
     let path = path(version, role);
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -342,7 +342,7 @@ fn the_golden_log_of_failures_replays() {
     assert_eq!((before.strikes.len(), before.foreign_spends.len()), (2, 1));
 }
 
-fn assert_snapshot_keeps_everything(state: &coordinator::State) {
+pub(crate) fn assert_snapshot_keeps_everything(state: &coordinator::State) {
     let snapshot = serde_json::to_string(state).unwrap();
     let read: coordinator::State = serde_json::from_str(&snapshot).unwrap();
     assert!(read == *state);
