@@ -367,7 +367,7 @@ fn in_form(kind: BeaconType, leaves: Vec<Leaf>) -> Result<Vec<Leaf>, Rejection> 
         Ok(leaves)
     } else {
         let got = "leaves of another form";
-        Err(Rejection::new(Code::Invalid, got, expected))
+        Err(Rejection::new(Code::Malformed, got, expected))
     }
 }
 

@@ -255,9 +255,12 @@ fn leaves_that_a_cas_cohort_does_not_take() {
     let blinded = Leaf::blinded(Index::of_did(&did(0)), LeafValue([1; 32]));
     let nothing = Leaf::announced(named(&did(0)), UpdateId(LeafValue::EMPTY.0));
     for (code, leaves) in [
-        (Code::Invalid, vec![blinded.clone()]),
-        (Code::Invalid, vec![announced(&did(0), 1), blinded.clone()]),
-        (Code::Invalid, vec![nothing]),
+        (Code::Malformed, vec![blinded.clone()]),
+        (
+            Code::Malformed,
+            vec![announced(&did(0), 1), blinded.clone()],
+        ),
+        (Code::Malformed, vec![nothing]),
         (Code::UnknownIndex, vec![announced(&did(1), 1)]),
         (
             Code::UnknownIndex,
@@ -294,7 +297,7 @@ fn leaves_that_a_cas_cohort_does_not_take() {
         cohort_id: smt,
         ..request(vec![announced(&did(0), 1)])
     };
-    world.refuses(Code::Invalid, |world| {
+    world.refuses(Code::Malformed, |world| {
         world.tell_coordinator(&from, in_the_open)
     });
 }
