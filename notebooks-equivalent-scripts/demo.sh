@@ -122,7 +122,8 @@ for ((round = 1; round <= signals; round++)); do
   updater=$(((round - 1) % members + 1))
   step "Signal $round of $signals: member $updater announces an update"
   update=$(printf 'update %d of %s' "$round" "${did[updater]}" | sha256sum)
-  agent "member$updater" request-update "$cohort" --update-hash "${update%% *}" >/dev/null
+  agent "member$updater" request-update "$cohort" --update-hash "${update%% *}" \
+    --version-id $((round + 1)) >/dev/null
   say "Member $updater has an update, whose hash is $(short "${update%% *}")." \
     "The coordinator gets an index and a blinded leaf: neither the DID nor the update."
   if [[ $flow == pull ]]; then

@@ -80,6 +80,10 @@ pub(crate) enum Command {
         /// SHA-256 of the signed update's canonical form, 64 hex digits
         #[arg(long, value_name = "HEX")]
         update_hash: String,
+        /// The update's targetVersionId, at least 2. Without it, no other update of the DID is announced before this one is
+        /// buried
+        #[arg(long, value_name = "N")]
+        version_id: Option<u64>,
     },
     /// List signing sessions: under way, signed, over
     Sessions,

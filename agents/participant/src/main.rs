@@ -99,9 +99,11 @@ impl Args {
                 cohort,
                 did,
                 update_hash,
+                version_id,
             } => (
                 "request_update",
-                cohort.with(json!({ "did": did, "update_hash": update_hash })),
+                cohort
+                    .with(json!({ "did": did, "update_hash": update_hash, "version": version_id })),
             ),
             Command::Sessions => ("sessions", Value::Null),
             Command::Approve { session_id } => ("approve", json!({ "session_id": session_id })),

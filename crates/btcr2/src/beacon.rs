@@ -152,7 +152,7 @@ pub fn parse_endpoint(endpoint: &str, network: Network) -> Result<Address, Beaco
         .map_err(|error| BeaconError::Address {
             got: json::shorten_text(address),
             network,
-            reason: error.to_string(),
+            reason: json::shorten_text(error.to_string()),
         })
 }
 

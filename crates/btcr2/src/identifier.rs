@@ -9,7 +9,7 @@ use bech32::{Bech32m, ByteIterExt as _, Fe32IterExt as _, Hrp};
 use bitcoin::secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 
-use crate::json::Hash32;
+use crate::json::{self, Hash32};
 
 /// What every identifier of the method begins with.
 const PREFIX: &str = "did:btcr2:";
@@ -299,7 +299,7 @@ impl FromStr for Did {
             return Err(DidError::UpperCase { at, got });
         }
         let decoded = CheckedHrpstring::new::<Bech32m>(id).map_err(|error| DidError::Bech32m {
-            reason: error.to_string(),
+            reason: json::shorten_text(error.to_string()),
         })?;
         let hrp = decoded.hrp();
         let is_key = hrp == KEY;

@@ -425,6 +425,17 @@ fn a_beacon_that_was_removed_says_nothing_more() {
     assert_version(&world.resolve(&fred), 3);
 }
 
+/// Its address was looked at while it was a beacon, and with that all its signals.
+#[test]
+fn a_removed_beacon_must_account_for_its_signals() {
+    let (mut fred, mut world) = (Controller::with_key(1), World::default());
+    let removed = fred.address(0);
+    let update = fred.update(&json!([{ "op": "remove", "path": "/service/0" }]));
+    world.announce(&removed, update, 100);
+    world.announce(&removed, json::hash(&json!("nobody has this")), 200);
+    assert_error(&world.resolve(&fred), "MISSING_UPDATE_DATA", "block 200");
+}
+
 #[test]
 fn a_beacon_can_be_rotated_and_put_back() {
     let (mut fred, mut world) = (Controller::with_key(1), World::default());

@@ -88,6 +88,28 @@ fn an_update_that_breaks_a_rule_is_refused() {
     }
 }
 
+/// Messages end up in terminals, which obey what is in them.
+#[test]
+fn no_message_has_control_characters_from_outside() {
+    let hostile = "\u{1b}[2J\u{9b}2J\u{7f}\0";
+    for value in [
+        json!([{ "op": hostile, "path": "/x" }]),
+        json!([{ "op": "remove", "path": format!("/{hostile}") }]),
+        json!([{ "op": "add", "path": "/id", "value": hostile }]),
+        json!([{ "op": "add", "path": "/service/-", "value": { "id": hostile, "type": hostile } }]),
+        json!(hostile),
+    ] {
+        let resolution = resolve(|update| set(update, "patch", Some(value)), |_| {});
+        let error = resolution.0.unwrap_err().to_string();
+        assert!(!error.contains(char::is_control), "{error:?}");
+    }
+    for member in ["type", "verificationMethod", "created", "@context"] {
+        let resolution = resolve(|_| {}, |proof| set(proof, member, Some(json!(hostile))));
+        let error = resolution.0.unwrap_err().to_string();
+        assert!(!error.contains(char::is_control), "{error:?}");
+    }
+}
+
 #[test]
 fn a_proof_that_breaks_a_rule_is_refused() {
     let did = Controller::with_key(1).did;

@@ -123,6 +123,7 @@
 pub mod announcement;
 pub mod coordinator;
 pub mod evidence;
+pub mod hourly;
 pub mod ids;
 pub mod machine;
 pub mod message;

@@ -4,7 +4,7 @@ mod view;
 
 use std::collections::BTreeSet;
 
-use beacon_cohort::coordinator::{Command, Config, Coordinator, Phase, Stage};
+use beacon_cohort::coordinator::{Command, Config, Coordinator, Event, Phase, Stage};
 use beacon_cohort::ids::{CohortId, PeerId};
 use beacon_cohort::machine::Input;
 use beacon_cohort::message::Message;
@@ -198,6 +198,10 @@ impl Agent for CoordinatorAgent {
             other => return Err(RpcError::method_not_found(other)),
         };
         Ok(Call::Answer(answer))
+    }
+
+    fn alarm(event: &Event) -> Option<String> {
+        event.alarm()
     }
 
     fn identity_for(&self, _: &Coordinator, _: &PeerId) -> u32 {

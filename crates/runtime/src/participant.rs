@@ -100,6 +100,8 @@ struct UpdateParams {
     did: Option<String>,
     /// 64 hex digits.
     update_hash: String,
+    /// The `targetVersionId` to which it leads, at least 2.
+    version: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -382,12 +384,16 @@ fn request_update(machine: &Participant, params: UpdateParams) -> Result<Call<Co
     let did = params.did.or(only).ok_or_else(|| {
         RpcError::invalid_params("did is needed: the cohort does not have exactly one of ours")
     })?;
-    let answer = json!({ "cohort_id": id, "did": did, "update_id": update });
+    let mut answer = json!({ "cohort_id": id, "did": did, "update_id": update });
+    if let Some(version) = params.version {
+        answer["version"] = json!(version);
+    }
     Ok(Call::Command(
         Command::RequestUpdate {
             cohort,
             did,
             update,
+            version: params.version,
         },
         answer,
     ))

@@ -24,6 +24,9 @@
 // The in-memory cohort of the cohort crate's own tests: one world is enough.
 #[path = "../../../crates/cohort/tests/common/mod.rs"]
 mod common;
+// And the world of the did:btcr2 crate's tests: a controller, a chain, a store.
+#[path = "../../../crates/btcr2/tests/common/mod.rs"]
+mod btcr2_world;
 pub mod mutate;
 pub mod seeds;
 pub mod targets;
@@ -52,6 +55,10 @@ pub enum Form {
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    bytes("btcr2_did", targets::btcr2::did),
+    json("btcr2_resolution", targets::btcr2::resolution),
+    json("btcr2_sidecar", targets::btcr2::sidecar),
+    json("btcr2_update", targets::btcr2::update),
     json("config", targets::files::config),
     json("control", targets::control::control),
     json("coordinator_log", targets::logs::coordinator),

@@ -13,11 +13,15 @@ use uuid::Uuid;
 use crate::common::Mail;
 use crate::targets::envelopes::{NOW, alice, bob};
 use crate::targets::messages::letter;
-use crate::targets::{dids, evidence, situations, transactions};
+use crate::targets::{btcr2, dids, evidence, situations, transactions};
 
 /// Name and content of each seed of a target.
 pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     match target {
+        "btcr2_did" => named(&btcr2::did_seeds()),
+        "btcr2_resolution" => named(&btcr2::resolution_seeds()),
+        "btcr2_sidecar" => named(&btcr2::sidecar_seeds()),
+        "btcr2_update" => named(&btcr2::update_seeds()),
         "config" => named(&config()),
         "control" => named(&control()),
         "coordinator_log" => logs("coordinator"),

@@ -185,7 +185,8 @@ pub async fn life_of_a_participant(world: &World, plans: Plans) -> Lived {
     while signals.is_empty() || !mortal.is_through() {
         let update = UpdateId(Uuid::new_v4().into_bytes().repeat(2).try_into().unwrap());
         let queued = |event: &Value| here(event) && event["update"] == json!(update);
-        let params = json!({ "cohort_id": id, "update_hash": hex::encode(update.0) });
+        let (update_hash, version) = (hex::encode(update.0), signals.len() + 2);
+        let params = json!({ "cohort_id": id, "update_hash": update_hash, "version": version });
         mortal
             .achieve("update_queued", queued, "request_update", &params)
             .await;
@@ -268,7 +269,8 @@ pub async fn life_of_a_coordinator(world: &World, plans: Plans) -> Lived {
     let mut signals = Vec::new();
     while signals.is_empty() || !mortal.is_through() {
         let update_hash = hex::encode(Uuid::new_v4().into_bytes().repeat(2));
-        let params = json!({ "cohort_id": id, "update_hash": update_hash });
+        let version = signals.len() + 2;
+        let params = json!({ "cohort_id": id, "update_hash": update_hash, "version": version });
         one.call("request_update", params).await;
         let fits = |event: &Value| here(event) && !signals.contains(&txid(event));
         // While it was dead, another life may have mined its signal.

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use beacon_signal::transaction::signal_bytes;
 use bitcoin::{Transaction, Txid};
@@ -178,8 +178,12 @@ impl Net {
 
     /// Has a member announce an update. Returns its hash, 64 hex digits.
     pub async fn request_update(&self, cohort: &Cohort, member: usize) -> String {
+        // Every one leads to another version: they may be under way at the same time.
+        static VERSION: AtomicU64 = AtomicU64::new(2);
+        let version = VERSION.fetch_add(1, Ordering::Relaxed);
         let update_hash = format!("{:064x}", Uuid::new_v4().as_u128());
-        let params = json!({ "cohort_id": cohort.id, "update_hash": update_hash });
+        let params =
+            json!({ "cohort_id": cohort.id, "update_hash": update_hash, "version": version });
         self.members[member].call("request_update", params).await;
         update_hash
     }

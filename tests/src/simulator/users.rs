@@ -32,6 +32,8 @@ pub(super) struct Wanted {
     pub(super) cohort: CohortId,
     pub(super) did: String,
     pub(super) update: UpdateId,
+    /// The version of the document to which it leads: each update of this run has its own.
+    version: u64,
     /// When the member says so, in milliseconds.
     at: u64,
     /// Whether the agent has taken it: from then on it must not get lost.
@@ -132,6 +134,7 @@ impl Simulation {
                         cohort,
                         did,
                         update: UpdateId(self.world.dice.bytes()),
+                        version: self.users.wanted.len() as u64 + 2,
                         at: self.world.clock + self.world.dice.below(4_000),
                         taken: false,
                     };
@@ -337,6 +340,7 @@ impl Simulation {
             cohort: wanted.cohort,
             did: wanted.did.clone(),
             update: wanted.update,
+            version: Some(wanted.version),
         };
         must(node.command(command, &mut self.world)?)
     }

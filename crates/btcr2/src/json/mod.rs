@@ -152,12 +152,23 @@ pub(crate) fn shorten(value: &Value) -> String {
     shorten_text(value.to_string())
 }
 
-/// A text from outside, as short as a message needs it.
+/// A text from outside, as short as a message needs it, with its control characters escaped: whoever reads the message in a
+/// terminal or a log sees them and does not obey them.
 pub(crate) fn shorten_text(text: impl Into<String>) -> String {
     let mut text = text.into();
     if let Some((end, _)) = text.char_indices().nth(MAX_QUOTED) {
         text.truncate(end);
         text.push('…');
+    }
+    if text.contains(char::is_control) {
+        let escape = |character: char| {
+            if character.is_control() {
+                character.escape_default().collect()
+            } else {
+                String::from(character)
+            }
+        };
+        text = text.chars().map(escape).collect();
     }
     text
 }

@@ -1,5 +1,7 @@
 //! The document that is being put together, and the updates that made it ("Apply update", "Confirm Duplicate Update").
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::error::ResolutionError;
@@ -17,6 +19,8 @@ pub(super) struct History {
     document: Document,
     /// The updates without their proofs: the first one made version 2 ("update_hash_history").
     updates: Vec<Hash32>,
+    /// The same with their proofs, and repetitions of them under other proofs: to be hashed once, however often announced.
+    confirmed: BTreeSet<Hash32>,
     /// The signal of the last one.
     last: Option<Signal>,
 }
@@ -26,6 +30,7 @@ impl History {
         Self {
             document,
             updates: Vec::new(),
+            confirmed: BTreeSet::new(),
             last: None,
         }
     }
@@ -54,7 +59,15 @@ impl History {
 
     /// Checks that an update to a version that exists is the one that made it: it may be announced again, by another beacon,
     /// in another block or with another proof. It leaves everything as it is.
-    pub(super) fn confirm(&self, version: u64, update: Hash32, value: &Value) -> Result<(), Error> {
+    pub(super) fn confirm(
+        &mut self,
+        version: u64,
+        update: Hash32,
+        value: &Value,
+    ) -> Result<(), Error> {
+        if self.confirmed.contains(&update) {
+            return Ok(());
+        }
         let Some(number) = version.checked_sub(FIRST_VERSION + 1) else {
             let problem = ResolutionError::VersionTooLow {
                 got: version,
@@ -69,6 +82,7 @@ impl History {
         let known = usize::try_from(number).ok();
         let known = known.and_then(|number| self.updates.get(number));
         if known == Some(&json::hash(&unsigned)) {
+            self.confirmed.insert(update);
             return Ok(());
         }
         let problem = ResolutionError::TwoUpdates { version, update };
@@ -83,6 +97,7 @@ impl History {
             .map_err(Error::of(ErrorCode::InvalidDidUpdate))?;
         self.document = document;
         self.updates.push(update.unsigned().hash());
+        self.confirmed.insert(update.id());
         self.last = Some(*signal);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What is known of the data behind signals: sidecar data, and what a content addressed store answered.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use beacon_signal::{Index, Proof, Root, Strictness};
 use serde_json::Value;
@@ -17,7 +18,7 @@ use crate::sidecar::Sidecar;
 #[derive(Debug)]
 pub(super) struct Known {
     genesis: Option<Value>,
-    updates: BTreeMap<Hash32, Value>,
+    updates: BTreeMap<Hash32, Arc<Value>>,
     announcements: BTreeMap<Hash32, Announcement>,
     /// The proofs that name a root, each with its place in the sidecar data.
     proofs: BTreeMap<Root, Vec<(usize, Value)>>,
@@ -52,7 +53,7 @@ impl Known {
             fetched: 0,
         };
         for update in sidecar.updates {
-            known.updates.insert(json::hash(&update), update);
+            known.updates.insert(json::hash(&update), Arc::new(update));
         }
         for map in sidecar.cas_updates {
             // The sidecar has objects only, so that each is a map.
@@ -79,9 +80,9 @@ impl Known {
         }
     }
 
-    pub(super) fn update(&self, hash: Hash32) -> Result<Lookup<&Value>, Error> {
+    pub(super) fn update(&self, hash: Hash32) -> Result<Lookup<Arc<Value>>, Error> {
         match self.updates.get(&hash) {
-            Some(update) => Ok(Lookup::Found(update)),
+            Some(update) => Ok(Lookup::Found(Arc::clone(update))),
             None => self.not_here(Object::new(ObjectKind::Update, hash)),
         }
     }
@@ -156,7 +157,7 @@ impl Known {
             Ok(value) => match object.kind {
                 ObjectKind::Genesis => self.genesis = Some(value),
                 ObjectKind::Update => {
-                    self.updates.insert(object.hash, value);
+                    self.updates.insert(object.hash, Arc::new(value));
                 }
                 ObjectKind::Announcement => {
                     if let Ok(map) = Announcement::from_value(value) {
@@ -194,7 +195,7 @@ fn update_proven(
     let mut first_problem = None;
     for (place, proof) in proofs {
         let verified = serde_json::from_value::<Proof>(proof.clone())
-            .map_err(|error| error.to_string())
+            .map_err(|error| json::shorten_text(error.to_string()))
             .and_then(|proof| {
                 proof
                     .verify(&index, &proof.leaf_value(), &root, Strictness::Resolver)

@@ -104,6 +104,7 @@ pub enum Next {
 pub struct Resolver {
     did: Did,
     select: Select,
+    min_conf: u32,
     known: Known,
     /// Questions without an answer.
     open: BTreeSet<Request>,
@@ -115,7 +116,7 @@ pub struct Resolver {
 #[derive(Debug)]
 enum Stage {
     /// There is no document yet.
-    Genesis { min_conf: u32 },
+    Genesis,
     /// Updates are sought and applied.
     Updates(Box<Run>),
     /// There is a result.
@@ -137,14 +138,14 @@ enum Turn {
 impl Resolver {
     /// Begins the resolution of a DID. Nothing is asked or computed yet.
     pub fn new(did: Did, options: ResolutionOptions) -> Self {
-        let (select, min_conf) = (options.select(), options.min_conf());
         Self {
             did,
-            select,
+            select: options.select(),
+            min_conf: options.min_conf(),
             known: Known::new(options.sidecar),
             open: BTreeSet::new(),
             objects: 0,
-            stage: Stage::Genesis { min_conf },
+            stage: Stage::Genesis,
         }
     }
 
@@ -156,19 +157,19 @@ impl Resolver {
     )]
     pub fn next(&mut self) -> Next {
         loop {
-            if let Stage::Done(resolution) = &self.stage {
-                return Next::Done(Resolution::clone(resolution));
-            }
             if !self.open.is_empty() {
                 return Next::Need(self.open.iter().cloned().collect());
             }
-            match self.turn() {
+            let turn = match &mut self.stage {
+                Stage::Genesis => establish(&self.did, &mut self.known),
+                Stage::Updates(run) => run.turn(&self.did, self.select, &mut self.known),
+                Stage::Done(resolution) => return Next::Done(Resolution::clone(resolution)),
+            };
+            match turn {
                 Ok(Turn::Again) => {}
                 Ok(Turn::Ask(requests)) => self.ask(requests),
                 Ok(Turn::Begin(document)) => {
-                    if let Stage::Genesis { min_conf } = self.stage {
-                        self.stage = Stage::Updates(Box::new(Run::new(document, min_conf)));
-                    }
+                    self.stage = Stage::Updates(Box::new(Run::new(document, self.min_conf)));
                 }
                 Ok(Turn::Resolved(resolved)) => self.finish(Resolution(Ok(resolved))),
                 Err(error) => self.finish(error.into()),
@@ -191,15 +192,6 @@ impl Resolver {
         }
         if let Err(error) = self.known.answer(object, answer) {
             self.finish(error.into());
-        }
-    }
-
-    fn turn(&mut self) -> Result<Turn, Error> {
-        match &mut self.stage {
-            Stage::Genesis { .. } => establish(&self.did, &mut self.known),
-            Stage::Updates(run) => run.turn(&self.did, self.select, &mut self.known),
-            // Cannot be: `next` does not go on then.
-            Stage::Done(_) => Ok(Turn::Again),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use beacon_signal::Root;
 use bitcoin::{Address, ScriptBuf, Txid};
@@ -72,7 +73,8 @@ struct Found {
 /// An update that a signal has announced.
 #[derive(Debug)]
 struct Announced {
-    update: Hash32,
+    hash: Hash32,
+    update: Arc<Value>,
     signal: Signal,
 }
 
@@ -111,7 +113,7 @@ impl Run {
             Phase::Beacons => self.look_for_beacons(),
             Phase::Signals => self.look_through_signals(),
             Phase::Updates => self.look_for_updates(did, known),
-            Phase::Next => self.next_update(select, known),
+            Phase::Next => self.next_update(select),
         }
     }
 
@@ -180,15 +182,14 @@ impl Run {
                     self.found.push(found);
                 }
                 Lookup::Found(None) => {}
-                Lookup::Found(Some((version, update))) => {
+                Lookup::Found(Some((version, announced))) => {
                     let place = Place {
                         version,
                         height: found.signal.block.height,
                         txid: found.signal.txid,
-                        script: found.script.clone(),
+                        script: found.script,
                     };
-                    let signal = found.signal;
-                    self.updates.insert(place, Announced { update, signal });
+                    self.updates.insert(place, announced);
                 }
             }
         }
@@ -198,7 +199,7 @@ impl Run {
         Ok(Turn::Ask(requests))
     }
 
-    fn next_update(&mut self, select: Select, known: &Known) -> Result<Turn, Error> {
+    fn next_update(&mut self, select: Select) -> Result<Turn, Error> {
         let version = self.history.version();
         if select == Select::Id(version) {
             return Ok(self.resolved());
@@ -209,7 +210,7 @@ impl Run {
         } else {
             self.updates.pop_first()
         };
-        let Some((place, Announced { update, signal })) = next else {
+        let Some((place, announced)) = next else {
             return match select {
                 Select::Id(wanted) => Err(Error::new(
                     ErrorCode::NotFound,
@@ -230,30 +231,31 @@ impl Run {
         // A repetition stops nothing: it may be in a block after the time while the next version is in one before.
         if let Select::Time(time) = select
             && place.version > version
-            && signal.block.median_time() > time
+            && announced.signal.block.median_time() > time
         {
             return Ok(self.resolved());
         }
-        let Lookup::Found(value) = known.update(update)? else {
-            // Cannot be: it was looked up when it was put in its place.
-            return Ok(Turn::Again);
-        };
-        let problem = match place.version.cmp(&(version + 1)) {
-            Ordering::Less => self.history.confirm(place.version, update, value),
+        let Announced {
+            hash,
+            update,
+            signal,
+        } = announced;
+        let taken = match place.version.cmp(&(version + 1)) {
+            Ordering::Less => self.history.confirm(place.version, hash, &update),
             Ordering::Equal => {
                 self.phase = Phase::Beacons;
-                self.history.apply(value, &signal)
+                self.history.apply(&update, &signal)
             }
             Ordering::Greater => Err(Error::new(
                 ErrorCode::LatePublishing,
                 ResolutionError::VersionSkipped {
                     got: place.version,
                     expected: version + 1,
-                    update,
+                    update: hash,
                 },
             )),
         };
-        problem.map_err(|error| signal.at(error))?;
+        taken.map_err(|error| signal.at(error))?;
         Ok(Turn::Again)
     }
 
@@ -268,9 +270,9 @@ fn announced(
     found: &Found,
     did: &Did,
     known: &mut Known,
-) -> Result<Lookup<Option<(u64, Hash32)>>, Error> {
+) -> Result<Lookup<Option<(u64, Announced)>>, Error> {
     let bytes = found.signal.bytes;
-    let update = match found.kind {
+    let hash = match found.kind {
         BeaconType::Singleton => Some(Hash32(bytes)),
         BeaconType::Cas => match known.announcement(Hash32(bytes))? {
             Lookup::Found(map) => map
@@ -280,23 +282,26 @@ fn announced(
         },
         BeaconType::Smt => known.update_in_tree(Root(bytes), did)?,
     };
-    let Some(update) = update else {
+    let Some(hash) = hash else {
         return Ok(Lookup::Found(None));
     };
-    let value = match known.update(update)? {
-        Lookup::Found(value) => value,
+    let update = match known.update(hash)? {
+        Lookup::Found(update) => update,
         Lookup::Ask(object) => return Ok(Lookup::Ask(object)),
     };
     // No more of it is read before it is its turn: an update that is never applied may be anything.
-    let version = value.get("targetVersionId");
+    let version = update.get("targetVersionId");
     let number = version.and_then(Value::as_u64).ok_or_else(|| {
         let got = version.map_or_else(|| "nothing".into(), json::shorten);
-        Error::new(
-            ErrorCode::InvalidDidUpdate,
-            ResolutionError::NoVersion { got, update },
-        )
+        let problem = ResolutionError::NoVersion { got, update: hash };
+        Error::new(ErrorCode::InvalidDidUpdate, problem)
     })?;
-    Ok(Lookup::Found(Some((number, update))))
+    let announced = Announced {
+        hash,
+        update,
+        signal: found.signal,
+    };
+    Ok(Lookup::Found(Some((number, announced))))
 }
 
 /// The signals of one answer by block, each once.

@@ -1,6 +1,6 @@
 //! A controller of a DID, and the chain on which it announces updates.
 
-use beacon_btcr2::beacon::{Beacon, BeaconType, endpoint};
+use beacon_btcr2::beacon::{Announcement, Beacon, BeaconType, endpoint};
 use beacon_btcr2::json;
 use beacon_btcr2::resolver::{Block, Signal};
 use beacon_btcr2::update::CONTEXTS;
@@ -282,4 +282,54 @@ pub fn assert_error(resolution: &Resolution, code: &str, words: &str) {
             );
         }
     }
+}
+
+/// A DID with a beacon of every type and four updates: at the singleton, in a map, in a tree, and at a beacon that was added.
+/// Every kind of sidecar data is needed.
+pub fn one_of_everything() -> (Controller, World) {
+    let beacons = [BeaconType::Singleton, BeaconType::Cas, BeaconType::Smt];
+    let beacons =
+        [0, 1, 2].map(|number| (beacons[number], address(u32::try_from(number).unwrap())));
+    let (mut fred, mut world) = (Controller::with_genesis(1, &beacons), World::default());
+    let lucia = Controller::with_key(2);
+
+    let update = fred.remark("a");
+    world.announce(&address(0), update, 100);
+    let update = fred.remark("b");
+    announce_in_map(&mut fred, &mut world, &lucia, update, 200);
+    let update = fred.update(&add_beacon("#new", BeaconType::Singleton, &address(3)));
+    announce_in_tree(&mut fred, &mut world, &lucia, Some(update), 300);
+    announce_in_tree(&mut fred, &mut world, &lucia, None, 310);
+    let update = fred.remark("d");
+    world.announce(&address(3), update, 400);
+    (fred, world)
+}
+
+pub fn announce_in_map(
+    fred: &mut Controller,
+    world: &mut World,
+    lucia: &Controller,
+    update: Hash32,
+    height: u32,
+) {
+    let map = Announcement::new([
+        (fred.did.clone(), update),
+        (lucia.did.clone(), Hash32([1; 32])),
+    ]);
+    world.announce(&address(1), map.hash(), height);
+    fred.sidecar.cas_updates.push(map.value().clone());
+}
+
+pub fn announce_in_tree(
+    fred: &mut Controller,
+    world: &mut World,
+    lucia: &Controller,
+    update: Option<Hash32>,
+    height: u32,
+) {
+    let nonce = Some([u8::try_from(height % 251).unwrap(); 32]);
+    let did = fred.did.clone();
+    let tree = tree(&[(&did, nonce, update), (&lucia.did, nonce, None)]);
+    fred.keep_proof(&tree, nonce, update);
+    world.announce(&address(2), Hash32(tree.root().0), height);
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{OutPoint, Transaction, Txid};
 
+use super::MAX_FUNDS;
 use super::event::Event;
-use super::state::{Cohort, FilterChanges, Member, Phase, Round, Signal, Stage, Standing, State};
-use super::{FILTER_WINDOW_S, MAX_FUNDS};
+use super::state::{Cohort, Member, Phase, Round, Signal, Stage, Standing, State};
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::Fund;
 use crate::musig::BeaconKey;
@@ -24,7 +24,7 @@ impl State {
             }
             Event::Subscribed { peer, filter, at } => {
                 self.subscribers.insert(peer.clone(), filter.clone());
-                self.filter_changed(peer, *at);
+                self.changed_its_mind(peer, *at);
             }
             Event::Unsubscribed { peer } => {
                 self.subscribers.remove(peer);
@@ -63,12 +63,16 @@ impl State {
                         vanished: BTreeSet::new(),
                         foreign_spends: BTreeMap::new(),
                         doubt: None,
+                        later_rounds: BTreeMap::new(),
                         abandoned: Vec::new(),
                         strikes: Vec::new(),
                     },
                 );
             }
             event => {
+                if let Event::OptedOut { peer, at, .. } = event {
+                    self.changed_its_mind(peer, *at);
+                }
                 if let Some(cohort) = event.cohort().and_then(|id| self.cohorts.get_mut(&id)) {
                     cohort.apply(event);
                 }
@@ -78,15 +82,9 @@ impl State {
 }
 
 impl State {
-    fn filter_changed(&mut self, peer: &PeerId, at: Timestamp) {
-        let recent = |changes: &FilterChanges| at < changes.since.after(FILTER_WINDOW_S);
-        self.filter_changes.retain(|_, changes| recent(changes));
-        let changes = self.filter_changes.entry(peer.clone());
-        let changes = changes.or_insert(FilterChanges {
-            since: at,
-            count: 0,
-        });
-        changes.count = changes.count.saturating_add(1);
+    fn changed_its_mind(&mut self, peer: &PeerId, at: Timestamp) {
+        self.changes.retain(|_, made| made.is_recent(at));
+        self.changes.entry(peer.clone()).or_default().add(at);
     }
 }
 
@@ -144,6 +142,7 @@ impl Cohort {
                     proof: *proof,
                     acknowledged: false,
                     strikes: 0,
+                    late: None,
                     seen: *at,
                 };
                 self.members.insert(peer.clone(), member);
@@ -265,11 +264,8 @@ impl Cohort {
                     "output {outpoint} of the beacon was spent by transaction {txid}, which this coordinator has no record of"
                 ));
             }
-            Event::LaterRoundClaimed { round, .. } => {
-                self.doubt = Some(format!(
-                    "a member asks for round {round}, and this coordinator is in round {}",
-                    self.round.number
-                ));
+            Event::LaterRoundClaimed { peer, round, .. } => {
+                self.later_rounds.insert(peer.clone(), *round);
             }
             _ => {}
         }

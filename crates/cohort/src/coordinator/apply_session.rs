@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use beacon_signal::{Index, LeafValue};
 use bitcoin::{Transaction, TxOut};
 
-use super::OTHER_DECLINE;
 use super::event::Event;
 use super::state::{
     Abandoned, Cohort, Contribution, Declines, GivenNonces, Round, Session, Signal, Stage,
     Standing, Strike,
 };
+use super::{OTHER_DECLINE, TIMEOUT};
 use crate::evidence::SignedPartials;
 use crate::ids::{PeerId, SessionId, Timestamp};
 use crate::machine::Code;
@@ -39,6 +39,7 @@ impl Cohort {
                 self.round.requested = true;
                 self.round.failures = 0;
                 self.doubt = None;
+                self.later_rounds.clear();
                 if matches!(
                     self.round.stage,
                     Stage::Stopped { .. } | Stage::Unanswered { .. }
@@ -211,6 +212,9 @@ impl Cohort {
     fn struck(&mut self, strike: Strike) {
         if let Some(member) = self.members.get_mut(&strike.peer) {
             member.strikes += 1;
+            if strike.code == TIMEOUT {
+                member.late = Some(strike.at);
+            }
         }
         if let Some(session) = &mut self.session
             && strike.session == Some(session.id)

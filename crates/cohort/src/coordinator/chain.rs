@@ -3,14 +3,16 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::{Cohort, Coordinator, Event, MAX_FUNDS, Phase, Signal, Standing, formation};
+use super::{
+    Cohort, Coordinator, Event, FORMATION_EXPIRY_S, MAX_FUNDS, Phase, Signal, Standing, formation,
+};
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::{
     BroadcastOutcome, ChainFact, Effect, Fund, OutputView, Step, TransactionView, Watches,
 };
 use crate::message::{SignalPublished, SignalStatus, shortened};
 
-/// Seconds for which news of a signal are kept for a peer that cannot be reached.
+/// Seconds for which news of a signal are kept for a member that cannot be reached. For a subscriber they are news for a day.
 const NEWS_EXPIRY_S: u64 = 7 * 86_400;
 
 impl Coordinator {
@@ -192,7 +194,13 @@ impl Coordinator {
                 transaction: signal.tx.clone(),
                 status,
             };
-            step = step.send(peer, message, now.after(NEWS_EXPIRY_S));
+            let is_member = cohort.members.contains_key(peer);
+            let patience = if is_member {
+                NEWS_EXPIRY_S
+            } else {
+                FORMATION_EXPIRY_S
+            };
+            step = step.send(peer, message, now.after(patience));
         }
         step
     }

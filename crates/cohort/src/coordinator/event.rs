@@ -68,7 +68,12 @@ pub enum Event {
     /// The holder of a seat was silent for too long.
     SeatReleased { cohort: CohortId, peer: PeerId },
     /// A peer left before the cohort was set.
-    OptedOut { cohort: CohortId, peer: PeerId },
+    OptedOut {
+        cohort: CohortId,
+        peer: PeerId,
+        #[serde(default)]
+        at: Timestamp,
+    },
     /// Membership is frozen; keys and address follow from the members.
     CohortSet { cohort: CohortId, at: Timestamp },
     /// It will never be: too few members, or not all of them agree.
@@ -226,7 +231,7 @@ pub enum Event {
         outpoint: OutPoint,
         txid: Txid,
     },
-    /// A member asks for a round that this log has not come to.
+    /// A member asks for a round that this log has not come to. Its word alone stops nothing.
     LaterRoundClaimed {
         cohort: CohortId,
         peer: PeerId,
@@ -241,6 +246,29 @@ pub enum Event {
 }
 
 impl Event {
+    /// What the operator must hear of at once, in one sentence.
+    pub fn alarm(&self) -> Option<String> {
+        match self {
+            Self::ForeignSpend {
+                cohort,
+                outpoint,
+                txid,
+            } => Some(format!(
+                "output {outpoint} of cohort {cohort} was spent by transaction {txid}, which this coordinator has no record \
+                 of: its state is older than the cohort. No session is started before you look at `cohort show {cohort}`"
+            )),
+            Self::LaterRoundClaimed {
+                cohort,
+                peer,
+                round,
+            } => Some(format!(
+                "member {peer} of cohort {cohort} asks for round {round}, to which this coordinator has not come: it errs, or \
+                 this state was restored from an old copy. The round goes on; see `cohort show {cohort}`"
+            )),
+            _ => None,
+        }
+    }
+
     /// The cohort that the event belongs to.
     pub fn cohort(&self) -> Option<CohortId> {
         match self {

@@ -3,10 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::strikes::report_dissolved;
-use super::{
-    Cohort, Coordinator, Event, FILTER_WINDOW_S, FORMATION_EXPIRY_S, MAX_FILTER_CHANGES, Member,
-    Phase,
-};
+use super::{Cohort, Coordinator, Event, FORMATION_EXPIRY_S, MAX_CHANGES, Member, Phase};
 use crate::ids::{CohortId, PeerId, Timestamp};
 use crate::machine::{Code, Rejection, Step};
 use crate::message::{
@@ -52,7 +49,7 @@ impl Coordinator {
         }
         let mut step = Step::nothing();
         if known != Some(filter) {
-            self.check_filter_changes(peer, now)?;
+            self.check_changes(peer, "one subscription or change of filter more", now)?;
             step.events.push(Event::Subscribed {
                 peer: peer.clone(),
                 filter: filter.clone(),
@@ -74,22 +71,24 @@ impl Coordinator {
         Ok(step)
     }
 
-    /// Every change goes to the log: nobody may change its mind without end.
-    fn check_filter_changes(&self, peer: &PeerId, now: Timestamp) -> Result<(), Rejection> {
-        let changes = &self.state.filter_changes;
-        let made = changes
-            .get(peer)
-            .filter(|made| now < made.since.after(FILTER_WINDOW_S));
-        let full = made.is_none() && changes.len() >= self.config.max_subscribers;
-        if full || made.is_some_and(|made| made.count >= MAX_FILTER_CHANGES) {
-            let expected = format!("at most {MAX_FILTER_CHANGES} within {FILTER_WINDOW_S} s");
-            return Err(Rejection::new(
-                Code::Limit,
-                "one subscription or change of filter more",
-                expected,
-            ));
+    /// Every change goes to the log: nobody may change its mind without end. Where so many did lately that no more are
+    /// remembered, those who are not known yet wait.
+    fn check_changes(
+        &self,
+        peer: &PeerId,
+        one_more: &str,
+        now: Timestamp,
+    ) -> Result<(), Rejection> {
+        let changes = &self.state.changes;
+        let known = self.state.subscribers.contains_key(peer) || changes.contains_key(peer);
+        let remembered = changes.values().filter(|made| made.is_recent(now));
+        if !known && remembered.count() >= self.config.max_subscribers {
+            let expected = "fewer peers that changed their minds within the hour";
+            return Err(Rejection::new(Code::Limit, one_more, expected));
         }
-        Ok(())
+        changes
+            .get(peer)
+            .map_or(Ok(()), |made| made.has_room(one_more, MAX_CHANGES, now))
     }
 
     pub(super) fn unsubscribe(&self, peer: PeerId) -> Result<Step<Event>, Rejection> {
@@ -145,6 +144,7 @@ impl Coordinator {
                 "one of an invited peer",
             ));
         }
+        self.check_changes(&peer, "one opt-in more", now)?;
         if body.terms_hash != cohort.terms.hash() {
             let expected = cohort.terms.hash().to_string();
             return Err(Rejection::new(
@@ -201,7 +201,12 @@ impl Coordinator {
         }))
     }
 
-    pub(super) fn opt_out(&self, peer: PeerId, cohort: CohortId) -> Result<Step<Event>, Rejection> {
+    pub(super) fn opt_out(
+        &self,
+        peer: PeerId,
+        cohort: CohortId,
+        now: Timestamp,
+    ) -> Result<Step<Event>, Rejection> {
         let (cohort, _) = self.membership(cohort, &peer)?;
         if cohort.phase != Phase::Advertised {
             return Err(Rejection::new(
@@ -213,6 +218,7 @@ impl Coordinator {
         Ok(Step::event(Event::OptedOut {
             cohort: cohort.id,
             peer,
+            at: now,
         }))
     }
 

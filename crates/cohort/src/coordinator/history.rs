@@ -82,11 +82,13 @@ impl Coordinator {
             });
         }
         let later = body.from_round.filter(|round| *round > cohort.round.number);
+        let noted = || cohort.claims().any(|(claimant, _)| claimant == peer);
         if let Some(round) = later
             && cohort.phase == Phase::Acknowledged
-            && cohort.doubt.is_none()
+            && !noted()
         {
-            // Either the member lies, or our log is older than the cohort. The operator finds out.
+            // Either the member errs or lies, or our log is older than the cohort. Its word proves nothing, and must not stop
+            // the others: what was published and is not in our log, the chain shows, and members decline what comes too late.
             step.events.push(Event::LaterRoundClaimed {
                 cohort: cohort.id,
                 peer: peer.clone(),

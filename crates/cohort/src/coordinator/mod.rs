@@ -24,8 +24,8 @@ use rand_core::CryptoRng;
 
 pub use event::Event;
 pub use state::{
-    Abandoned, Cohort, Contribution, Declines, FilterChanges, GivenNonces, Member, Phase, Round,
-    Session, Signal, Stage, Standing, State, Strike,
+    Abandoned, Cohort, Contribution, Declines, GivenNonces, Member, Phase, Round, Session, Signal,
+    Stage, Standing, State, Strike,
 };
 
 use crate::ids::{CohortId, PeerId, Timestamp};
@@ -37,10 +37,8 @@ use crate::terms::AgreedTerms;
 pub(crate) const FORMATION_EXPIRY_S: u64 = 86_400;
 /// Outputs of one beacon address that are remembered.
 const MAX_FUNDS: usize = 64;
-/// Changes of what it wants to hear of that a peer may make within [`FILTER_WINDOW_S`].
-const MAX_FILTER_CHANGES: u32 = 10;
-/// Seconds in which they are counted.
-const FILTER_WINDOW_S: u64 = 3_600;
+/// How often a peer may change its mind within an hour: subscribe or want to hear of something else, or give up a seat.
+const MAX_CHANGES: usize = 10;
 /// The reason for a session's end, or a strike, where a deadline has passed.
 const TIMEOUT: &str = "timeout";
 /// What a decline code of another version is recorded as.
@@ -173,7 +171,7 @@ impl Coordinator {
             Message::Subscribe(body) => self.subscribe(&from, &body, now),
             Message::Unsubscribe(_) => self.unsubscribe(from),
             Message::OptIn(body) => self.opt_in(from, &body, now),
-            Message::OptOut(body) => self.opt_out(from, body.cohort_id),
+            Message::OptOut(body) => self.opt_out(from, body.cohort_id, now),
             Message::CohortAck(body) => self.cohort_ack(from, &body),
             Message::DidRegistration(body) => self.did_registration(&from, body, now),
             Message::RequestSignature(body) => {

@@ -192,7 +192,7 @@ impl Coordinator {
                 round,
             })
         } else if deadline <= now {
-            let late = Self::late(cohort, &missing, cohort.round.excused);
+            let late = Self::late(cohort, &missing, cohort.round.excused, now);
             let mut events: Vec<_> = late
                 .into_iter()
                 .map(|peer| Event::Struck {

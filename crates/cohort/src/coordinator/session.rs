@@ -211,7 +211,7 @@ impl Coordinator {
             [only] => Some((*only).clone()),
             _ => None,
         };
-        let struck = Self::late(cohort, &late, session.excused);
+        let struck = Self::late(cohort, &late, session.excused, now);
         let why = Abandonment {
             code: TIMEOUT,
             culprit,

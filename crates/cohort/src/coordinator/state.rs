@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::announcement::AnnouncedDid;
 use crate::evidence::{Evidence, SignedNonces, SignedPartials};
+use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Fund;
 use crate::message::{SpentOutput, Subscribe};
@@ -21,19 +22,11 @@ use crate::values::{AggregatedNonce, CohortKey, PublicNonce, StatementSignature,
 pub struct State {
     /// Peers that hear of cohorts.
     pub subscribers: BTreeMap<PeerId, Subscribe>,
-    /// Who changed its filter within the last hour, or subscribed and left again.
-    pub filter_changes: BTreeMap<PeerId, FilterChanges>,
+    /// Who changed its mind within the last hour: another filter, a subscription or a seat given up.
+    #[serde(alias = "filter_changes")]
+    pub changes: BTreeMap<PeerId, Hourly>,
     /// All cohorts, those that are over included.
     pub cohorts: BTreeMap<CohortId, Cohort>,
-}
-
-/// How often a peer changed what it wants to hear of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FilterChanges {
-    /// Counted from here on.
-    pub since: Timestamp,
-    /// How often.
-    pub count: u32,
 }
 
 /// Where a cohort stands.
@@ -95,6 +88,9 @@ pub struct Cohort {
     pub foreign_spends: BTreeMap<OutPoint, Txid>,
     /// Why this state may be older than the cohort: no session is started until the operator says so.
     pub doubt: Option<String>,
+    /// Rounds that members asked for before this log came to them, by member.
+    #[serde(default)]
+    pub later_rounds: BTreeMap<PeerId, u64>,
     /// Why sessions ended without a signature, newest last; the last 32.
     pub abandoned: Vec<Abandoned>,
     /// Who failed, newest last; the last 256.
@@ -114,6 +110,9 @@ pub struct Member {
     pub acknowledged: bool,
     /// How often it failed the cohort.
     pub strikes: u64,
+    /// When it was struck last for a deadline that it missed.
+    #[serde(default)]
+    pub late: Option<Timestamp>,
     /// When it last gave a sign of life before the cohort was set; `None` where an older log does not say.
     pub seen: Option<Timestamp>,
 }
@@ -421,6 +420,13 @@ impl Cohort {
     pub(super) fn updates(&self, index: &Index) -> bool {
         let leaf = self.round.leaves.get(index);
         leaf.is_some_and(|value| *value != LeafValue::EMPTY)
+    }
+
+    /// Members that said to know a later round than this one, and which.
+    pub fn claims(&self) -> impl Iterator<Item = (&PeerId, u64)> {
+        let claims = self.later_rounds.iter();
+        let later = claims.filter(|(_, round)| **round > self.round.number);
+        later.map(|(peer, round)| (peer, *round))
     }
 
     /// Transactions that may still be mined, or be replaced by a reorganisation.

@@ -57,16 +57,24 @@ impl Coordinator {
         }
     }
 
-    /// Those who missed a deadline, unless it was ours: we were started meanwhile, or most of the members missed it.
+    /// Those who are struck for a deadline that they missed. Nobody, where it was ours: we were started meanwhile, or most of
+    /// the members missed it. And nobody twice for one absence of an ordinary length (docs/adr/0013-lateness.md).
     pub(super) fn late<'a>(
         cohort: &'a Cohort,
         missing: &[&'a PeerId],
         excused: bool,
+        now: Timestamp,
     ) -> Vec<PeerId> {
         if excused || 2 * missing.len() > cohort.members.len() {
             return Vec::new();
         }
-        missing.iter().map(|peer| (*peer).clone()).collect()
+        let absence = cohort.terms.seat_deadline_s();
+        let struck_lately = |peer: &PeerId| {
+            let last = cohort.members.get(peer).and_then(|member| member.late);
+            last.is_some_and(|last| now < last.after(absence))
+        };
+        let struck = missing.iter().filter(|peer| !struck_lately(peer));
+        struck.map(|peer| (*peer).clone()).collect()
     }
 
     /// The strikes for the declines of the last session, once nobody can decline it any more.

@@ -140,6 +140,23 @@ messages! {
     SignalPublished = "sign/signal_published";
 }
 
+/// Kinds of which messages that wait for a peer are pointless, once one of this kind is written for it on the same thread: its
+/// own where a peer needs the last one only, and what it takes back.
+pub fn replaces(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "keygen/subscribe" | "keygen/unsubscribe" => &["keygen/subscribe", "keygen/unsubscribe"],
+        "keygen/subscribe_accept" => &["keygen/subscribe_accept"],
+        "keygen/cohort_advert" => &["keygen/cohort_advert"],
+        "keygen/opt_out" => &["keygen/opt_in"],
+        "keygen/cohort_set" => &["keygen/cohort_set"],
+        "sign/update_opportunity" => &["sign/update_opportunity"],
+        "sign/decline" => &["sign/nonce_contribution"],
+        "sign/session_aborted" => &["sign/authorization_request", "sign/aggregated_nonce"],
+        "sign/signal_published" => &["sign/signal_published"],
+        _ => &[],
+    }
+}
+
 impl Message {
     /// The cohort and the session that the message belongs to. In formation the cohort is its thread; in
     /// signing the session is, with the cohort as the parent thread.

@@ -9,6 +9,7 @@ use super::state::{
     Candidate, Ended, ForeignSpend, Inquiry, Membership, Offered, Progress, Relationship, Session,
     Stage, Standing, State,
 };
+use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::musig::BeaconKey;
 use crate::review::{OwnLeaf, impossible_after};
@@ -41,6 +42,7 @@ impl State {
                         accepted: false,
                         label: None,
                         subscribed: true,
+                        adverts: Hourly::default(),
                     },
                 );
             }
@@ -62,7 +64,11 @@ impl State {
                 coordinator,
                 terms,
                 succeeds,
+                at,
             } => {
+                if let Some(relationship) = self.coordinators.get_mut(coordinator) {
+                    relationship.adverts.add(*at);
+                }
                 let mut advertised = Membership::advertised(*cohort, coordinator, terms);
                 advertised.id = id.unwrap_or(*cohort);
                 advertised.succeeds = *succeeds;
@@ -85,6 +91,9 @@ impl State {
                         to.queued.entry(*index).or_insert(*update);
                     }
                 }
+            }
+            Event::UpdateVersioned { update, version } => {
+                self.versions.insert(*update, *version);
             }
             Event::RollbackDetected { .. } => {
                 for cohort in self
@@ -127,6 +136,7 @@ impl Membership {
             candidates: Vec::new(),
             committed: None,
             contributed: BTreeSet::new(),
+            sessions: Hourly::default(),
             ended: VecDeque::new(),
             succeeds: None,
             opted_in: Timestamp::default(),
@@ -134,6 +144,8 @@ impl Membership {
             foreign: VecDeque::new(),
             quarantine: None,
             inquiry: None,
+            dissolved: Timestamp::default(),
+            settled: false,
         }
     }
 
@@ -151,8 +163,9 @@ impl Membership {
                 self.proof = Some(*proof);
             }
             Event::OptInRenewed { at, .. } => self.opted_in = *at,
-            Event::CohortDissolved { code, .. } => {
+            Event::CohortDissolved { code, at, .. } => {
                 self.stage = Stage::Dissolved(code.clone());
+                self.dissolved = *at;
                 self.session = None;
             }
             Event::OptInRefused { code, comment, .. }
@@ -211,8 +224,10 @@ impl Membership {
                 proposal,
                 approved,
                 deadline,
+                at,
                 ..
             } => {
+                self.sessions.add(*at);
                 self.session = Some(Session {
                     id: *session,
                     proposal: (**proposal).clone(),
@@ -226,8 +241,14 @@ impl Membership {
                 code,
                 comment,
                 offered,
+                heard,
                 ..
-            } => self.end(*session, code, comment, *offered),
+            } => {
+                if let Some(at) = heard {
+                    self.sessions.add(*at);
+                }
+                self.end(*session, code, comment, *offered);
+            }
             Event::PartialAuthorized {
                 session,
                 nonces,
@@ -338,6 +359,7 @@ impl Membership {
                 self.release(&[]);
             }
             Event::RollbackConfirmed { .. } => self.quarantine = None,
+            Event::WatchEnded { .. } => self.settled = true,
             Event::OutputsSeen { outputs, .. } => self.outputs.clone_from(outputs),
             Event::ForeignSpend { outpoint, txid, .. } => {
                 self.foreign.push_back(ForeignSpend {
@@ -390,6 +412,7 @@ impl Membership {
                 .outputs
                 .extend(inputs.map(|input| input.previous_output));
         }
+        self.settled = false;
         self.candidates.push(candidate);
     }
 
@@ -430,6 +453,7 @@ impl Membership {
                         block_hash: *block_hash,
                     };
                 }
+                self.sessions = Hourly::default();
                 self.published(*txid);
             }
             Event::SignalGone { txid, .. } => {

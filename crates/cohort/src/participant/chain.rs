@@ -26,7 +26,7 @@ impl Participant {
             ChainFact::Transaction { txid, view, tip } => self
                 .transaction_seen(txid, view, tip)
                 .and(self.foreign_seen(txid, view, tip)),
-            ChainFact::Funds { script, funds } => self.funds_seen(&script, &funds),
+            ChainFact::Funds { script, funds } => self.funds_seen(&script, &funds, now),
             ChainFact::Broadcast { .. } => Step::nothing(),
         }
     }

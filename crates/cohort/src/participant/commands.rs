@@ -49,7 +49,8 @@ impl Participant {
                 cohort,
                 did,
                 update,
-            } => Self::request_update(self.named(cohort)?, &did, update, now),
+                version,
+            } => self.request_update(self.named(cohort)?, &did, update, version, now),
             Command::FetchProofs { cohort, updates } => {
                 self.fetch_proofs(self.named(cohort)?, &updates, now)
             }
@@ -119,13 +120,13 @@ impl Participant {
         else {
             return Err(not_subscribed("subscribe_accept"));
         };
-        let label = body.label.as_deref().map(shortened);
-        if relationship.accepted && relationship.label == label {
+        if relationship.accepted {
+            // Once for each subscription: a name that changes all the time is worth no line in the log.
             return Ok(Step::nothing());
         }
         Ok(Step::event(Event::SubscriptionAccepted {
             coordinator: from.clone(),
-            label,
+            label: body.label.as_deref().map(shortened),
         }))
     }
 
@@ -135,14 +136,10 @@ impl Participant {
         body: CohortAdvert,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
-        if !self
-            .state
-            .coordinators
-            .get(from)
-            .is_some_and(|known| known.subscribed)
-        {
+        let relationship = self.state.coordinators.get(from);
+        let Some(relationship) = relationship.filter(|known| known.subscribed) else {
             return Err(not_subscribed("cohort_advert"));
-        }
+        };
         let terms = AgreedTerms::parse(body.terms).map_err(|error| {
             Rejection::new(Code::Terms, error.to_string(), "terms of version 1")
         })?;
@@ -185,17 +182,18 @@ impl Participant {
                 format!("later than {now}"),
             ));
         }
+        let max_cohorts = self.policy.max_cohorts;
+        (relationship.adverts).has_room("one advert more", max_cohorts, now)?;
         let mut step = Step::nothing();
         let known = self.state.cohorts.values();
         let of_this_coordinator: Vec<_> = known.filter(|c| c.coordinator == *from).collect();
-        if of_this_coordinator.len() >= self.policy.max_cohorts {
+        if of_this_coordinator.len() >= max_cohorts {
             let over = of_this_coordinator.iter().filter(|c| c.is_forgettable(now));
             let Some(oldest) = over.min_by_key(|cohort| cohort.terms.advert_expires) else {
-                let max = self.policy.max_cohorts;
                 return Err(Rejection::new(
                     Code::Limit,
                     "one cohort more",
-                    format!("at most {max}"),
+                    format!("at most {max_cohorts}"),
                 ));
             };
             step.events.push(Event::CohortForgotten {
@@ -217,6 +215,7 @@ impl Participant {
             coordinator: from.clone(),
             terms,
             succeeds: body.succeeds,
+            at: now,
         });
         Ok(step)
     }

@@ -8,11 +8,16 @@ use crate::message::{Decline, NextStep, SessionAborted, shortened};
 use crate::review::{DeclineCode, ProposedSignal};
 use crate::signer::SignerRequest;
 
+/// Sessions of one cohort that are heard of within an hour, unless a signal is mined: more than an honest coordinator tries
+/// with the shortest deadlines.
+pub(super) const MAX_SESSIONS: usize = 100;
+
 impl Participant {
     pub(super) fn session_aborted(
         &self,
         from: &PeerId,
         body: &SessionAborted,
+        now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         let cohort = self.agreed_once(body.cohort_id, from)?;
         let open = cohort
@@ -21,14 +26,17 @@ impl Participant {
             .is_some_and(|open| open.id == body.session_id);
         let code = shortened(&body.code);
         let mut step = Step::nothing();
-        if open || !cohort.knows_session(body.session_id) {
+        let unheard = !open && !cohort.knows_session(body.session_id);
+        if open || unheard && !cohort.sessions.is_full(MAX_SESSIONS, now) {
             // One that we have not heard of is remembered as well: its request may still come, overtaken by this.
             let comment = "the coordinator aborted the session";
             step = end(step, cohort, body.session_id, &code, comment);
+            note(&mut step, None, unheard.then_some(now));
         }
         if body.next == NextStep::CohortDissolved && cohort.stage == Stage::Agreed {
             let comment = "the coordinator dissolved the cohort";
-            step.events.push(Self::dissolved(cohort, &code, comment));
+            step.events
+                .push(Self::dissolved(cohort, &code, comment, now));
         }
         Ok(step)
     }
@@ -112,12 +120,17 @@ impl Participant {
         now: Timestamp,
     ) -> Step<Event> {
         let mut step = Self::decline(cohort, offer.0.session_id, code, comment, now);
-        for event in &mut step.events {
-            if let Event::SessionEnded { offered, .. } = event {
-                *offered = Some(Offered::of(offer));
-            }
-        }
+        note(&mut step, Some(Offered::of(offer)), Some(now));
         step
+    }
+}
+
+/// What the end says of a session that was not taken up.
+fn note(step: &mut Step<Event>, what: Option<Offered>, first: Option<Timestamp>) {
+    for event in &mut step.events {
+        if let Event::SessionEnded { offered, heard, .. } = event {
+            (*offered, *heard) = (what, first);
+        }
     }
 }
 
@@ -135,6 +148,7 @@ pub(super) fn end(
         code: code.to_owned(),
         comment: comment.to_owned(),
         offered: None,
+        heard: None,
     });
     step.with(Effect::Sign(SignerRequest::Forget {
         cohort: cohort.handle,

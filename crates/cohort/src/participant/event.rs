@@ -52,6 +52,8 @@ pub enum Event {
         /// The dissolved cohort whose place it takes, by its coordinator's id.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         succeeds: Option<CohortId>,
+        #[serde(default)]
+        at: Timestamp,
     },
     /// An advert that ended, or a cohort that we are out of, made room for others.
     CohortForgotten { cohort: CohortId },
@@ -96,6 +98,8 @@ pub enum Event {
         cohort: CohortId,
         code: String,
         comment: String,
+        #[serde(default)]
+        at: Timestamp,
     },
     /// Updates that no signal announced wait in the cohort that took a dissolved one's place.
     UpdatesMoved {
@@ -158,6 +162,8 @@ pub enum Event {
     },
     /// The user takes the risk: the cohort signs again.
     RollbackConfirmed { cohort: CohortId },
+    /// The user says which version of its DID document an update leads to.
+    UpdateVersioned { update: UpdateId, version: u64 },
     /// The user wants an update announced, in the next round that has room for it.
     UpdateQueued {
         cohort: CohortId,
@@ -177,6 +183,8 @@ pub enum Event {
         proposal: Box<ProposedSignal>,
         approved: bool,
         deadline: Timestamp,
+        #[serde(default)]
+        at: Timestamp,
     },
     /// The user agrees, if everything holds.
     SignalApproved {
@@ -217,6 +225,9 @@ pub enum Event {
         /// What was to be signed, where the session was never taken up; else it is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         offered: Option<Offered>,
+        /// When it was heard of for the first time, where that is in this event.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        heard: Option<Timestamp>,
     },
     /// Outputs of the beacon that are watched from here on, all of them, with their values in sat.
     OutputsSeen {
@@ -235,6 +246,8 @@ pub enum Event {
         outpoint: OutPoint,
         txid: Txid,
     },
+    /// The cohort is over, and nothing is left at its address or on its way: the chain is not asked about it any more.
+    WatchEnded { cohort: CohortId },
     /// The coordinator says that it published what we signed.
     SignalPublished { cohort: CohortId, txid: Txid },
     /// Our own chain source has it in a block.
@@ -288,7 +301,8 @@ impl Event {
         match self {
             Self::Subscribed { .. }
             | Self::SubscriptionAccepted { .. }
-            | Self::Unsubscribed { .. } => None,
+            | Self::Unsubscribed { .. }
+            | Self::UpdateVersioned { .. } => None,
             Self::CohortAdvertised { cohort, .. }
             | Self::CohortForgotten { cohort }
             | Self::JoinRequested { cohort, .. }
@@ -321,6 +335,7 @@ impl Event {
             | Self::ProofsRecovered { cohort, .. }
             | Self::QuarantineFixed { cohort, .. }
             | Self::RollbackConfirmed { cohort }
+            | Self::WatchEnded { cohort }
             | Self::OutputsSeen { cohort, .. }
             | Self::ForeignSpend { cohort, .. }
             | Self::ForeignSpendBuried { cohort, .. } => Some(*cohort),

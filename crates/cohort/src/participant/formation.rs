@@ -19,6 +19,9 @@ use crate::values::{CohortKey, StatementSignature};
 /// Longest DID that is registered, in bytes.
 const MAX_DID: usize = 2_048;
 
+/// Least seconds between two opt-ins of one cohort.
+const SEAT_REST_S: u64 = 60;
+
 /// Highest fee cap of terms that are agreed to without asking, sat/vB: the terms' default.
 const AUTO_JOIN_MAX_FEE_RATE_SAT_VB: u64 = 50;
 
@@ -351,7 +354,8 @@ impl Participant {
         };
         if code == Code::SeatReleased.as_str() && cohort.stage == Stage::OptedIn {
             // We are still here. Not at once again and again: the next renewal would do as well.
-            let rested = cohort.opted_in.after(cohort.terms.response_deadline_s) <= now;
+            let rest = cohort.terms.response_deadline_s.max(SEAT_REST_S);
+            let rested = cohort.opted_in.after(rest) <= now;
             let open = now < cohort.terms.advert_expires;
             return if rested && open {
                 Self::opt_in_again(cohort, now)
@@ -370,7 +374,8 @@ impl Participant {
                     "the coordinator dissolved the cohort",
                 );
             }
-            step.events.push(Self::dissolved(cohort, code, comment));
+            step.events
+                .push(Self::dissolved(cohort, code, comment, now));
             return step;
         }
         let out = match cohort.stage {

@@ -17,9 +17,11 @@ const LEAF_EXPIRY_S: u64 = 7 * 86_400;
 
 impl Participant {
     pub(super) fn request_update(
+        &self,
         cohort: &Membership,
         did: &str,
         update: UpdateId,
+        version: Option<u64>,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         if cohort.stage != Stage::Agreed {
@@ -38,23 +40,20 @@ impl Participant {
                 format!("one of {}", known.join(", ")),
             ));
         };
+        let mut step = self.versioned(update, version)?;
+        self.has_no_rival(cohort, *index, update, version)?;
         let given = cohort.leaves.get(index);
         if let Some(leaf) = given.filter(|leaf| leaf.update == Some(update)) {
             // It has its leaf in this round: asked for again, that leaf is sent again, byte for byte.
             let (leaves, expires) = ([leaf.clone()], now.after(LEAF_EXPIRY_S));
-            return Ok(send_leaves(
-                Step::nothing(),
-                cohort,
-                cohort.round,
-                &leaves,
-                expires,
-            ));
+            return Ok(send_leaves(step, cohort, cohort.round, &leaves, expires));
         }
-        Ok(Step::event(Event::UpdateQueued {
+        step.events.push(Event::UpdateQueued {
             cohort: cohort.handle,
             index: *index,
             update,
-        }))
+        });
+        Ok(step)
     }
 
     /// In the push flow, updates that wait get their leaves and are sent; and sessions end at their deadlines.
@@ -77,6 +76,7 @@ impl Participant {
             .queued
             .iter()
             .filter(|(index, _)| fresh(*index))
+            .filter(|(index, update)| self.state.may_be_announced(**index, **update))
             .map(|(index, update)| OwnLeaf {
                 index: *index,
                 update: Some(*update),
@@ -107,8 +107,9 @@ impl Participant {
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         let cohort = self.membership(body.cohort_id, from)?;
-        if body.round < cohort.round {
-            let expected = format!("round {} or later", cohort.round);
+        let (first, last) = (cohort.round, cohort.latest_round());
+        if !(first..=last).contains(&body.round) {
+            let expected = format!("round {first} to {last}: those before it were signed by us");
             return Err(Rejection::new(
                 Code::Round,
                 format!("round {}", body.round),
@@ -127,9 +128,10 @@ impl Participant {
             if body.round == cohort.round && cohort.leaves_are_fixed() {
                 continue;
             }
+            let update = waiting.get(index).copied();
             let leaf = OwnLeaf {
                 index: *index,
-                update: waiting.get(index).copied(),
+                update: update.filter(|update| self.state.may_be_announced(*index, *update)),
                 nonce: self.leaf_nonce(cohort, body.round, index),
             };
             chosen.push(leaf.clone());

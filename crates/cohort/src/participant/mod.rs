@@ -16,6 +16,7 @@ mod recovery;
 mod session;
 mod state;
 mod succession;
+mod versions;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -102,6 +103,8 @@ pub enum Command {
         did: String,
         /// SHA-256 of the signed update's canonical form.
         update: UpdateId,
+        /// Its `targetVersionId`, where the user says it: at least 2.
+        version: Option<u64>,
     },
     /// Have all proofs of a cohort sent again, and complete those that lack an update.
     FetchProofs {
@@ -177,7 +180,7 @@ impl Participant {
     /// A cohort that was agreed on, whatever became of it, where its coordinator is the sender.
     fn agreed_once(&self, id: CohortId, from: &PeerId) -> Result<&Membership, Rejection> {
         let cohort = self.cohort_of(id, from)?;
-        if !cohort.is_watched() {
+        if !cohort.was_agreed() {
             let expected = "none: we have not agreed to this cohort";
             return Err(Rejection::new(
                 Code::Phase,
@@ -226,7 +229,7 @@ impl Participant {
             Message::UpdateOpportunity(body) => self.update_opportunity(from, &body, now),
             Message::AuthorizationRequest(body) => self.authorization_request(from, body, now),
             Message::AggregatedNonces(body) => self.aggregated_nonces(from, body, now),
-            Message::SessionAborted(body) => self.session_aborted(from, &body),
+            Message::SessionAborted(body) => self.session_aborted(from, &body, now),
             Message::SignalPublished(body) => self.signal_published(from, &body),
             other => Err(Rejection::new(
                 Code::WrongRole,
@@ -239,7 +242,7 @@ impl Participant {
     /// What is left to do for a cohort that is over.
     fn progress_over(&self, cohort: &Membership, now: Timestamp) -> Step<Event> {
         match &cohort.inquiry {
-            Some(open) if cohort.is_watched() && open.is_due(now) => {
+            Some(open) if cohort.was_agreed() && open.is_due(now) => {
                 Self::inquire(cohort, open.from_round, now)
             }
             _ => self.move_updates(cohort),
@@ -322,7 +325,7 @@ impl Machine for Participant {
             .values()
             .flat_map(|cohort| {
                 let session = cohort.session.as_ref().map(|session| session.deadline);
-                let inquiry = cohort.inquiry.filter(|_| cohort.is_watched());
+                let inquiry = cohort.inquiry.filter(|_| cohort.was_agreed());
                 [
                     session,
                     cohort.renewal(),

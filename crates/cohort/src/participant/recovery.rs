@@ -56,7 +56,7 @@ impl Participant {
         updates: &[UpdateId],
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
-        if !cohort.is_watched() {
+        if !cohort.was_agreed() {
             let got = format!("a cohort at stage {}", cohort.stage.name());
             return Err(Rejection::new(
                 Code::Phase,

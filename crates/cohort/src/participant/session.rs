@@ -2,7 +2,7 @@
 
 use beacon_signal::{Root, transaction};
 
-use super::endings::end;
+use super::endings::{MAX_SESSIONS, end};
 use super::state::{Membership, Progress, Session};
 use super::{Event, Participant};
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
@@ -62,6 +62,9 @@ impl Participant {
             let expected = "one of them, until another is buried";
             return Err(Rejection::new(Code::Limit, got, expected));
         }
+        cohort
+            .sessions
+            .has_room("one session more", MAX_SESSIONS, now)?;
         let session = body.session_id;
         let proposal = ProposedSignal(body);
         if let Err(Declined { code, comment }) = still_holds(cohort, &proposal) {
@@ -91,6 +94,7 @@ impl Participant {
             proposal: Box::new(proposal),
             approved: self.policy.auto_sign,
             deadline: now.after(cohort.phase_deadline_s()),
+            at: now,
         });
         Ok(step)
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::derive;
 use crate::announcement::Announcement;
+use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::OutputView;
 use crate::message::Subscribe;
@@ -19,6 +20,9 @@ use crate::values::{
     AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature, transaction_hex,
 };
 
+/// Seconds for which the address of a cohort that is over is watched at least: a late deposit should be seen.
+const SETTLE_S: u64 = 30 * 86_400;
+
 /// Everything that a participant knows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -28,6 +32,9 @@ pub struct State {
     pub cohorts: BTreeMap<CohortId, Membership>,
     /// Index of the next fresh identity.
     pub next_identity: u32,
+    /// The `targetVersionId` of each update of which the user said it, kept for ever like the proofs.
+    #[serde(default)]
+    pub versions: BTreeMap<UpdateId, u64>,
 }
 
 /// What we have with one coordinator.
@@ -45,6 +52,9 @@ pub struct Relationship {
     pub label: Option<String>,
     /// Whether we still want to hear of cohorts.
     pub subscribed: bool,
+    /// Cohorts that it advertised lately.
+    #[serde(default)]
+    pub adverts: Hourly,
 }
 
 /// Where we stand in a cohort.
@@ -110,6 +120,9 @@ pub struct Membership {
     pub contributed: BTreeSet<SessionId>,
     /// Sessions that are over, newest last; the last 64.
     pub ended: VecDeque<Ended>,
+    /// Sessions that were heard of lately, since a signal was last mined: every one of them is written down.
+    #[serde(default)]
+    pub sessions: Hourly,
     /// Outputs of the beacon that are watched until what spends them is buried, with their values in sat; the 64 that
     /// matter most.
     pub outputs: BTreeMap<OutPoint, u64>,
@@ -119,6 +132,12 @@ pub struct Membership {
     pub quarantine: Option<Quarantine>,
     /// What the coordinator was asked for and has not answered.
     pub inquiry: Option<Inquiry>,
+    /// When it was over, though it was agreed on.
+    #[serde(default)]
+    pub dissolved: Timestamp,
+    /// Whether it is over and settled: the chain was asked for the last time.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// An output of the beacon that is spent by a transaction that we did not sign, as far as our log goes.
@@ -413,9 +432,26 @@ impl Membership {
                 && (self.session.is_some() || self.committed == Some(self.round))
     }
 
-    /// Whether the cohort has an address that we agreed to: it is watched, whatever became of the cohort.
-    pub fn is_watched(&self) -> bool {
+    /// Whether the cohort has an address that we agreed to, whatever became of the cohort.
+    pub fn was_agreed(&self) -> bool {
         matches!(self.stage, Stage::Agreed | Stage::Dissolved(_))
+    }
+
+    /// Whether the chain is asked about its address.
+    pub fn is_watched(&self) -> bool {
+        self.was_agreed() && !self.settled
+    }
+
+    /// Whether nothing can come of it any more, once its address is empty: it has been over for long, what we signed is buried
+    /// or can never be mined, and every output that there was is spent as deep as the terms want.
+    pub(super) fn may_settle(&self, now: Timestamp) -> bool {
+        matches!(self.stage, Stage::Dissolved(_))
+            && self.dissolved.after(SETTLE_S) <= now
+            && self.outputs.is_empty()
+            && self.quarantine.is_none()
+            && self.inquiry.is_none_or(|open| open.due().is_none())
+            && self.live().next().is_none()
+            && self.foreign.iter().all(|spend| spend.buried)
     }
 
     /// Seconds that a phase takes at most.
@@ -477,6 +513,13 @@ impl Membership {
         self.candidates
             .iter()
             .filter(move |candidate| !settled(candidate.standing))
+    }
+
+    /// The last round in which an honest coordinator can be: every round ends with a signature of ours.
+    pub fn latest_round(&self) -> u64 {
+        let signed = self.candidates.iter().map(|signed| signed.round).max();
+        let next = signed.map_or(1, |signed| signed.saturating_add(1));
+        self.round.max(next)
     }
 
     /// Live ones that a session must account for. What a buried transaction builds on is buried with it, also where our chain

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::state::{Membership, Stage};
 use super::{Event, Participant};
+use crate::ids::Timestamp;
 use crate::machine::{Code, Step};
 use crate::message::shortened;
 
@@ -34,7 +35,12 @@ impl Participant {
             return Step::nothing();
         };
         let mut updates: BTreeMap<_, _> = cohort.unannounced();
-        updates.retain(|index, _| successor.dids.contains_key(index));
+        updates.retain(|index, update| {
+            successor.dids.contains_key(index)
+                && (self.state)
+                    .rival(successor, *index, *update, None)
+                    .is_none()
+        });
         if updates.is_empty() {
             return Step::nothing();
         }
@@ -46,11 +52,17 @@ impl Participant {
     }
 
     /// The coordinator says that a cohort is over that was agreed on.
-    pub(super) fn dissolved(cohort: &Membership, code: &str, comment: &str) -> Event {
+    pub(super) fn dissolved(
+        cohort: &Membership,
+        code: &str,
+        comment: &str,
+        at: Timestamp,
+    ) -> Event {
         Event::CohortDissolved {
             cohort: cohort.handle,
             code: shortened(code),
             comment: shortened(comment),
+            at,
         }
     }
 }

@@ -45,7 +45,12 @@ impl Participant {
     }
 
     /// All unspent outputs of a beacon, as our own chain source lists them.
-    pub(super) fn funds_seen(&self, script: &ScriptBuf, funds: &[Fund]) -> Step<Event> {
+    pub(super) fn funds_seen(
+        &self,
+        script: &ScriptBuf,
+        funds: &[Fund],
+        now: Timestamp,
+    ) -> Step<Event> {
         let pays = |cohort: &&Membership| {
             let beacon = cohort.beacon.as_ref();
             cohort.is_watched()
@@ -60,6 +65,11 @@ impl Participant {
             step.events.push(Event::QuarantineFixed {
                 cohort: cohort.handle,
                 outputs: funds.iter().map(|fund| fund.outpoint).collect(),
+            });
+        }
+        if funds.is_empty() && cohort.may_settle(now) {
+            step.events.push(Event::WatchEnded {
+                cohort: cohort.handle,
             });
         }
         let outputs = worth_watching(cohort, funds);

@@ -1,6 +1,7 @@
 //! What a machine makes of one message. Nothing is applied to the machine itself: each attempt starts from the same state.
 
 use beacon_cohort::coordinator::{self, Coordinator};
+use beacon_cohort::hourly::Hourly;
 use beacon_cohort::ids::{PeerId, Timestamp};
 use beacon_cohort::machine::{Code, Effect, Input, Machine, Rejection, Step};
 use beacon_cohort::message::{Message, MessageError, TYPE_PREFIX};
@@ -104,6 +105,7 @@ impl Agent {
         let mut state = machine.state().clone();
         for cohort in state.cohorts.values_mut() {
             cohort.ended.clear();
+            cohort.sessions = Hourly::default();
         }
         state
     }

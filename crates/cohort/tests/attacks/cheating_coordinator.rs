@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use beacon_cohort::hourly::Hourly;
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::machine::Code;
 use beacon_cohort::message::{
@@ -44,6 +45,7 @@ fn knows(world: &World) -> participant::State {
     let mut state = world.peers[0].node.machine.state().clone();
     for cohort in state.cohorts.values_mut() {
         cohort.ended.clear();
+        cohort.sessions = Hourly::default();
     }
     state
 }
@@ -297,7 +299,7 @@ fn the_transaction_carries_another_root_than_the_proofs() {
 #[test]
 fn a_request_of_an_older_round_comes_again() {
     let (mut world, cohort, request) = asked(20);
-    world.tell(0, &coordinator_id(), request.clone()).unwrap();
+    sign(&mut world, &request);
     let opportunity = UpdateOpportunity {
         cohort_id: cohort,
         round: 2,

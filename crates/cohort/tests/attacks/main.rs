@@ -19,6 +19,7 @@ mod common;
 mod attempt;
 mod cheating_coordinator;
 mod forged_history;
+mod growth;
 mod hostile_member;
 mod life;
 mod matrix;

@@ -247,6 +247,7 @@ impl World {
 
     pub fn request_update(&mut self, number: usize, cohort: CohortId, update: u8) {
         let did = self.peers[number].did.clone();
+        let version = Some(u64::from(update) + 1);
         let update = UpdateId([update; 32]);
         self.user(
             number,
@@ -254,6 +255,7 @@ impl World {
                 cohort,
                 did,
                 update,
+                version,
             },
         )
         .unwrap();

@@ -1,8 +1,11 @@
 //! What is lost, late or claimed twice, and how things go on all the same.
 
+use std::collections::BTreeSet;
+
 use beacon_cohort::coordinator::{Phase, Stage, Standing};
+use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{Code, Input};
-use beacon_cohort::message::{Message, RequestSignature};
+use beacon_cohort::message::{Message, RequestSignature, Subscribe, Unsubscribe, replaces};
 use beacon_cohort::participant::{self, Progress};
 use beacon_cohort::terms::Flow;
 
@@ -66,6 +69,60 @@ fn a_round_without_an_answer_asks_again_and_goes_on_when_it_comes() {
     let signals = &world.cohort(cohort).signals;
     assert_eq!(signals.len(), 1);
     assert_eq!(signals[0].standing, Standing::Broadcast);
+}
+
+/// A member that was away for a whole session hears of its end only: the request would have it make nonces for nothing, or give
+/// up the session that came after.
+#[test]
+fn a_session_that_is_over_is_not_asked_for_any_more() {
+    let (mut world, cohort) = World::formed(2, 7);
+    world.request_update(0, cohort, 1);
+    let away = world.peers[1].id.clone();
+    let mut waiting: Vec<Message> = Vec::new();
+    let mut write = |mail: Mail| match mail {
+        Mail::Message { to, message, .. } if to == away => {
+            let thread = message.thread();
+            let pointless = replaces(message.kind());
+            waiting.retain(|old| old.thread() != thread || !pointless.contains(&old.kind()));
+            waiting.push(message);
+        }
+        _ => {}
+    };
+    while world.cohort(cohort).session.is_none() {
+        let mail = world.mail.remove(0);
+        world.deliver(mail);
+    }
+    world.mail.drain(..).for_each(&mut write);
+    world.pass(62);
+    world.mail.drain(..).for_each(&mut write);
+    let kinds: Vec<_> = waiting.iter().map(Message::kind).collect();
+    assert_eq!(kinds, ["sign/session_aborted"]);
+}
+
+/// News of a signal are for members, and for those who still want them.
+#[test]
+fn news_go_to_members_and_subscribers_only() {
+    let (mut world, cohort) = World::formed(2, 8);
+    let [listener, gone] = ["listener", "gone"].map(PeerId::new);
+    for peer in [&listener, &gone] {
+        world.tell_coordinator(peer, Subscribe::default()).unwrap();
+    }
+    world.tell_coordinator(&gone, Unsubscribe {}).unwrap();
+    let coordinator = coordinator_id();
+    let unsubscribe = participant::Command::Unsubscribe { coordinator };
+    world.user(1, unsubscribe).unwrap();
+    world.request_update(0, cohort, 1);
+    let mut told = BTreeSet::new();
+    world.settle_watched(|_, mail| {
+        if let Mail::Message { to, message, .. } = mail
+            && message.kind() == "sign/signal_published"
+        {
+            told.insert(to.clone());
+        }
+    });
+    let members = world.peers.iter().map(|peer| peer.id.clone());
+    let expected: BTreeSet<_> = members.chain([listener]).collect();
+    assert_eq!(told, expected);
 }
 
 /// A stranger pays more to the beacon than it holds, and could take that back by a reorganisation: what the cohort's own

@@ -23,4 +23,5 @@ mod life;
 mod rollback;
 mod seats;
 mod strikes;
+mod versions;
 mod wire;

@@ -158,6 +158,6 @@ fn filters_change_ten_times_an_hour_at_most() {
     });
     world.now = world.now.after(3_600);
     world.tell_coordinator(&peer, filter(0)).unwrap();
-    assert_eq!(world.coordinator.machine.state().filter_changes.len(), 1);
+    assert_eq!(world.coordinator.machine.state().changes.len(), 1);
     world.assert_replay_equals_memory();
 }

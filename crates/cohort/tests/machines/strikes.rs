@@ -225,6 +225,53 @@ fn some_declines_are_forgiven() {
     }
 }
 
+/// A laptop that sleeps for ten minutes misses one deadline after the other. That is one absence and one strike; who stays away
+/// gets the next one ten minutes later.
+#[test]
+fn one_absence_is_one_strike() {
+    let (mut world, cohort) = World::formed(3, 22);
+    world.request_update(0, cohort, 1);
+    let start = world.now;
+    let mut struck = Vec::new();
+    while world.cohort(cohort).phase == Phase::Acknowledged {
+        settle_without(&mut world, &[2]);
+        world.pass(31);
+        let all = strikes(&world, cohort);
+        assert_eq!(all[..2], [0, 0], "nobody else");
+        if struck.len() < usize::try_from(all[2]).unwrap() {
+            struck.push(world.now.0 - start.0);
+        }
+        assert!(world.now < start.after(7_200), "at {struck:?}");
+    }
+    assert_eq!(struck.len(), 3);
+    assert_eq!(struck[0], 62, "the first deadline");
+    assert!(struck[1] - struck[0] >= 600 && struck[2] - struck[1] >= 600);
+    let log = world.coordinator.log.iter();
+    let missed = log.filter(|line| line.contains(r#""event":"answers_missing""#));
+    assert!(missed.count() > 5, "it missed many more deadlines");
+    world.assert_replay_equals_memory();
+}
+
+/// Longer deadlines make longer absences ordinary; other faults count each time.
+#[test]
+fn an_absence_is_ten_deadlines_and_other_faults_count_each_time() {
+    let (mut world, cohort) = World::formed_with(3, 23, |terms| terms.response_deadline_s = 600);
+    world.request_update(0, cohort, 1);
+    for _ in 0..8 {
+        settle_without(&mut world, &[2]);
+        world.pass(618);
+    }
+    assert_eq!(strikes(&world, cohort), [0, 0, 1], "within 6000 s");
+
+    let (mut world, cohort) = World::formed(3, 24);
+    world.request_update(0, cohort, 1);
+    for strikes_after in 1..3 {
+        decline_by(&mut world, cohort, &[1]);
+        world.operator(Command::StartRound { cohort }).unwrap();
+        assert_eq!(strikes(&world, cohort), [0, strikes_after, 0]);
+    }
+}
+
 /// A member vanishes for good. At the terms' limit the cohort ends, all are told, and the others are invited to another
 /// one, which forms by itself and signs.
 #[test]
@@ -243,8 +290,8 @@ fn a_member_at_the_limit_is_out_and_the_others_sign_without_it() {
     );
     world.pass(2);
     settle_without(&mut world, &[2]);
-    let before = world.now.after(62);
-    world.pass(62);
+    let before = world.now.after(600);
+    world.pass(600);
     let old = world.cohort(cohort).clone();
     assert!(
         matches!(&old.phase, Phase::Dissolved(reason) if reason.contains("peer-2 had 2 strikes")),

@@ -95,6 +95,10 @@ pub(super) fn detail(machine: &Coordinator, cohort: &Cohort) -> Value {
     if let Some(doubt) = &cohort.doubt {
         value["doubt"] = json!(doubt);
     }
+    let claims = cohort.claims();
+    value["later_rounds"] = claims
+        .map(|(peer, round)| json!({ "did": peer, "round": round }))
+        .collect();
     value["signal_list"] = cohort.signals.iter().map(signal).collect();
     value["sessions"] = sessions(cohort).into();
     let balance = cohort.confirmed_balance();

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use beacon_cohort::message::replaces;
 use tokio::time::Instant;
 
 use super::commit::Cause;
@@ -75,18 +76,16 @@ impl Outbox {
         }
     }
 
-    /// Ids of the rows that a new one makes pointless: older ones of its kind, where only the newest counts.
+    /// Ids of the rows that a new one makes pointless.
     pub(super) fn superseded(&self, new: &OutboxRow) -> Vec<String> {
-        if !only_the_newest_counts(&new.kind) {
-            return Vec::new();
-        }
+        let replaced = replaces(&new.kind);
         let rows = self
             .peers
             .get(&new.to)
             .into_iter()
             .flat_map(BTreeMap::values);
         rows.map(|waiting| &waiting.row)
-            .filter(|row| row.kind == new.kind && row.thid == new.thid)
+            .filter(|row| replaced.contains(&row.kind.as_str()) && row.thid == new.thid)
             .map(|row| row.id.clone())
             .collect()
     }
@@ -212,15 +211,6 @@ fn is_news(kind: &str) -> bool {
         kind,
         "keygen/subscribe_accept" | "keygen/cohort_advert" | "sign/signal_published"
     )
-}
-
-/// Kinds of which a peer needs the last one of a thread only.
-fn only_the_newest_counts(kind: &str) -> bool {
-    is_news(kind)
-        || matches!(
-            kind,
-            "keygen/subscribe" | "keygen/cohort_set" | "sign/update_opportunity"
-        )
 }
 
 #[cfg(test)]
@@ -367,6 +357,20 @@ mod tests {
             outbox.superseded(&leaves).is_empty(),
             "each has leaves of its own"
         );
+    }
+
+    #[test]
+    fn what_was_taken_back_is_not_sent_any_more() {
+        let outbox = new(vec![
+            of_kind(1, "a", "sign/authorization_request"),
+            of_kind(2, "a", "sign/aggregated_nonce"),
+            of_kind(3, "a", "keygen/opt_in"),
+            of_kind(4, "b", "sign/aggregated_nonce"),
+        ]);
+        let aborted = of_kind(5, "a", "sign/session_aborted");
+        assert_eq!(outbox.superseded(&aborted), ["1", "2"]);
+        let left = of_kind(6, "a", "keygen/opt_out");
+        assert_eq!(outbox.superseded(&left), ["3"]);
     }
 
     #[test]

@@ -197,6 +197,7 @@ impl Run {
                 cohort,
                 did,
                 update: UpdateId([operand; 32]),
+                version: Some(u64::from(operand)).filter(|version| version % 2 == 0),
             },
         };
         let _ = self.world.user(number, command);

@@ -1,5 +1,6 @@
 //! The targets, by what they read.
 
+pub mod btcr2;
 pub mod control;
 pub mod dids;
 pub mod envelopes;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use beacon_cohort::ids::PeerId;
+use beacon_cohort::message::replaces;
 use beacon_runtime::store::OutboxRow;
 
 /// Milliseconds between two deliveries of a message, at first.
@@ -56,11 +57,10 @@ impl Outbox {
 
     /// Ids of the rows that a new one makes pointless.
     pub(super) fn superseded(&self, new: &OutboxRow) -> Vec<String> {
-        if !only_the_newest_counts(&new.kind) {
-            return Vec::new();
-        }
+        let replaced = replaces(&new.kind);
         let rows = self.rows.values().map(|waiting| &waiting.row);
-        rows.filter(|row| (&row.to, &row.kind, &row.thid) == (&new.to, &new.kind, &new.thid))
+        rows.filter(|row| (&row.to, &row.thid) == (&new.to, &new.thid))
+            .filter(|row| replaced.contains(&row.kind.as_str()))
             .map(|row| row.id.clone())
             .collect()
     }
@@ -148,13 +148,4 @@ fn is_news(kind: &str) -> bool {
         kind,
         "keygen/subscribe_accept" | "keygen/cohort_advert" | "sign/signal_published"
     )
-}
-
-/// Kinds of which a peer needs the last one of a thread only.
-fn only_the_newest_counts(kind: &str) -> bool {
-    is_news(kind)
-        || matches!(
-            kind,
-            "keygen/subscribe" | "keygen/cohort_set" | "sign/update_opportunity"
-        )
 }

@@ -150,7 +150,7 @@ fn adverts_without_end() {
     }
     assert_eq!(drive(message(4), START).unwrap_err().code, Code::Limit);
     let later = |number| {
-        let terms = Terms::new(BtcNetwork::Regtest, 2, START.after(600))
+        let terms = Terms::new(BtcNetwork::Regtest, 2, START.after(6_000))
             .to_value()
             .unwrap();
         let message = advert(|advert| {
@@ -165,7 +165,12 @@ fn adverts_without_end() {
         }
     };
     assert_eq!(
-        drive(later(5), START.after(60)).unwrap(),
+        drive(later(5), START.after(3_599)).unwrap_err().code,
+        Code::Limit,
+        "there would be room, but not within the hour"
+    );
+    assert_eq!(
+        drive(later(5), START.after(3_600)).unwrap(),
         [2, 3, 5],
         "the oldest that ended made room"
     );
@@ -305,6 +310,7 @@ fn another_coordinator_advertises_an_id_first() {
         cohort: handle,
         did,
         update,
+        version: None,
     };
     world.user(0, command).unwrap();
     let requests = world.settle_until(|message| message.kind() == "sign/authorization_request");
@@ -406,5 +412,84 @@ fn a_dissolved_cohort_is_watched_and_its_updates_move_on() {
     let updates: Vec<_> = announced.updates().map(|(_, update)| update).collect();
     assert_eq!(updates, [beacon_signal::UpdateId([7; 32])]);
     assert_eq!(world.membership(0, old).balance_sat(), 20_000);
+    world.now = world.now.after(31 * 86_400);
+    world.settle();
+    let watched = world.peers[0].node.machine.watches();
+    assert!(watched.scripts.contains(&script(&world, old)));
     world.assert_replay_equals_memory();
+}
+
+fn script(world: &World, cohort: CohortId) -> bitcoin::ScriptBuf {
+    let beacon = world.membership(0, cohort).beacon.as_ref();
+    beacon.unwrap().script().to_owned()
+}
+
+/// A cohort is over, its signals are buried, its money is gone. After a month the chain is not asked about it any more, nor its
+/// coordinator at each start: who joined a thousand cohorts would ask for ever. A beacon that lives is watched for ever.
+#[test]
+fn a_cohort_that_is_over_and_settled_is_not_watched_any_more() {
+    let (mut world, lives) = World::formed(2, 42);
+    let over = world.advertise(|_| {});
+    world.settle();
+    world.fund(over, 50_000);
+    world.request_update(0, over, 7);
+    world.settle();
+    let dissolve = beacon_cohort::coordinator::Command::Dissolve {
+        cohort: over,
+        without: [].into(),
+        successor: false,
+    };
+    world.operator(dissolve).unwrap();
+    world.settle();
+    let scripts = |world: &World| world.peers[0].node.machine.watches().scripts;
+    let month = 30 * 86_400;
+    world.now = world.now.after(month);
+    world.settle();
+    assert_eq!(scripts(&world).len(), 2, "it has signed and money");
+    (0..7).for_each(|_| {
+        world.chain.mine();
+        world.settle();
+    });
+    let change = *world.membership(0, over).outputs.keys().next().unwrap();
+    world.chain.steal(change);
+    world.settle();
+    assert_eq!(world.membership(0, over).balance_sat(), 0);
+    assert_eq!(scripts(&world).len(), 2, "who spent it is not buried");
+    (0..7).for_each(|_| {
+        world.chain.mine();
+        world.settle();
+    });
+    assert_eq!(scripts(&world), [script(&world, lives)]);
+    assert!(world.membership(0, over).settled);
+    world.mail.clear();
+    world.restart(0);
+    let asked: Vec<_> = sent_to_coordinator(&world, "keygen/did_registration")
+        .iter()
+        .map(|message| message.thread().0.unwrap())
+        .collect();
+    assert_eq!(asked, [lives]);
+    world.assert_replay_equals_memory();
+}
+
+/// An empty address is watched for a month: a deposit may be on its way.
+#[test]
+fn a_late_deposit_to_a_cohort_that_is_over_is_seen() {
+    let (mut world, cohort) = World::formed(2, 43);
+    let over = world.advertise(|_| {});
+    world.settle();
+    let dissolve = beacon_cohort::coordinator::Command::Dissolve {
+        cohort: over,
+        without: [].into(),
+        successor: false,
+    };
+    world.operator(dissolve).unwrap();
+    world.settle();
+    world.now = world.now.after(30 * 86_400 - 1);
+    world.settle();
+    let scripts = |world: &World| world.peers[0].node.machine.watches().scripts.len();
+    assert_eq!(scripts(&world), 2);
+    world.now = world.now.after(1);
+    world.settle();
+    assert_eq!(scripts(&world), 1);
+    assert!(world.membership(0, over).settled && !world.membership(0, cohort).settled);
 }

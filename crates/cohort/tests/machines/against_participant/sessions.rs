@@ -216,35 +216,29 @@ fn aggregated_nonces_out_of_phase_or_number() {
     assert_eq!(released(&world), 0);
 }
 
-/// The coordinator opens another round between nonces and partial signatures. The leaves of the old round are gone with
-/// it: a signature now would be one that the member could never prove.
+/// The coordinator opens another round between nonces and partial signatures. No honest one can be there without a
+/// signature of ours: it is refused, and the leaves of the old round stay.
 #[test]
 fn another_round_is_opened_before_the_partial_signatures() {
     let (mut world, cohort_id) = signing(15);
     let aggregated = aggregated(&mut world);
-    let session = aggregated.session_id;
     let opportunity = UpdateOpportunity {
         cohort_id,
         round: 2,
         deadline: world.now.after(60),
     };
-    world.tell(0, &coordinator_id(), opportunity).unwrap();
-    assert_has_no_nonces(&mut world, cohort_id, session);
-    world.mail.clear();
-    world.refuses(Code::UnknownSession, |world| {
-        world.tell(0, &coordinator_id(), aggregated)
+    world.refuses(Code::Round, |world| {
+        world.tell(0, &coordinator_id(), opportunity.clone())
     });
-    assert_eq!(released(&world), 0);
+    world.tell(0, &coordinator_id(), aggregated).unwrap();
+    assert_eq!(released(&world), 1);
+    // Now it can be.
+    world.tell(0, &coordinator_id(), opportunity).unwrap();
     let membership = world.membership(0, cohort_id);
-    let updates = membership
-        .leaves
-        .values()
-        .filter(|leaf| leaf.update.is_some())
-        .count();
-    assert_eq!(
-        updates, 1,
-        "the update was not signed, so it is announced in the new round"
-    );
+    assert_eq!(membership.round, 2);
+    assert!(membership.session.is_none());
+    let announced = membership.leaves.values().filter_map(|leaf| leaf.update);
+    assert_eq!(announced.count(), 0, "it was announced in round 1");
 }
 
 /// An abort that overtakes its request is remembered: the request that comes after it opens nothing.
@@ -299,6 +293,7 @@ fn two_coordinators_use_one_session_id() {
         code: "superseded".to_owned(),
         comment: String::new(),
         offered: None,
+        heard: None,
     });
     assert!(world.membership(0, cohort).session.is_some());
     world.mail = vec![];
@@ -417,6 +412,7 @@ fn a_withheld_signal_gives_its_update_back() {
             proposal: Box::new(beacon_cohort::review::ProposedSignal(request)),
             approved: true,
             deadline: START,
+            at: START,
         },
         Event::PartialAuthorized {
             cohort,
