@@ -13,6 +13,7 @@ use beacon_cohort::participant;
 use beacon_cohort::terms::{BeaconType, Terms};
 use beacon_signal::{Index, LeafValue, UpdateId, transaction};
 use bitcoin::ScriptBuf;
+use serde_json::json;
 
 use super::golden;
 use crate::common::{Mail, World, coordinator_id, did, participant as new_participant};
@@ -300,6 +301,36 @@ fn leaves_that_a_cas_cohort_does_not_take() {
     world.refuses(Code::Malformed, |world| {
         world.tell_coordinator(&from, in_the_open)
     });
+}
+
+/// A leaf is blinded or in the open, never both or half of each.
+#[test]
+fn a_leaf_has_one_form_on_the_wire() {
+    let hash = UpdateId([7; 32]).to_string();
+    let index = Index::of_did("did:x:a").to_string();
+    let read = |leaf: serde_json::Value| serde_json::from_value::<Leaf>(leaf);
+    let open = json!({ "did": "did:x:a", "update_hash": hash });
+    let blinded = json!({ "index": index, "value": hash });
+    for (leaf, named) in [(&open, true), (&blinded, false)] {
+        let read = read(leaf.clone()).unwrap();
+        assert_eq!(
+            (read.index.to_string(), read.did.is_some()),
+            (index.clone(), named)
+        );
+        assert_eq!(serde_json::to_value(&read).unwrap(), *leaf);
+    }
+    for leaf in [
+        json!({}),
+        json!({ "did": "did:x:a" }),
+        json!({ "index": index }),
+        json!({ "did": "did:x:a", "value": hash }),
+        json!({ "index": index, "update_hash": hash }),
+        json!({ "did": "did:x:a", "update_hash": hash, "index": index, "value": hash }),
+        json!({ "did": "did:x:a b", "update_hash": hash }),
+        json!({ "did": "did:x:a", "update_hash": "short" }),
+    ] {
+        assert!(read(leaf.clone()).is_err(), "{leaf}");
+    }
 }
 
 /// "No update" overtakes the update that it was sent after: the update still counts, and nobody is blamed.
