@@ -230,14 +230,7 @@ impl Agent for ParticipantAgent {
                 return Ok(Call::Command(Command::Unsubscribe { coordinator }, answer));
             }
             "cohorts" => state.cohorts.values().map(cohort_view).collect(),
-            "join" => {
-                let JoinParams { named, dids } = read(params)?;
-                let membership = named.find(machine)?;
-                let cohort = membership.handle;
-                let mut answer = json!({ "cohort_id": named.cohort_id, "dids": dids });
-                warn_of_the_open(membership, &mut answer);
-                return Ok(Call::Command(Command::Join { cohort, dids }, answer));
-            }
+            "join" => return join(machine, read(params)?),
             "leave" => {
                 let named = read::<Named>(params)?;
                 let cohort = named.find(machine)?.handle;
@@ -373,6 +366,15 @@ fn coordinator_did(text: &str) -> Result<Did, RpcError> {
             .map_err(RpcError::invalid_params);
     }
     text.parse().map_err(RpcError::invalid_params)
+}
+
+fn join(machine: &Participant, params: JoinParams) -> Result<Call<Command>, RpcError> {
+    let JoinParams { named, dids } = params;
+    let membership = named.find(machine)?;
+    let cohort = membership.handle;
+    let mut answer = json!({ "cohort_id": named.cohort_id, "dids": dids });
+    warn_of_the_open(membership, &mut answer);
+    Ok(Call::Command(Command::Join { cohort, dids }, answer))
 }
 
 fn request_update(machine: &Participant, params: UpdateParams) -> Result<Call<Command>, RpcError> {
