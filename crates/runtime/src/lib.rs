@@ -18,6 +18,7 @@ mod params;
 pub mod participant;
 pub mod proofs;
 pub mod rates;
+pub mod resolve;
 pub mod settings;
 pub mod store;
 pub mod transport;
