@@ -42,8 +42,8 @@ async fn every_command_explains_itself() {
             Binary::Participant,
             "approve, cohorts, decline, did, didcomm, didcomm pack, didcomm send, didcomm unpack, events, evidence, \
              evidence verify, join, keys, keys decrypt, keys encrypt, keys export, keys import, keys list, keys passphrase, \
-             leave, proof, proof export, proof fetch, proof verify, request-update, resolve, rollback, rollback confirm, \
-             rollback show, run, sessions, status, subscribe, unsubscribe",
+             leave, proof, proof export, proof fetch, proof verify, request-update, resolve, resolver, resolver serve, rollback, \
+             rollback confirm, rollback show, run, sessions, status, subscribe, unsubscribe",
         ),
         (Binary::Regtest, ""),
     ];
@@ -306,10 +306,6 @@ async fn resolve_prints_a_resolution_result_in_any_case() {
     assert_eq!(document["keyAgreement"], json!(["#key-2"]));
     assert_eq!(document["service"][0]["type"], "DIDCommMessaging");
     for (did, code) in [
-        (
-            "did:btcr2:k1qqp8n0nx0muaewav2ksx99wwsu9swq5mlndjmn3gm9vl9q2mzmup0xqhmkf96",
-            "methodNotSupported",
-        ),
         ("did:web:example.org", "methodNotSupported"),
         ("did:peer:2.nothing", "invalidDid"),
         ("nonsense", "invalidDid"),

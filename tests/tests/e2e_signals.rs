@@ -10,8 +10,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use beacon_btcr2::beacon::Announcement;
-use beacon_tests::harness::Member::Signs;
 use beacon_signal::UpdateId;
+use beacon_tests::harness::Member::Signs;
 use beacon_tests::harness::{Agent, Binary, Cohort, Net, Signal, run};
 use bitcoin::{OutPoint, ScriptBuf};
 use serde_json::{Value, json};
@@ -104,7 +104,9 @@ async fn a_cas_cohort_announces_its_updates_in_a_map() {
     for (member, did) in net.members.iter().zip(&dids) {
         let path = member.data_dir().with_extension("map.json");
         let file = path.display().to_string();
-        let export = ["proof", "export", &cohort.id, "--txid", &txid, "--out", &file];
+        let export = [
+            "proof", "export", &cohort.id, "--txid", &txid, "--out", &file,
+        ];
         let output = member.command(&export).await;
         assert_eq!(output.code, 0, "{output:?}");
         let text = fs::read_to_string(&path).unwrap();
@@ -123,7 +125,11 @@ async fn a_cas_cohort_announces_its_updates_in_a_map() {
         };
         let output = run(Binary::Participant, verify(&signal.root)).await;
         assert_eq!(output.code, 0, "{output:?}");
-        let announces = if *did == dids[1] { "no update" } else { "update" };
+        let announces = if *did == dids[1] {
+            "no update"
+        } else {
+            "update"
+        };
         assert!(output.stdout.contains(announces), "{output:?}");
         let output = run(Binary::Participant, verify(&"00".repeat(32))).await;
         assert_eq!(output.code, 1, "{output:?}");

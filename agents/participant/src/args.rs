@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs};
 use beacon_runtime::keys::commands::KeysCommand;
+use beacon_runtime::resolve::command::ResolveArgs;
+use beacon_runtime::resolve::server::ServeArgs;
 use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
@@ -14,6 +16,7 @@ Examples:
   beacon-participant join 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --did did:btcr2:k1q…
   beacon-participant request-update 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --update-hash 5f…e1
   beacon-participant keys export --out participant.age
+  beacon-participant resolve did:btcr2:k1q… --sidecar alice.json
   beacon-participant proof verify --did did:btcr2:k1q… --proof proof.json --root 9a…07
 
 Every option with a value can be set in the environment as BEACON_PARTICIPANT_<NAME>, and those of `run` in
@@ -22,6 +25,28 @@ better (--passphrase-file). RUST_LOG chooses what is logged.
 
 Exit codes: 0 done, or valid; 1 refused, failed or invalid; 2 command line, configuration or unreadable file;
 3 the agent is not running; 4 the passphrase is missing or wrong.";
+
+const RESOLVE_EXAMPLES: &str = "\
+Examples:
+  beacon-participant resolve did:btcr2:k1q… --chain-url http://127.0.0.1:3002
+  beacon-participant resolve did:btcr2:k1q… --sidecar alice.json --min-conf 1
+  beacon-participant resolve did:btcr2:x1q… --options options.json --signals signals.json --cas documents/
+  beacon-participant resolve did:btcr2:k1q… --sidecar alice.json --version-time 2026-01-31T23:59:59Z
+  beacon-participant resolve did:peer:2.Vz6Mk…
+
+Prints a DID resolution result in any case; without a document it has didResolutionMetadata.error, and the exit code is 1.
+It is 2 when a file cannot be read, or no chain and no signals are named. Options and files are for did:btcr2.";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  beacon-participant resolver serve --chain-url http://127.0.0.1:3002 --network regtest
+  beacon-participant resolver serve --listen 0.0.0.0:8080 --chain-url https://mutinynet.com/api --cas documents/
+
+  curl http://127.0.0.1:8080/1.0/identifiers/did:btcr2:k1q…
+  curl 'http://127.0.0.1:8080/1.0/identifiers/did:btcr2:k1q…?versionId=2&minConf=1'
+  curl http://127.0.0.1:8080/1.0/identifiers/did:btcr2:k1q… --data @options.json -H 'Accept: application/did'
+
+Paths: GET and POST /1.0/identifiers/{did}, GET /1.0/properties, /1.0/methods, /health";
 
 /// Takes part in beacon cohorts: subscribes to coordinators, joins, submits updates, and co-signs what it has checked.
 #[derive(Debug, Parser)]
@@ -106,10 +131,11 @@ pub(crate) enum Command {
     /// Show what the agent is doing
     Status,
     /// Resolve a DID and print its resolution result as JSON
-    Resolve {
-        /// The DID
-        did: String,
-    },
+    #[command(after_help = RESOLVE_EXAMPLES)]
+    Resolve(ResolveArgs),
+    /// Resolve did:btcr2 for others, over HTTP
+    #[command(subcommand)]
+    Resolver(ResolverCommand),
     /// Show and lift what follows from a restored old state
     #[command(subcommand)]
     Rollback(RollbackCommand),
@@ -165,6 +191,13 @@ pub(crate) enum ProofCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ResolverCommand {
+    /// Answer GET and POST /1.0/identifiers/{did} until told to stop (SIGTERM, Ctrl-C), as a driver of the Universal Resolver
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(ServeArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,11 +5,12 @@ mod args;
 use std::process::ExitCode;
 
 use args::{
-    Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand, RollbackCommand,
+    Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand, ResolverCommand,
+    RollbackCommand,
 };
 use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::participant::{self, ParticipantAgent};
-use beacon_runtime::{by_hand, evidence, proofs};
+use beacon_runtime::{by_hand, evidence, proofs, resolve};
 use serde_json::{Value, json};
 
 const AGENT: &str = "beacon-participant";
@@ -37,7 +38,10 @@ impl Args {
                     .did::<ParticipantAgent>(AGENT, args, participant::own_did)
                     .await;
             }
-            Command::Resolve { did } => return by_hand::resolve(&did),
+            Command::Resolve(args) => return resolve::command::run(&global, AGENT, args).await,
+            Command::Resolver(ResolverCommand::Serve(args)) => {
+                return resolve::server::serve(&global, AGENT, args).await;
+            }
             Command::Proof(ProofCommand::Verify {
                 did,
                 proof,

@@ -84,11 +84,16 @@ impl ResolutionOptions {
     pub fn from_json(text: &[u8]) -> Result<Self, Error> {
         let value = json::parse(text, &Sidecar::LIMITS).map_err(OptionsError::Json);
         value
-            .and_then(Self::from_value)
+            .and_then(Self::read)
             .map_err(Error::of(ErrorCode::InvalidOptions))
     }
 
-    fn from_value(value: Value) -> Result<Self, OptionsError> {
+    /// The same, from a JSON value that was parsed within [`Sidecar::LIMITS`].
+    pub fn from_value(value: Value) -> Result<Self, Error> {
+        Self::read(value).map_err(Error::of(ErrorCode::InvalidOptions))
+    }
+
+    fn read(value: Value) -> Result<Self, OptionsError> {
         let Value::Object(mut members) = value else {
             return Err(wrong("", &value, "an object"));
         };

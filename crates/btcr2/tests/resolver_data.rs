@@ -13,6 +13,7 @@ use beacon_btcr2::beacon::{Announcement, BeaconType};
 use beacon_btcr2::json;
 use beacon_btcr2::resolver::ObjectKind;
 use beacon_btcr2::{Hash32, Next, Request, ResolutionOptions, Resolver};
+use beacon_signal::{Index, LeafValue, SparseMerkleTree, UpdateId};
 use common::world::{Controller, World, address, assert_error, assert_version, tree};
 use serde_json::{Map, Value, json};
 
@@ -161,6 +162,40 @@ fn a_tree_may_announce_nothing_for_a_did() {
         fred.keep_proof(&tree, nonce, None);
         world.announce(&fred.address(0), Hash32(tree.root().0), 100);
         assert_version(&world.resolve(&fred), 1);
+    }
+}
+
+/// Ours have 32 bytes; the specification lets those of others have any length.
+#[test]
+fn the_nonce_of_a_proof_may_have_any_length() {
+    for (nonce, encoded) in [
+        (&b""[..], ""),
+        (b"\0", "AA"),
+        (
+            b"a nonce of some other length, this one is longer",
+            "YSBub25jZSBvZiBzb21lIG90aGVyIGxlbmd0aCwgdGhpcyBvbmUgaXMgbG9uZ2Vy",
+        ),
+    ] {
+        for announces in [true, false] {
+            let (mut fred, mut world, update) = member(BeaconType::Smt);
+            let update_id = announces.then_some(UpdateId::from(update));
+            let index = Index::of_did(fred.did.as_str());
+            let leaf = LeafValue::with_nonce(nonce, update_id.as_ref());
+            let tree = SparseMerkleTree::new([(index, leaf)]).unwrap();
+            let mut proof = serde_json::to_value(tree.proof(&index)).unwrap();
+            proof["nonce"] = encoded.into();
+            if announces {
+                proof["updateId"] = update.to_string().into();
+            }
+            fred.sidecar.smt_proofs.push(proof);
+            world.announce(&fred.address(0), Hash32(tree.root().0), 100);
+            assert_version(&world.resolve(&fred), 1 + u64::from(announces));
+            // One text for each nonce: no padding, no bits that mean nothing.
+            for other in ["AB", "AA==", "A", "+/", " ", "\n"] {
+                fred.sidecar.smt_proofs[0]["nonce"] = other.into();
+                assert_error(&world.resolve(&fred), "INVALID_SIGNAL_DATA", "at /nonce");
+            }
+        }
     }
 }
 

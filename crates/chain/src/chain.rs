@@ -24,6 +24,10 @@ pub trait Chain: Send + Sync {
     /// stay the same or even become lower.
     fn tip(&self) -> Result<Tip, ChainError>;
 
+    /// Whether this block is one of the best chain's: whether an answer for that tip still holds. What
+    /// a reorganisation replaces is not, until another one brings it back.
+    fn is_in_best_chain(&self, block: Tip) -> Result<bool, ChainError>;
+
     /// The hash of block 0, by which the network is recognised. A reorganisation never changes
     /// it; a different value means a source for another network.
     fn genesis(&self) -> Result<BlockHash, ChainError>;
@@ -94,7 +98,7 @@ impl Utxo {
 /// What [`Chain::spends`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spends {
-    /// The last block of the chain in which these are all spends.
+    /// The last block of the chain in which these are all spends. It need not be the last one any more.
     pub tip: Tip,
     /// Oldest first.
     pub transactions: Vec<ConfirmedSpend>,

@@ -119,6 +119,11 @@ impl Chain for EsploraChain {
         Err(tip_moved())
     }
 
+    fn is_in_best_chain(&self, block: Tip) -> Result<bool, ChainError> {
+        let status = self.get(|client| client.get_block_status(&block.hash))?;
+        Ok(status.in_best_chain && status.height == Some(block.height))
+    }
+
     fn genesis(&self) -> Result<BlockHash, ChainError> {
         self.get(|client| client.get_block_hash(0))
     }
@@ -165,16 +170,15 @@ impl Chain for EsploraChain {
     }
 
     fn spends(&self, script: &Script) -> Result<Spends, ChainError> {
-        // Pages are asked for one after the other: blocks that are replaced meanwhile tear holes.
-        let mut tip = self.tip()?;
+        // Pages are asked for one after the other: blocks that are replaced meanwhile tear holes. Blocks
+        // that come on top do not.
         for _ in 0..TIP_ATTEMPTS {
-            let found = History::read(self, script).and_then(|history| history.spends(self, &tip));
-            let now = self.tip()?;
-            if now == tip {
+            let tip = self.tip()?;
+            let found = History::read(self, script, tip).and_then(|history| history.spends(self));
+            if self.is_in_best_chain(tip)? {
                 let transactions = found?;
                 return Ok(Spends { tip, transactions });
             }
-            tip = now;
         }
         Err(tip_moved())
     }

@@ -21,9 +21,10 @@ pub const MAX_HISTORY_BYTES: usize = 64 * 1024 * 1024;
 /// The client's own wait before it repeats a request; twice as long before each further time.
 const FIRST_BACKOFF: Duration = Duration::from_millis(256);
 
-/// All confirmed transactions that fund or spend one script, newest first, as a server lists them.
+/// All transactions up to a block that fund or spend one script, newest first, as a server lists them.
 pub(crate) struct History<'a> {
     script: &'a Script,
+    tip: Tip,
     listed: Vec<Listed>,
 }
 
@@ -46,34 +47,35 @@ struct Block {
 }
 
 impl<'a> History<'a> {
-    /// Reads all pages. The end is an empty page: how many transactions a full one has, differs.
-    pub(crate) fn read(chain: &EsploraChain, script: &'a Script) -> Result<Self, ChainError> {
-        let first = format!(
-            "/scripthash/{:x}/txs/chain",
-            sha256::Hash::hash(script.as_bytes())
-        );
-        let mut history = Self {
-            script,
-            listed: Vec::new(),
-        };
+    /// Reads all pages, and leaves out what came on top of `tip` meanwhile. The end is an empty page: how
+    /// many transactions a full one has, differs.
+    pub(crate) fn read(
+        chain: &EsploraChain,
+        script: &'a Script,
+        tip: Tip,
+    ) -> Result<Self, ChainError> {
+        let hash = sha256::Hash::hash(script.as_bytes());
+        let mut path = format!("/scripthash/{hash:x}/txs/chain");
+        let mut listed = Vec::new();
         let mut seen = HashSet::new();
         let mut bytes = 0;
         for _ in 0..MAX_HISTORY_PAGES {
-            let path = match history.listed.last() {
-                Some(last) => format!("{first}/{}", last.txid),
-                None => first.clone(),
-            };
             let (page, length) = page(chain, &path, MAX_HISTORY_BYTES.saturating_sub(bytes))?;
             bytes = bytes.saturating_add(length);
-            if page.is_empty() {
-                return Ok(history);
-            }
-            for listed in page {
-                let listed = Listed::check(&listed, script)?;
-                if !seen.insert(listed.txid) {
+            let Some(last) = page.last() else {
+                return Ok(Self {
+                    script,
+                    tip,
+                    listed,
+                });
+            };
+            path = format!("/scripthash/{hash:x}/txs/chain/{}", last.txid);
+            for entry in page {
+                let entry = Listed::check(&entry, script)?;
+                if !seen.insert(entry.txid) {
                     return Err(ChainError::garbage(format_args!(
                         "transaction {} is twice in the history of a script, expected once",
-                        listed.txid
+                        entry.txid
                     )));
                 }
                 if seen.len() > MAX_HISTORY_TRANSACTIONS {
@@ -81,7 +83,9 @@ impl<'a> History<'a> {
                         "got more than {MAX_HISTORY_TRANSACTIONS} transactions of one script, expected fewer"
                     )));
                 }
-                history.listed.push(listed);
+                if entry.block.height <= tip.height {
+                    listed.push(entry);
+                }
             }
         }
         Err(ChainError::too_much(format_args!(
@@ -93,12 +97,8 @@ impl<'a> History<'a> {
     ///
     /// The server's word for it is the script that each input spends. An output that is spent was
     /// paid before, by a transaction of the same history: its id commits to the script.
-    pub(crate) fn spends(
-        self,
-        chain: &EsploraChain,
-        tip: &Tip,
-    ) -> Result<Vec<ConfirmedSpend>, ChainError> {
-        self.check_blocks(tip)?;
+    pub(crate) fn spends(self, chain: &EsploraChain) -> Result<Vec<ConfirmedSpend>, ChainError> {
+        self.check_blocks()?;
         let mut paid = HashSet::new();
         for listed in &self.listed {
             for (vout, output) in (0u32..).zip(&listed.transaction.output) {
@@ -146,20 +146,20 @@ impl<'a> History<'a> {
         Ok(spends)
     }
 
-    /// Whether heights descend from the tip, and each height has one block.
-    fn check_blocks(&self, tip: &Tip) -> Result<(), ChainError> {
+    /// Whether heights descend, and each has one block.
+    fn check_blocks(&self) -> Result<(), ChainError> {
         let mut blocks = HashMap::new();
-        let mut highest = tip.height;
+        let mut highest = self.tip.height;
         for Listed { block, txid, .. } in &self.listed {
             if block.height > highest {
                 return Err(ChainError::garbage(format_args!(
-                    "transaction {txid} is at height {}, expected at most {highest}, the height of the tip or of the one before",
+                    "transaction {txid} is at height {}, expected at most {highest}, the height of the one before",
                     block.height
                 )));
             }
             highest = block.height;
             let known = *blocks.entry(block.height).or_insert(*block);
-            if known != *block || (block.height == tip.height && block.hash != tip.hash) {
+            if known != *block || (block.height == self.tip.height && block.hash != self.tip.hash) {
                 return Err(ChainError::garbage(format_args!(
                     "got two blocks or times for height {}, expected one",
                     block.height

@@ -223,6 +223,10 @@ impl Chain for EmbeddedChain {
         self.state()?.tip()
     }
 
+    fn is_in_best_chain(&self, block: Tip) -> Result<bool, ChainError> {
+        Ok(self.state()?.index.block_hash(block.height) == Some(block.hash))
+    }
+
     fn genesis(&self) -> Result<BlockHash, ChainError> {
         self.state()?
             .index

@@ -435,7 +435,7 @@ fn with_causes(error: &anyhow::Error) -> String {
 }
 
 /// Logs to standard error; `RUST_LOG` chooses what, `info` by default.
-fn init_logging(as_json: bool) {
+pub(crate) fn init_logging(as_json: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()

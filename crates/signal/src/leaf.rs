@@ -57,12 +57,21 @@ impl LeafValue {
 
     /// An update, hidden by the nonce: `H(H(nonce) ‖ updateId)`.
     pub fn update(nonce: &LeafNonce, update: &UpdateId) -> Self {
-        Self(sha256_pair(&sha256(nonce.as_bytes()), &update.0))
+        Self::with_nonce(nonce.as_bytes(), Some(update))
     }
 
     /// No update, and with the nonce not to be told from one: `H(H(nonce))`.
     pub fn no_update(nonce: &LeafNonce) -> Self {
-        Self(sha256(&sha256(nonce.as_bytes())))
+        Self::with_nonce(nonce.as_bytes(), None)
+    }
+
+    /// The same for a nonce of any length, as a resolver may meet one: other implementations choose theirs.
+    pub fn with_nonce(nonce: &[u8], update: Option<&UpdateId>) -> Self {
+        let hidden = sha256(nonce);
+        match update {
+            Some(update) => Self(sha256_pair(&hidden, &update.0)),
+            None => Self(sha256(&hidden)),
+        }
     }
 
     /// An update in the open: the update id itself.

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::Path;
 
 use beacon_chain::{Chain as _, EsploraChain, TransactionStatus};
-use bitcoin::{Transaction, Txid};
+use bitcoin::{OutPoint, Transaction, Txid};
 use serde_json::Value;
 
 use super::process::Process;
@@ -53,10 +53,18 @@ impl Regtest {
         self.control("mine?blocks=1");
     }
 
-    /// Pays to an address, and mines a block with it.
-    pub fn fund(&self, address: &str, sats: u64) {
-        self.control(&format!("fund?address={address}&sats={sats}"));
+    /// Pays to an address, and mines a block with it. Says which output it is.
+    pub fn fund(&self, address: &str, sats: u64) -> OutPoint {
+        let paid = self.control(&format!("fund?address={address}&sats={sats}"));
         self.mine();
+        let vout = paid["vout"].as_u64().unwrap();
+        let txid = paid["txid"].as_str().unwrap().parse().unwrap();
+        OutPoint::new(txid, u32::try_from(vout).unwrap())
+    }
+
+    /// Hands a transaction over, which waits for a block.
+    pub fn broadcast(&self, transaction: &Transaction) {
+        self.chain.broadcast(transaction).unwrap();
     }
 
     /// Replaces the last block by two empty ones. Its transactions wait again.

@@ -23,6 +23,7 @@ mod mortal;
 mod net;
 pub mod oracle;
 mod process;
+mod resolver;
 mod tap;
 mod wire;
 
@@ -36,6 +37,7 @@ pub use log::{Ended, Event, Log};
 pub use mortal::{Mortal, on_disk};
 pub use net::{Cohort, Member, Net, Signal, chain_options, coordinator, free_port, verify_proof};
 pub use process::{Output, Scratch, run};
+pub use resolver::{Resolver, Served};
 pub use tap::Tap;
 pub use wire::{Stranger, anoncrypted, message, now};
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use beacon_signal::{Index, Proof, Root, Strictness};
+use beacon_signal::{Index, LeafValue, Proof, Root, Strictness, UpdateId};
+use multibase::Base;
 use serde_json::Value;
 
 use super::error::{ResolutionError, Unusable};
@@ -194,15 +195,7 @@ fn update_proven(
     let index = Index::of_did(did.as_str());
     let mut first_problem = None;
     for (place, proof) in proofs {
-        let verified = serde_json::from_value::<Proof>(proof.clone())
-            .map_err(|error| json::shorten_text(error.to_string()))
-            .and_then(|proof| {
-                proof
-                    .verify(&index, &proof.leaf_value(), &root, Strictness::Resolver)
-                    .map_err(|error| error.to_string())
-                    .map(|()| proof.update_id.map(Hash32::from))
-            });
-        match verified {
+        match verify(proof, &index, &root) {
             Ok(update) => return Ok(update),
             Err(problem) => {
                 first_problem.get_or_insert((*place, problem));
@@ -214,4 +207,47 @@ fn update_proven(
         ErrorCode::InvalidSignalData,
         ResolutionError::ProofInvalid { place, problem },
     ))
+}
+
+/// "SMT Proof Verification". Gives the update that the proof has for the index.
+///
+/// The leaf is made here and not by [`Proof`], whose nonces have 32 bytes as the members' own do: the specification lets the
+/// nonces of others have any length.
+fn verify(proof: &Value, index: &Index, root: &Root) -> Result<Option<Hash32>, String> {
+    let mut path = proof.clone();
+    let mut take = |name: &str| {
+        path.as_object_mut()
+            .and_then(|members| members.remove(name))
+    };
+    let (nonce, update) = (take("nonce"), take("updateId"));
+    let nonce = nonce.map(|nonce| {
+        let bytes = nonce
+            .as_str()
+            .and_then(|text| Base::Base64Url.decode(text).ok());
+        bytes.ok_or_else(|| wrong("nonce", &nonce, "a text in base64url without padding"))
+    });
+    let update = update.map(|update| {
+        let hash = update
+            .as_str()
+            .and_then(|text| text.parse::<UpdateId>().ok());
+        hash.ok_or_else(|| wrong("updateId", &update, "32 bytes in base64url without padding"))
+    });
+    let (nonce, update) = (nonce.transpose()?, update.transpose()?);
+    let leaf = match (&nonce, &update) {
+        (Some(nonce), update) => LeafValue::with_nonce(nonce, update.as_ref()),
+        (None, Some(update)) => LeafValue::update_without_nonce(update),
+        (None, None) => LeafValue::EMPTY,
+    };
+    let path: Proof =
+        serde_json::from_value(path).map_err(|error| json::shorten_text(error.to_string()))?;
+    let verified = path.verify(index, &leaf, root, Strictness::Resolver);
+    verified.map_err(|error| error.to_string())?;
+    Ok(update.map(Hash32::from))
+}
+
+fn wrong(member: &str, got: &Value, expected: &str) -> String {
+    format!(
+        "got {} at /{member}, expected {expected}",
+        json::shorten(got)
+    )
 }

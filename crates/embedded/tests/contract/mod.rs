@@ -9,7 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
-use beacon_chain::{BroadcastError, Chain, ConfirmedSpend, OutputStatus, TransactionStatus};
+use beacon_chain::{BroadcastError, Chain, ConfirmedSpend, OutputStatus, Tip, TransactionStatus};
 use bitcoin::absolute::LockTime;
 use bitcoin::constants::genesis_block;
 use bitcoin::hashes::{Hash as _, sha256};
@@ -334,6 +334,14 @@ fn survives_a_reorganisation(chain: &dyn Chain, control: &dyn RegtestControl) {
     let after = chain.tip().unwrap();
     assert_eq!(after.height, before.height + 1);
     assert_ne!(after.hash, before.hash);
+    assert!(!chain.is_in_best_chain(before).unwrap());
+    assert!(chain.is_in_best_chain(funded_at).unwrap());
+    assert!(chain.is_in_best_chain(after).unwrap());
+    let elsewhere = Tip {
+        height: after.height + 1,
+        ..after
+    };
+    assert!(!chain.is_in_best_chain(elsewhere).unwrap());
     let status = chain.transaction(spend.compute_txid()).unwrap();
     assert_eq!(status, TransactionStatus::Mempool);
     assert_eq!(chain.unspent(&payee.script()).unwrap()[0].height, None);
