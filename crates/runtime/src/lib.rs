@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod identities;
 pub mod keys;
 pub mod limits;
+pub mod outbox;
 mod params;
 pub mod participant;
 pub mod proofs;

@@ -5,9 +5,10 @@ use std::fmt;
 
 use beacon_cohort::ids::Timestamp;
 use beacon_cohort::message::{Message, TYPE_PREFIX};
+use beacon_runtime::outbox::thread_of;
 use serde_json::Value;
 
-use super::envelope::{EMPTY, Envelope, REPORT, thread};
+use super::envelope::{EMPTY, Envelope, REPORT};
 use super::world::{Frame, NodeId, node_of, peer};
 
 /// A message on its way, with the body open to be changed.
@@ -42,7 +43,7 @@ impl Letter {
             kind: format!("{TYPE_PREFIX}{}", message.kind()),
             from: peer(from),
             to: vec![peer(to)],
-            thid: thread(message),
+            thid: thread_of(message),
             pthid: cohort
                 .filter(|_| session.is_some())
                 .map(|cohort| cohort.to_string()),
@@ -98,7 +99,7 @@ impl Letter {
     pub fn saying(mut self, message: impl Into<Message>) -> Self {
         let message = message.into();
         self.envelope.kind = format!("{TYPE_PREFIX}{}", message.kind());
-        self.envelope.thid = thread(&message);
+        self.envelope.thid = thread_of(&message);
         self.body = message.body().unwrap_or_default();
         self
     }

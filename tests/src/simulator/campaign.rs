@@ -9,7 +9,7 @@ use beacon_cohort::terms::Flow;
 
 use super::Simulation;
 use super::report::{Failure, Report};
-use super::settings::{Faults, Settings};
+use super::settings::{Faults, Restore, Settings};
 
 /// Signals that each cohort of a life makes at least.
 const SIGNALS: u32 = 5;
@@ -32,7 +32,7 @@ pub fn circumstances(life: u64) -> Settings {
         faults: Faults::all(per_mille),
         ..Settings::default()
     };
-    match pick(4, 24) {
+    match pick(5, 24) {
         0 => plain,
         1 => Settings {
             dids_per_member: 3,
@@ -42,6 +42,15 @@ pub fn circumstances(life: u64) -> Settings {
             cohorts: 2,
             members: members.min(5),
             declines: 1,
+            ..plain
+        },
+        // A member's disk goes back.
+        3 => Settings {
+            restore: Some(Restore {
+                member: 1,
+                copied: u32::try_from(life * 7 % 150).unwrap_or(0),
+                after: u32::try_from(1 + life * 13 % 100).unwrap_or(0),
+            }),
             ..plain
         },
         // Deadlines that are missed, and rounds that go on without an answer.
@@ -68,6 +77,8 @@ pub struct Summary {
     pub lost: u64,
     /// Processes that ended and started again.
     pub restarts: u64,
+    /// Disks that went back to an older copy.
+    pub restored: u64,
     /// Sockets that were cut, half open or replaced.
     pub broken_lines: u64,
     /// Commits that a store refused or a disk failed.
@@ -84,6 +95,7 @@ impl Summary {
         self.abandoned += u64::from(report.abandoned);
         self.lost += report.lost;
         self.restarts += report.restarts;
+        self.restored += report.restored;
         self.broken_lines += report.broken_lines;
         self.disk_faults += report.disk_faults;
         self.reorganisations += report.reorganisations;

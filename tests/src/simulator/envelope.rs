@@ -3,6 +3,7 @@
 use beacon_cohort::ids::{PeerId, Timestamp};
 use beacon_cohort::machine::Rejection;
 use beacon_cohort::message::{Message, TYPE_PREFIX};
+use beacon_runtime::outbox::thread_of;
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 use serde::{Deserialize, Serialize};
@@ -55,7 +56,7 @@ impl Pen<'_> {
     ) -> Result<Envelope, serde_json::Error> {
         let kind = format!("{TYPE_PREFIX}{}", message.kind());
         let mut envelope = self.write(to, kind, message.body()?, expires);
-        envelope.thid = thread(message);
+        envelope.thid = thread_of(message);
         if let (Some(cohort), Some(_)) = message.thread() {
             envelope.pthid = Some(cohort.to_string());
         }
@@ -102,14 +103,5 @@ impl Pen<'_> {
             expires_time: expires.0,
             body,
         }
-    }
-}
-
-/// The thread of a message: its session, else its cohort.
-pub(super) fn thread(message: &Message) -> String {
-    match message.thread() {
-        (_, Some(session)) => session.to_string(),
-        (Some(cohort), None) => cohort.to_string(),
-        (None, None) => String::new(),
     }
 }

@@ -9,9 +9,10 @@ use beacon_signal::{Index, Strictness};
 use bitcoin::{Transaction, Txid};
 
 /// A member is about to let its partial signatures go: everything that proves the signal is in its log, and the
-/// transaction leaves no live one free to be mined beside it.
+/// transaction leaves no live one free to be mined beside it, whether the log still has it or an older copy took its place.
 pub(super) fn check_release(
     membership: &Membership,
+    former: &[Membership],
     message: &SignatureAuthorization,
 ) -> Result<(), String> {
     let candidates = &membership.candidates;
@@ -37,6 +38,18 @@ pub(super) fn check_release(
             return Err(format!(
                 "round {} has two live roots, {} and {}",
                 signed.round, other.root, signed.root
+            ));
+        }
+    }
+    // What an older copy has forgotten is never mined beside this one either.
+    for other in former.iter().flat_map(|before| &before.candidates) {
+        let line = ancestors(&signed.tx, candidates);
+        let line = candidates.iter().filter(|one| line.contains(&one.txid));
+        let mut line = line.map(|one| &one.tx).chain([&signed.tx]);
+        if !line.any(|tx| tx.compute_txid() == other.txid || excludes(tx, &other.tx, candidates)) {
+            return Err(format!(
+                "{} leaves {} free, which was signed and then forgotten",
+                signed.txid, other.txid
             ));
         }
     }
@@ -163,14 +176,14 @@ mod tests {
     }
 
     fn refused(membership: &Membership, message: &SignatureAuthorization, wording: &str) {
-        let reason = check_release(membership, message).unwrap_err();
+        let reason = check_release(membership, &[], message).unwrap_err();
         assert!(reason.contains(wording), "{reason}");
     }
 
     #[test]
     fn a_signature_without_its_proofs() {
         let (membership, message) = releasing();
-        check_release(&membership, &message).unwrap();
+        check_release(&membership, &[], &message).unwrap();
 
         let mut nothing = membership.clone();
         nothing.candidates.pop();

@@ -33,14 +33,14 @@ use beacon_cohort::participant::{LeafSecret, Participant, Policy, Standing};
 use beacon_cohort::terms::BtcNetwork;
 
 pub use report::{Failure, Report};
-pub use settings::{CrashPoint, Faults, Settings};
+pub use settings::{CrashPoint, Faults, Restore, Settings};
 
 pub use attack::Letter;
 
-use node::Node;
+use node::{Fate, Node};
 use oracle::Sessions;
 use users::{CONFIRMATIONS, LOOK_MS, Users, Wanted, dids};
-use world::{COORDINATOR, Happening, NodeId, World};
+use world::{COORDINATOR, Happening, World};
 
 /// A coordinator, its participants, and the world they live in.
 pub struct Simulation {
@@ -66,16 +66,8 @@ enum Goal {
 impl Simulation {
     /// Nobody has started yet. Equal seeds and settings lead to equal simulations.
     pub fn new(seed: u64, settings: Settings) -> Self {
-        let crashes = |node: NodeId| {
-            let here = settings.crashes.iter().filter(|point| point.node == node);
-            here.map(|point| point.boundary).collect()
-        };
-        let gone = |node: NodeId| {
-            let gone = settings.gone.filter(|point| point.node == node);
-            gone.map(|point| point.boundary)
-        };
-        let ends = |node| (crashes(node), gone(node));
-        let coordinator = Node::new(COORDINATOR, seed, ends(COORDINATOR), || {
+        let fate = |node| Fate::of(node, &settings);
+        let coordinator = Node::new(COORDINATOR, seed, fate(COORDINATOR), || {
             Coordinator::new(coordinator::Config::default())
         });
         let members = (1..=settings.members).map(|member| {
@@ -86,7 +78,7 @@ impl Simulation {
             };
             let secret = LeafSecret::new(node::leaf_secret(seed, member));
             let build = move || Participant::new(policy.clone(), secret.clone());
-            Node::new(member, seed, ends(member), build)
+            Node::new(member, seed, fate(member), build)
         });
         let mut world = World::new(seed, settings.faults);
         world.set_clocks(settings.members, settings.clock_skew_s);
@@ -258,6 +250,7 @@ impl Simulation {
             stopped: self.users.stopped,
             signals,
             restarts: tally.restarts,
+            restored: tally.restored,
             broken_lines: tally.broken_lines,
             disk_faults: tally.disk_faults,
             reorganisations: tally.reorganisations,

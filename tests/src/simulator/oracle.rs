@@ -195,14 +195,21 @@ impl Simulation {
             let crossed = !struck
                 && self.settings.empty_leaf_allowed
                 && code == DeclineCode::ProofInvalid.as_str();
-            let gone = |node: NodeId| self.members.get(node - 1).is_some_and(Node::is_gone);
-            let gone = node_of(&peer).is_some_and(gone);
-            let excused =
-                self.world.is_dishonest(COORDINATOR) || gone || is_no_fault(&code) || crossed;
+            let member = node_of(&peer).and_then(|node| self.members.get(node.checked_sub(1)?));
+            let gone = member.is_some_and(Node::is_gone);
+            // Of whom a part is forgotten, it may be late, or not know a leaf until its user says it again.
+            let forgot = member.is_some_and(Node::is_restored);
+            let lost = [DeclineCode::LeafMissing, DeclineCode::ProofInvalid];
+            let lost = forgot && lost.iter().any(|lost| lost.as_str() == code);
+            let excused = self.world.is_dishonest(COORDINATOR)
+                || gone
+                || is_no_fault(&code)
+                || crossed
+                || lost;
             // Deadlines that faults of up to 5 percent cannot make anybody miss.
             let patient =
                 self.settings.response_deadline_s >= 600 && self.settings.faults.drop <= 50;
-            let missed = struck && patient && code == "timeout" && !gone;
+            let missed = struck && patient && code == "timeout" && !gone && !forgot;
             // It ends a session, but it is never a strike.
             let other_round = struck && code == DeclineCode::WrongRound.as_str();
             if !excused || missed || other_round || evidence.is_some() {
@@ -298,7 +305,9 @@ impl Simulation {
             });
             let count = announced.count();
             // What moves to a successor may have been asked for there as well. The same update twice does no harm.
-            let again = self.settings.gone.is_some() && count > 1;
+            // So may what an older copy of a disk still had waiting.
+            let doubled = self.settings.gone.is_some() || self.settings.restore.is_some();
+            let again = doubled && count > 1;
             if count != 1 && !again {
                 return Err(format!("an update was announced {count} times: {wanted:?}"));
             }
@@ -316,6 +325,7 @@ fn is_no_fault(code: &str) -> bool {
         DeclineCode::WrongRound,
         DeclineCode::ChainUnseen,
         DeclineCode::ChainUnconfirmed,
+        DeclineCode::RolledBack,
     ];
     code == "timeout" || transient.iter().any(|fine| fine.as_str() == code)
 }

@@ -27,6 +27,8 @@ pub struct Report {
     pub signals: u32,
     /// Processes that ended and started again.
     pub restarts: u64,
+    /// Disks that went back to an older copy.
+    pub restored: u64,
     /// Sockets that were cut, half open or replaced.
     pub broken_lines: u64,
     /// Commits that a store refused or a disk failed.

@@ -29,6 +29,8 @@ pub struct Settings {
     pub operator_asks_again: bool,
     /// A member whose process ends for ever at this boundary.
     pub gone: Option<CrashPoint>,
+    /// A member whose disk goes back to an older copy.
+    pub restore: Option<Restore>,
     /// What goes wrong by chance.
     pub faults: Faults,
     /// Where processes end, besides chance.
@@ -53,6 +55,7 @@ impl Default for Settings {
             clock_skew_s: 0,
             operator_asks_again: true,
             gone: None,
+            restore: None,
             faults: Faults::default(),
             crashes: Vec::new(),
             limit_s: 6 * 3_600,
@@ -124,4 +127,15 @@ pub struct CrashPoint {
     pub node: usize,
     /// Which boundary.
     pub boundary: u32,
+}
+
+/// An older copy of a member's disk takes the place of the newer one, while its process is not running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restore {
+    /// Whose: 1 is the first member.
+    pub member: usize,
+    /// The copy is made at the first boundary from this one on at which it has a cohort, and none that is being formed.
+    pub copied: u32,
+    /// How many boundaries later it takes the place of what came after it.
+    pub after: u32,
 }

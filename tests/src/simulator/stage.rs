@@ -177,6 +177,19 @@ impl Simulation {
         }
     }
 
+    /// Makes a copy of a member's disk.
+    pub fn back_up(&mut self, member: usize) {
+        if let Some(node) = self.members.get_mut(member - 1) {
+            node.back_up();
+        }
+    }
+
+    /// A member's process ends, and is started again with the copy that was made of its disk.
+    pub fn restore(&mut self, member: usize) -> Result<(), String> {
+        let node = self.members.get_mut(member - 1).ok_or("no such member")?;
+        node.go_back(&mut self.world)
+    }
+
     /// A member's process ends for ever.
     pub fn vanish(&mut self, member: usize) {
         if let Some(node) = self.members.get_mut(member - 1) {

@@ -20,6 +20,8 @@ pub(super) const LOOK_MS: u64 = 500;
 const DEPOSIT_SAT: u64 = 90_000;
 /// Milliseconds after which the operator asks again for a round that stopped.
 const PATIENCE_MS: u64 = 3_000;
+/// Milliseconds after which a user whose member's disk went back does something about what is left to do.
+const RECOVERY_MS: u64 = 300_000;
 /// Rounds that may stop before the operator gives up.
 const MAX_STOPPED: u32 = 100;
 /// Confirmations that bury a signal. Reorganisations stay below.
@@ -50,6 +52,8 @@ pub(super) struct Users {
     funded: BTreeSet<CohortId>,
     declines_left: u32,
     stopped_since: BTreeMap<CohortId, u64>,
+    /// When a member whose disk went back has asked for its proofs, or saw that it signs nothing.
+    recovering: BTreeMap<(NodeId, CohortId), u64>,
 }
 
 /// The DIDs of a member.
@@ -105,6 +109,7 @@ impl Simulation {
         for member in 1..=self.members.len() {
             self.look_at_coordinator(member)?;
             self.look_at_sessions(member)?;
+            self.look_at_recovery(member)?;
         }
         self.look_at_updates()
     }
@@ -265,6 +270,43 @@ impl Simulation {
         must(node.command(command, &mut self.world)?)
     }
 
+    /// A member whose disk went back: its user gives the updates that only people remember, and after a while takes the risk
+    /// that is left.
+    fn look_at_recovery(&mut self, member: NodeId) -> Result<(), String> {
+        let Some(node) = self.members.get_mut(member - 1) else {
+            return Ok(());
+        };
+        if !node.is_up() || !node.is_restored() {
+            return Ok(());
+        }
+        let mut commands = Vec::new();
+        for cohort in node.machine().state().cohorts.values() {
+            let now = self.world.clock;
+            let since = self.users.recovering.entry((member, cohort.id));
+            if !lacks_proofs(cohort) && cohort.quarantine.is_none() {
+                self.users.recovering.remove(&(member, cohort.id));
+            } else if *since.or_insert(now) + RECOVERY_MS <= now {
+                self.users.recovering.insert((member, cohort.id), now);
+                if lacks_proofs(cohort) {
+                    let mut wanted: Vec<_> = self.users.wanted.iter().collect();
+                    wanted.retain(|wanted| wanted.member == member);
+                    commands.push(participant::Command::FetchProofs {
+                        cohort: cohort.handle,
+                        updates: wanted.iter().map(|wanted| wanted.update).collect(),
+                    });
+                } else {
+                    commands.push(participant::Command::ConfirmRollback {
+                        cohort: Some(cohort.handle),
+                    });
+                }
+            }
+        }
+        for command in commands {
+            must(node.command(command, &mut self.world)?)?;
+        }
+        Ok(())
+    }
+
     /// The first member's user says no as often as the settings want, and then yes.
     fn look_at_sessions(&mut self, member: NodeId) -> Result<(), String> {
         let Some(node) = self.members.get_mut(member - 1) else {
@@ -328,12 +370,16 @@ impl Simulation {
         }
         let cohort = node.machine().state().cohorts.get(&wanted.cohort);
         let known = cohort.is_some_and(|cohort| wanted.is_known(cohort));
-        if !known && wanted.taken {
+        if !known && wanted.taken && !node.is_restored() {
             return Err(format!("an update was taken and then lost: {wanted:?}"));
         }
         wanted.taken = known;
-        let agreed = cohort.is_some_and(|cohort| cohort.stage == participant::Stage::Agreed);
-        if known || !agreed {
+        // Who may have forgotten something hears of it first, or would ask for what was signed already.
+        let ready = cohort.is_some_and(|cohort| {
+            cohort.stage == participant::Stage::Agreed
+                && !(node.is_restored() && (cohort.inquiry.is_some() || lacks_proofs(cohort)))
+        });
+        if known || !ready {
             return Ok(());
         }
         let command = participant::Command::RequestUpdate {
@@ -381,6 +427,15 @@ impl Simulation {
         let value = terms.to_value().map_err(|error| error.to_string())?;
         AgreedTerms::parse(value).map_err(|error| error.to_string())
     }
+}
+
+/// Whether something was signed that cannot be proven yet.
+fn lacks_proofs(cohort: &Membership) -> bool {
+    let mut candidates = cohort.candidates.iter();
+    candidates.any(|signed| {
+        let mut indexes = cohort.dids.keys();
+        indexes.any(|index| !signed.proofs.contains_key(index))
+    })
 }
 
 /// The people ask for nothing that an agent may refuse.

@@ -3,7 +3,7 @@
 //!
 //! It looks at what was committed to an outbox, whether it then arrives or not: from there on it may have left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_cohort::ids::{CohortId, SessionId};
 use beacon_cohort::message::{Message, SpentOutput};
@@ -31,6 +31,8 @@ pub(super) struct Witness {
     /// Aggregated nonces that members were shown.
     heard: BTreeMap<Seat, Vec<Vec<AggregatedNonce>>>,
     nonces: BTreeMap<Seat, (Vec<NonceBytes>, StatementSignature)>,
+    /// Whose nonces reached the coordinator.
+    arrived: BTreeSet<Seat>,
     aggregated: BTreeMap<Seat, Vec<AggregatedNonce>>,
     partials: BTreeMap<Seat, (Vec<PartialBytes>, StatementSignature)>,
     /// Where a public nonce was contributed, by its bytes.
@@ -91,7 +93,10 @@ impl Witness {
     }
 
     /// A message reached its recipient.
-    pub(super) fn received(&mut self, node: NodeId, message: &Message) {
+    pub(super) fn received(&mut self, from: NodeId, node: NodeId, message: &Message) {
+        if let Message::NonceContribution(body) = message {
+            self.arrived.insert((from, body.session_id));
+        }
         if let Message::AuthorizationRequest(body) = message {
             let shown = self.shown.entry((node, body.session_id)).or_default();
             let request = (body.pending_tx.clone(), body.spent_outputs.clone());
@@ -106,6 +111,14 @@ impl Witness {
                 heard.push(body.aggregated_nonces.clone());
             }
         }
+    }
+
+    /// A node's disk went back. Nonces that nobody ever got are forgotten with it: other ones may be given for their session,
+    /// and nobody can tell.
+    pub(super) fn restored(&mut self, node: NodeId) {
+        let arrived = &self.arrived;
+        self.nonces
+            .retain(|seat, _| seat.0 != node || arrived.contains(seat));
     }
 
     /// The cohort of a session.

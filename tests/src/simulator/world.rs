@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
 use beacon_cohort::ids::{PeerId, Timestamp};
 use beacon_cohort::machine::{BroadcastOutcome, ChainFact, Watches};
 use beacon_cohort::signer::SignerRequest;
 use bitcoin::Transaction;
+use tokio::time::Instant;
 
 use super::chain::Chain;
 use super::dice::Dice;
@@ -143,6 +145,7 @@ pub(super) struct Tally {
     pub(super) lost: u64,
     pub(super) corrupted: u64,
     pub(super) restarts: u64,
+    pub(super) restored: u64,
     pub(super) broken_lines: u64,
     pub(super) disk_faults: u64,
     pub(super) reorganisations: u64,
@@ -151,6 +154,8 @@ pub(super) struct Tally {
 pub(super) struct World {
     /// Milliseconds since the beginning.
     pub(super) clock: u64,
+    /// The beginning, as a moment of a clock that only differences are taken of.
+    beginning: Instant,
     pub(super) chain: Chain,
     pub(super) dice: Dice,
     pub(super) faults: Faults,
@@ -173,6 +178,7 @@ impl World {
     pub(super) fn new(seed: u64, faults: Faults) -> Self {
         Self {
             clock: 0,
+            beginning: Instant::now(),
             chain: Chain::new(),
             dice: Dice::new(seed),
             faults,
@@ -201,6 +207,17 @@ impl World {
     pub(super) fn now(&self, node: NodeId) -> Timestamp {
         let skew = self.skew.get(&node).copied().unwrap_or_default();
         Timestamp((EPOCH_S + self.clock / 1_000).saturating_add_signed(skew))
+    }
+
+    /// This moment, for what counts in durations.
+    pub(super) fn instant(&self) -> Instant {
+        self.beginning + Duration::from_millis(self.clock)
+    }
+
+    /// Milliseconds from the beginning to another moment.
+    pub(super) fn clock_at(&self, moment: Instant) -> u64 {
+        let passed = moment.saturating_duration_since(self.beginning);
+        u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Lets something happen, `delay` milliseconds from now.

@@ -187,8 +187,15 @@ impl Cohort {
             }
             Event::FundsSeen { funds, .. } => self.funds_seen(funds),
             Event::LeavesGiven {
-                leaves, update, at, ..
+                peer,
+                leaves,
+                update,
+                at,
+                ..
             } => {
+                if let Some(declines) = &mut self.declines {
+                    declines.late.insert(peer.clone());
+                }
                 for leaf in leaves {
                     self.round.leaves.insert(leaf.index, leaf.value);
                     if let Some(did) = &leaf.did {

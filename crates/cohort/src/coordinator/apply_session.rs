@@ -182,9 +182,13 @@ impl Cohort {
                 code,
                 ..
             } => {
+                let crossed = self.counts_as_crossed(peer, code);
                 let declines = self.declines.as_mut();
                 if let Some(declines) = declines.filter(|declines| declines.session == *session) {
-                    declines.by.entry(peer.clone()).or_insert(code.clone());
+                    let late = DeclineCode::lacks_a_leaf(code) && declines.late.contains(peer);
+                    if !crossed && !late {
+                        declines.by.entry(peer.clone()).or_insert(code.clone());
+                    }
                 }
             }
             Event::DeclinesJudged { .. } => self.declines = None,
@@ -198,15 +202,24 @@ impl Cohort {
         if !is_decline && code != OTHER_DECLINE {
             return;
         }
-        if self.has_crossed(peer, code) {
-            *self.round.crossed.entry(peer.clone()).or_default() += 1;
+        if self.counts_as_crossed(peer, code) {
             return;
         }
         self.declines = Some(Declines {
             session,
             excused,
             by: [(peer.clone(), code.to_owned())].into(),
+            late: BTreeSet::new(),
         });
+    }
+
+    /// Whether a decline comes of a leaf that is still on its way, which is believed so many times.
+    fn counts_as_crossed(&mut self, peer: &PeerId, code: &str) -> bool {
+        let crossed = self.has_crossed(peer, code);
+        if crossed {
+            *self.round.crossed.entry(peer.clone()).or_default() += 1;
+        }
+        crossed
     }
 
     fn struck(&mut self, strike: Strike) {

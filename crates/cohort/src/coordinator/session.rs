@@ -172,13 +172,7 @@ impl Coordinator {
     ) -> Step<Event> {
         let members = cohort.members.len();
         if session.outdated && session.aggregated.is_none() {
-            let why = Abandonment {
-                code: LATE_LEAF,
-                culprit: None,
-                comment: "a leaf came after the tree was built".to_owned(),
-                struck: Vec::new(),
-            };
-            return Self::abandon(cohort, session, why, now);
+            return Self::abandon_outdated(cohort, session, now);
         }
         if session.aggregated.is_none() && session.nonces.len() == members {
             return Self::aggregate(cohort, session, now);
@@ -217,6 +211,21 @@ impl Coordinator {
             culprit,
             comment,
             struck: struck.into_iter().map(|peer| (peer, None)).collect(),
+        };
+        Self::abandon(cohort, session, why, now)
+    }
+
+    /// The tree lacks a leaf that has come since: nobody's fault.
+    pub(super) fn abandon_outdated(
+        cohort: &Cohort,
+        session: &Session,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let why = Abandonment {
+            code: LATE_LEAF,
+            culprit: None,
+            comment: "a leaf came after the tree was built".to_owned(),
+            struck: Vec::new(),
         };
         Self::abandon(cohort, session, why, now)
     }

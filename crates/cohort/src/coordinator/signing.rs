@@ -332,6 +332,9 @@ impl Coordinator {
             }));
         }
         let session = Self::session(cohort, body.session_id)?;
+        if session.outdated && DeclineCode::lacks_a_leaf(code) {
+            return Ok(Self::abandon_outdated(cohort, session, now));
+        }
         let why = Abandonment {
             code,
             culprit: Some(peer),

@@ -126,6 +126,9 @@ pub struct Declines {
     pub excused: bool,
     /// Codes, by member.
     pub by: BTreeMap<PeerId, String>,
+    /// Members whose leaves came since: their proofs lacked them.
+    #[serde(default)]
+    pub late: BTreeSet<PeerId>,
 }
 
 /// One round: leaves are collected, a root is made, sessions try to sign it.
@@ -411,9 +414,7 @@ impl Cohort {
             }
             BeaconType::Cas => times < 4 && member.indexes.iter().any(|index| !self.updates(index)),
         };
-        let codes = [DeclineCode::ProofInvalid, DeclineCode::MapInvalid];
-        codes.iter().any(|known| known.as_str() == code)
-            && self.members.get(peer).is_some_and(may_have)
+        DeclineCode::lacks_a_leaf(code) && self.members.get(peer).is_some_and(may_have)
     }
 
     /// Whether this round has an update of the index, as far as that can be seen.

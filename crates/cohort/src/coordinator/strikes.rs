@@ -83,6 +83,7 @@ impl Coordinator {
             session,
             excused,
             by,
+            ..
         }) = &cohort.declines
         else {
             return Step::nothing();

@@ -216,7 +216,12 @@ impl Membership {
                     if leaf.update.is_some() {
                         self.queued.remove(&leaf.index);
                     }
-                    self.leaves.insert(leaf.index, leaf.clone());
+                    let before = self.leaves.insert(leaf.index, leaf.clone());
+                    // Another one stands in the tree, which a newer copy of this state gave: what this one announced waits.
+                    let update = before.and_then(|before| before.update);
+                    if let Some(update) = update.filter(|update| leaf.update != Some(*update)) {
+                        self.queued.entry(leaf.index).or_insert(update);
+                    }
                 }
             }
             Event::SignalProposed {

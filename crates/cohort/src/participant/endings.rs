@@ -1,10 +1,13 @@
 //! The ways in which a session ends for us without a signature.
 
+use beacon_signal::{LeafValue, Root, Strictness, transaction};
+
 use super::state::{Membership, Offered, Progress, Session, Stage};
 use super::{Event, Participant};
+use crate::announcement::Announcement;
 use crate::ids::{PeerId, SessionId, Timestamp};
 use crate::machine::{Effect, Rejection, Step};
-use crate::message::{Decline, NextStep, SessionAborted, shortened};
+use crate::message::{Decline, IndexProof, NextStep, SessionAborted, shortened};
 use crate::review::{DeclineCode, ProposedSignal};
 use crate::signer::SignerRequest;
 
@@ -41,7 +44,9 @@ impl Participant {
         Ok(step)
     }
 
-    /// The process has started. Secret nonces lived in memory: sessions that had any are over.
+    /// The process has started. Secret nonces lived in memory: sessions that had any are over. So are those that had none yet:
+    /// if this state is an old one, nonces of its newer self were given for them, and other ones would be a second
+    /// contribution, which convicts us.
     pub(super) fn restarted(&self, now: Timestamp) -> Step<Event> {
         let mut step = Step::nothing();
         for cohort in self.state.cohorts.values() {
@@ -53,10 +58,7 @@ impl Participant {
             let Some(session) = &cohort.session else {
                 continue;
             };
-            if matches!(
-                session.progress,
-                Progress::NonceCommitted { .. } | Progress::PartialAuthorized { .. }
-            ) {
+            if !matches!(session.progress, Progress::PartialReleased { .. }) {
                 let comment = "restarted; secret nonces are never stored";
                 let declined =
                     Self::decline(cohort, session.id, DeclineCode::NonceLost, comment, now);
@@ -119,10 +121,36 @@ impl Participant {
         comment: &str,
         now: Timestamp,
     ) -> Step<Event> {
-        let mut step = Self::decline(cohort, offer.0.session_id, code, comment, now);
+        let mut step = Step::nothing();
+        if DeclineCode::lacks_a_leaf(code.as_str()) && lacks_our_leaf(cohort, offer) {
+            // It may still be on its way, sent again ever less often: each further try would fail for want of it.
+            step = Self::leaves_again(step, cohort, now);
+        }
+        step = step.and(Self::decline(
+            cohort,
+            offer.0.session_id,
+            code,
+            comment,
+            now,
+        ));
         note(&mut step, Some(Offered::of(offer)), Some(now));
         step
     }
+}
+
+/// Whether a tree was built, or a map made, without a leaf that we chose for this round.
+fn lacks_our_leaf(cohort: &Membership, offer: &ProposedSignal) -> bool {
+    let Some(root) = transaction::signal_bytes(&offer.0.pending_tx).map(Root) else {
+        return false;
+    };
+    let empty = |IndexProof { index, proof }: &IndexProof| {
+        let shown = proof.verify(index, &LeafValue::EMPTY, &root, Strictness::Member);
+        cohort.leaves.contains_key(index) && shown.is_ok()
+    };
+    let announced = offer.0.map.as_ref().map(Announcement::by_index);
+    let mut own = cohort.leaves.values().filter(|leaf| leaf.update.is_some());
+    let unannounced = announced.is_some_and(|map| own.any(|leaf| !map.contains_key(&leaf.index)));
+    unannounced || offer.0.proofs.iter().any(empty)
 }
 
 /// What the end says of a session that was not taken up.

@@ -159,6 +159,22 @@ impl Participant {
         Ok(send_leaves(step, cohort, body.round, &leaves, expires))
     }
 
+    /// The leaves of this round once more, byte for byte.
+    pub(super) fn leaves_again(
+        step: Step<Event>,
+        cohort: &Membership,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let leaves: Vec<_> = cohort.leaves.values().cloned().collect();
+        send_leaves(
+            step,
+            cohort,
+            cohort.round,
+            &leaves,
+            now.after(LEAF_EXPIRY_S),
+        )
+    }
+
     /// What blinds a leaf. A CAS cohort's are in the open.
     pub(super) fn leaf_nonce(
         &self,

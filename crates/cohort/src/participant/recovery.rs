@@ -18,7 +18,8 @@ use crate::coordinator::FORMATION_EXPIRY_S;
 use crate::ids::Timestamp;
 use crate::machine::{Code, Rejection, Step};
 use crate::message::{
-    DidRegistration, RegistrationResult, SignalProgress, SignalRecord, SpentOutput,
+    AuthorizationRequest, DidRegistration, IndexProof, RegistrationResult, SignalProgress,
+    SignalRecord, SpentOutput,
 };
 use crate::musig::sighashes;
 use crate::review::OwnLeaf;
@@ -195,6 +196,40 @@ impl Participant {
         (proofs, unproven)
     }
 
+    /// Leaves of ours in the tree of a request that the log does not have, or has another one instead of: a newer copy of this
+    /// state gave them, and the coordinator keeps the first one of a round. Nobody else can make them, for their nonces follow
+    /// from the seed.
+    pub(super) fn forgotten_leaves(
+        &self,
+        cohort: &Membership,
+        request: &AuthorizationRequest,
+    ) -> Vec<OwnLeaf> {
+        let Some(root) = transaction::signal_bytes(&request.pending_tx).map(Root) else {
+            return Vec::new();
+        };
+        let missing = |IndexProof { index, proof }: &IndexProof| {
+            let stored = cohort.leaves.get(index);
+            let carries = |leaf: &OwnLeaf| carries(proof, index, &leaf.value(), &root);
+            if stored.is_some_and(&carries) {
+                return None;
+            }
+            let waits = cohort.queued.get(index).copied();
+            let mut updates = vec![None];
+            updates.extend(stored.map(|leaf| leaf.update));
+            updates.extend(waits.map(Some));
+            let mut ours = updates.into_iter().map(|update| OwnLeaf {
+                index: *index,
+                update,
+                nonce: self.leaf_nonce(cohort, cohort.round, index),
+            });
+            ours.find(carries)
+        };
+        let ours = |proof: &&IndexProof| cohort.dids.contains_key(&proof.index);
+        let proofs = request.proofs.iter();
+        let proofs = proofs.filter(|_| request.round == cohort.round);
+        proofs.filter(ours).filter_map(missing).collect()
+    }
+
     /// The proof with the leaf that it carries: ours with an update that we know, ours without one, or the empty one.
     fn complete(
         &self,
@@ -205,13 +240,9 @@ impl Participant {
         proof: &Proof,
         updates: &[UpdateId],
     ) -> Option<Proof> {
-        let carries = |value: &LeafValue| {
-            let verified = proof.verify(&index, value, root, Strictness::Member);
-            verified.is_ok()
-        };
         let mut complete = proof.clone();
         (complete.nonce, complete.update_id) = (None, None);
-        if carries(&LeafValue::EMPTY) {
+        if carries(proof, &index, &LeafValue::EMPTY, root) {
             return Some(complete);
         }
         let stored = cohort.leaves.get(&index).filter(|_| round == cohort.round);
@@ -234,7 +265,7 @@ impl Participant {
                     update: *update,
                     nonce: Some(nonce.clone()),
                 };
-                if carries(&leaf.value()) {
+                if carries(proof, &index, &leaf.value(), root) {
                     complete.nonce = leaf.nonce;
                     complete.update_id = leaf.update;
                     return Some(complete);
@@ -243,6 +274,12 @@ impl Participant {
         }
         None
     }
+}
+
+/// Whether a proof leads from this leaf to the root.
+fn carries(proof: &Proof, index: &Index, value: &LeafValue, root: &Root) -> bool {
+    let verified = proof.verify(index, value, root, Strictness::Member);
+    verified.is_ok()
 }
 
 /// The proofs that came for this signal, of indexes that are ours.

@@ -1,5 +1,7 @@
 //! One session: review, nonces and partial signatures.
 
+use std::borrow::Cow;
+
 use beacon_signal::{Root, transaction};
 
 use super::endings::{MAX_SESSIONS, end};
@@ -67,11 +69,24 @@ impl Participant {
             .has_room("one session more", MAX_SESSIONS, now)?;
         let session = body.session_id;
         let proposal = ProposedSignal(body);
-        if let Err(Declined { code, comment }) = still_holds(cohort, &proposal) {
+        let forgotten = self.forgotten_leaves(cohort, &proposal.0);
+        let mut known = Cow::Borrowed(cohort);
+        if !forgotten.is_empty() {
+            let leaves = forgotten.iter().map(|leaf| (leaf.index, leaf.clone()));
+            known.to_mut().leaves.extend(leaves);
+        }
+        if let Err(Declined { code, comment }) = still_holds(&known, &proposal) {
             // The session under way, if any, goes on: nothing has replaced it.
             return Ok(Self::decline_offer(cohort, &proposal, code, &comment, now));
         }
         let mut step = Step::nothing();
+        if !forgotten.is_empty() {
+            step.events.push(Event::LeavesChosen {
+                cohort: cohort.handle,
+                round: cohort.round,
+                leaves: forgotten,
+            });
+        }
         if let Some(open) = &cohort.session {
             // One live session per cohort: its unused nonces go with it. The coordinator is told, for requests may overtake
             // each other: it would wait for a session that is over here.

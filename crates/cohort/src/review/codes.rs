@@ -115,6 +115,14 @@ decline_codes! {
     Conflict = "conflict";
 }
 
+impl DeclineCode {
+    /// Whether this is what a member says of a root that was made without its leaf.
+    pub(crate) fn lacks_a_leaf(code: &str) -> bool {
+        let codes = [Self::ProofInvalid, Self::MapInvalid];
+        codes.iter().any(|known| known.as_str() == code)
+    }
+}
+
 impl fmt::Display for DeclineCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

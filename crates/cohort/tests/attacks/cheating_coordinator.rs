@@ -63,19 +63,26 @@ fn answers(world: &mut World) -> Vec<Message> {
 /// The request is declined with this code before a nonce was made, and nothing of it stays.
 #[track_caller]
 fn declines(world: &mut World, request: AuthorizationRequest, code: &str) {
+    let more = declined(world, request, code);
+    assert!(more.is_empty(), "got {more:?} before the decline");
+}
+
+/// Gives what the member said before it declined.
+fn declined(world: &mut World, request: AuthorizationRequest, code: &str) -> Vec<Message> {
     let before = knows(world);
     let session = request.session_id;
     world.tell(0, &coordinator_id(), request).unwrap();
     world.look_at_chain_from(0);
-    let answers = answers(world);
-    let [Message::Decline(decline)] = &answers[..] else {
-        panic!("got {answers:?}, expected one decline");
+    let mut answers = answers(world);
+    let Some(Message::Decline(decline)) = answers.pop() else {
+        panic!("got {answers:?}, expected a decline at last");
     };
     assert_eq!((decline.session_id, decline.code.as_str()), (session, code));
     assert!(
         knows(world) == before,
         "only that it declined is remembered"
     );
+    answers
 }
 
 /// The coordinator pays the change to itself.
@@ -238,7 +245,7 @@ fn own_index(world: &World, cohort: CohortId) -> Index {
     *world.membership(0, cohort).dids.keys().next().unwrap()
 }
 
-/// The member's update is not in the tree; the proof honestly shows an empty leaf.
+/// The member's update is not in the tree; the proof honestly shows an empty leaf. The member says once more what its leaf is.
 #[test]
 fn an_update_is_left_out() {
     let (mut world, cohort, mut request) = asked(15);
@@ -246,7 +253,12 @@ fn an_update_is_left_out() {
     let mut leaves = world.cohort(cohort).round.leaves.clone();
     leaves.remove(&index);
     plant(&mut request, &SparseMerkleTree::new(leaves).unwrap());
-    declines(&mut world, request, "proof-invalid");
+    let said = declined(&mut world, request, "proof-invalid");
+    let [Message::RequestSignature(again)] = &said[..] else {
+        panic!("got {said:?}, expected its leaf");
+    };
+    let given = world.cohort(cohort).round.leaves[&index];
+    assert_eq!((again.leaves[0].index, again.data), (index, given));
 }
 
 /// The coordinator announces an update that is not the controller's: whoever holds an old key of the DID would pay for it.

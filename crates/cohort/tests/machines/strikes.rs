@@ -3,7 +3,7 @@
 use beacon_cohort::coordinator::{Command, Phase, Stage, Standing};
 use beacon_cohort::ids::CohortId;
 use beacon_cohort::machine::Code;
-use beacon_cohort::message::{Message, NextStep};
+use beacon_cohort::message::{Decline, Message, NextStep};
 use beacon_cohort::participant;
 use beacon_cohort::terms::{Admission, Terms};
 
@@ -21,12 +21,19 @@ fn settle_without(world: &mut World, silent: &[usize]) {
         .iter()
         .map(|number| world.peers[*number].id.clone())
         .collect();
+    settle_but(world, |mail| {
+        let (Mail::Message { to, from, .. } | Mail::Problem { to, from, .. }) = mail;
+        silent.contains(to) || silent.contains(from)
+    });
+}
+
+/// Settles, and loses some of the mail.
+fn settle_but(world: &mut World, lost: impl Fn(&Mail) -> bool) {
     loop {
         let lines = world.coordinator.log.len();
         while !world.mail.is_empty() {
             let mail = world.mail.remove(0);
-            let (Mail::Message { to, from, .. } | Mail::Problem { to, from, .. }) = &mail;
-            if !silent.contains(to) && !silent.contains(from) {
+            if !lost(&mail) {
                 world.deliver(mail);
             }
         }
@@ -477,28 +484,101 @@ fn a_leaf_that_crosses_the_request_is_taken() {
     world.assert_replay_equals_memory();
 }
 
+/// Whether these are leaves of the last of three members.
+fn leaves_of_last(world: &World) -> impl Fn(&Mail) -> bool + use<> {
+    let last = world.peers[2].id.clone();
+    move |mail| {
+        let Mail::Message { from, message, .. } = mail else {
+            return false;
+        };
+        *from == last && matches!(message, Message::NoUpdate(_) | Message::RequestSignature(_))
+    }
+}
+
+/// A round that was closed without the leaf that a member chose: it was lost.
+fn closed_without_a_leaf(seed: u64) -> (World, CohortId) {
+    let (mut world, cohort) = World::formed_with(3, seed, |terms| terms.empty_leaf_allowed = true);
+    world.request_update(0, cohort, 1);
+    let lost = leaves_of_last(&world);
+    settle_but(&mut world, lost);
+    world.pass(62);
+    (world, cohort)
+}
+
 /// Its decline is there before the leaf: believed four times in a round.
 #[test]
 fn a_decline_that_overtakes_its_leaf_is_believed_four_times() {
-    let (mut world, cohort) = World::formed_with(3, 19, |terms| terms.empty_leaf_allowed = true);
-    world.request_update(0, cohort, 1);
-    let asked = world.settle_until(|message| message.kind() == "sign/update_opportunity");
-    let last = world.peers[2].id.clone();
-    for mail in asked {
-        world.deliver(mail);
-    }
-    let to_coordinator = |mail: &Mail| matches!(mail, Mail::Message { from, .. } if *from == last);
-    world.mail.retain(|mail| !to_coordinator(mail)); // Its leaf is lost for now.
-    settle_without(&mut world, &[2]);
-    world.pass(62);
+    let (mut world, cohort) = closed_without_a_leaf(19);
     for expected in 1..=5 {
-        world.settle();
+        let lost = leaves_of_last(&world);
+        settle_but(&mut world, lost);
         let state = world.cohort(cohort);
         assert_eq!(state.abandoned.len(), expected);
         assert_eq!(state.abandoned[expected - 1].code, "proof-invalid");
         let stopped = matches!(state.round.stage, Stage::Stopped { .. });
         assert_eq!(stopped, expected == 5);
         world.pass(1 << expected);
+    }
+}
+
+/// A member declines a tree that lacks its leaf, which it sends along, byte for byte: the next session has it, and nobody
+/// is struck.
+#[test]
+fn a_decline_for_a_missing_leaf_brings_the_leaf() {
+    let (mut world, cohort) = closed_without_a_leaf(20);
+    let answers = world.settle_until(|message| {
+        matches!(message, Message::NoUpdate(_)) || message.kind() == "sign/decline"
+    });
+    let kinds = answers.iter().map(|mail| match mail {
+        Mail::Message { message, .. } => message.kind(),
+        Mail::Problem { .. } => "a problem",
+    });
+    assert_eq!(
+        kinds.collect::<Vec<_>>(),
+        ["sign/no_update", "sign/decline"]
+    );
+    world.mail.extend(answers);
+    world.settle();
+    world.pass(2);
+    world.settle();
+    let state = world.cohort(cohort);
+    assert_eq!(state.abandoned.len(), 1);
+    assert_eq!(state.abandoned[0].code, "late-leaf");
+    assert_eq!(state.signals[0].standing, Standing::Broadcast);
+    assert_eq!(strikes(&world, cohort), [0, 0, 0]);
+    world.assert_replay_equals_memory();
+}
+
+/// The session is declined by another member first; the one whose leaf was lost declines it too, before its leaf is there or
+/// after. Neither is a strike.
+#[test]
+fn a_second_decline_for_a_missing_leaf_strikes_nobody() {
+    for leaf_first in [false, true] {
+        let (mut world, cohort) = closed_without_a_leaf(21);
+        let mut answers = world.settle_until(|message| {
+            matches!(message, Message::NoUpdate(_)) || message.kind() == "sign/decline"
+        });
+        let session = world.cohort(cohort).session.as_ref().unwrap().id;
+        let other = world.peers[1].id.clone();
+        let first = Decline {
+            session_id: session,
+            cohort_id: cohort,
+            code: "nonce-lost".to_owned(),
+            comment: String::new(),
+        };
+        world.tell_coordinator(&other, first).unwrap();
+        if !leaf_first {
+            answers.reverse();
+        }
+        for mail in answers {
+            world.deliver(mail);
+        }
+        world.pass(2);
+        world.settle();
+        assert_eq!(strikes(&world, cohort), [0, 0, 0], "{leaf_first}");
+        let signals = &world.cohort(cohort).signals;
+        assert_eq!(signals[0].standing, Standing::Broadcast, "{leaf_first}");
+        world.assert_replay_equals_memory();
     }
 }
 

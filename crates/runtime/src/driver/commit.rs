@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::inbound::problem_report;
 use super::{Driver, DriverError, excerpt, now};
 use crate::agent::Agent;
+use crate::outbox::thread_of;
 use crate::store::{Batch, OutboxRow, Seen, SeenRow};
 use crate::transport::ConnectionId;
 
@@ -24,15 +25,6 @@ pub(super) struct Cause<'a> {
     pub(super) thread: String,
 }
 
-/// The thread under which a message waits in the outbox.
-pub(super) fn thread_of(message: &Message) -> String {
-    match message.thread() {
-        (_, Some(session)) => session.to_string(),
-        (Some(cohort), None) => cohort.to_string(),
-        (None, None) => String::new(),
-    }
-}
-
 impl<A: Agent> Driver<A> {
     /// Commits a step, applies it, carries its effects out. `false` when the store refused it: nothing has happened then.
     pub(super) fn commit(
@@ -45,7 +37,7 @@ impl<A: Agent> Driver<A> {
             let Some(cause) = cause else {
                 return Ok(true);
             };
-            if self.outbox.answered(cause).is_empty() {
+            if self.answered(cause).is_empty() {
                 // Nothing to remember: the same message would change nothing again. It is acknowledged where it asks.
                 if let Some(frame) = self.acknowledgement(cause.verified) {
                     self.answer(cause.connection, frame);
@@ -107,7 +99,7 @@ impl<A: Agent> Driver<A> {
                 acknowledgement = self.acknowledgement(cause.verified);
                 answers.extend(acknowledgement.clone());
             }
-            batch.retire = self.outbox.answered(cause);
+            batch.retire = self.answered(cause);
             batch.seen = Some(self.seen_row(cause.verified, answers));
         }
         for row in &batch.outbox {
@@ -133,6 +125,13 @@ impl<A: Agent> Driver<A> {
             self.carry_out(effect);
         }
         Ok(true)
+    }
+
+    /// Ids of the waiting messages that this one acknowledges, or answers on its thread.
+    pub(super) fn answered(&self, cause: &Cause<'_>) -> Vec<String> {
+        let (from, message) = (cause.verified.sender().as_str(), cause.verified.message());
+        self.outbox
+            .answered(from, &message.ack, &cause.thread, cause.answers)
     }
 
     /// `false` when the store refused the batch as a whole.

@@ -11,9 +11,10 @@ use beacon_didcomm::protocols::{
 use beacon_didcomm::{Plaintext, ReturnRoute, UnpackError, Verified, unpack};
 use uuid::Uuid;
 
-use super::commit::{Cause, thread_of};
+use super::commit::Cause;
 use super::{Driver, DriverError, excerpt, now};
 use crate::agent::Agent;
+use crate::outbox::thread_of;
 use crate::transport::{ConnectionId, network};
 
 /// Seconds that a message may live of somebody who is no member and no coordinator of ours: its id is remembered until
@@ -147,7 +148,7 @@ impl<A: Agent> Driver<A> {
             }
             EMPTY | PING_RESPONSE | DISCLOSE => {
                 let cause = plain(&[]);
-                if !self.outbox.answered(&cause).is_empty() {
+                if !self.answered(&cause).is_empty() {
                     self.commit(Step::nothing(), Some(&cause))?;
                 }
                 Ok(())

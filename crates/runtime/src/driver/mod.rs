@@ -14,7 +14,6 @@ mod commit;
 mod inbound;
 mod log;
 mod memory;
-mod outbox;
 mod routes;
 mod snapshot;
 #[cfg(test)]
@@ -39,15 +38,15 @@ use crate::control::ControlRequest;
 use crate::counts::Counts;
 use crate::identities::{Identities, IdentityError};
 use crate::limits::Limits;
+use crate::outbox::Outbox;
 use crate::store::{Store, StoreError};
 use crate::transport::{Inbound, Transport};
 use crate::watcher::{Report, Watcher};
 use calls::Followers;
 use memory::{Rates, RecentIds, Said};
-use outbox::Outbox;
 use routes::{Dialled, Routes};
 use snapshot::Replayed;
-pub use snapshot::replay;
+pub use snapshot::{replay, snapshot_of};
 
 /// Why an agent stopped by itself.
 #[derive(Debug, thiserror::Error)]

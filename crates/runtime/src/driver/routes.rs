@@ -14,10 +14,10 @@ use url::Url;
 use uuid::Uuid;
 
 use super::memory::Fingerprint;
-use super::outbox::Outbox;
 use super::{Driver, IDLE, excerpt, now};
 use crate::agent::Agent;
 use crate::limits::Limits;
+use crate::outbox::Outbox;
 use crate::transport::{ConnectionId, DialError, SendError};
 
 /// First wait after a failed dial; doubled each time.
@@ -210,7 +210,7 @@ impl Routes {
     fn next_attempt(&self, peer: &str, outbox: &Outbox) -> Option<Instant> {
         let known = self.peers.get(&named(peer))?;
         if !known.connections.is_empty() {
-            return outbox.next_due(peer, now().0);
+            return outbox.next_due(peer, Instant::now(), now().0);
         }
         match known {
             // A dial under way ends by itself; a peer that cannot be dialled comes by itself.
@@ -255,8 +255,8 @@ impl<A: Agent> Driver<A> {
     }
 
     fn flush(&mut self, peer: &str, connection: ConnectionId) {
-        for frame in self.outbox.due(peer, now().0) {
-            if let Err(error) = self.transport.send(connection, frame) {
+        for row in self.outbox.due(peer, Instant::now(), now().0) {
+            if let Err(error) = self.transport.send(connection, row.packed) {
                 // It stays in the outbox.
                 self.counts.add("message-delayed");
                 if error == SendError::Full {

@@ -42,6 +42,13 @@ pub fn replay<M: Machine>(store: &dyn Store, machine: &mut M) -> Result<Replayed
     Ok(Replayed { snapshot, last })
 }
 
+/// The state as a snapshot holds it. `None` where it would not be read as what it is.
+pub fn snapshot_of<M: Machine>(machine: &M) -> Option<Vec<u8>> {
+    let written = serde_json::to_vec(machine.state()).ok()?;
+    let read: M::State = serde_json::from_slice(&written).ok()?;
+    (read == *machine.state()).then_some(written)
+}
+
 impl<A: Agent> Driver<A> {
     /// Makes a snapshot when enough events have come since the last one.
     pub(super) fn snapshot_when_due(&mut self) -> Result<(), DriverError> {
@@ -50,19 +57,13 @@ impl<A: Agent> Driver<A> {
             return Ok(());
         }
         self.last_snapshot = self.last_seq; // Also where it cannot be made: the log is kept then, and tried again later.
-        let state = self.machine.state();
-        let written = serde_json::to_vec(state);
-        let read = written
-            .as_deref()
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(bytes).ok());
-        let (Ok(bytes), true) = (&written, read.as_ref() == Some(state)) else {
+        let Some(bytes) = snapshot_of(&self.machine) else {
             tracing::error!(
                 "a snapshot does not read back as what was written, so the whole log is kept; please report this bug"
             );
             return Ok(());
         };
-        match self.store.compact(bytes, limits.keep_events) {
+        match self.store.compact(&bytes, limits.keep_events) {
             Ok(()) => {
                 tracing::info!(event = self.last_seq, bytes = bytes.len(), "snapshot made");
                 Ok(())

@@ -49,7 +49,8 @@ impl<M: Comparable> Node<M> {
             Disk::Fails { written: false } => return Err(Stop::Crashed),
             Disk::Sound | Disk::Fails { written: true } => {}
         }
-        self.store.commit(&batch).map_err(broken)?;
+        self.disk.store.commit(&batch).map_err(broken)?;
+        self.disk.archive.extend(batch.events.iter().cloned());
         self.committing = true;
         self.note_events(&batch, world);
         for effect in &step.effects {
@@ -57,7 +58,7 @@ impl<M: Comparable> Node<M> {
                 let watched = world.witness.committed(self.id, recipient(to)?, message);
                 watched.map_err(Stop::Broken)?;
                 self.machine
-                    .check_before(message)
+                    .check_before(&self.former, message)
                     .map_err(|reason| broken(format!("{}: {reason}", message.kind())))?;
             }
         }
@@ -69,10 +70,7 @@ impl<M: Comparable> Node<M> {
             self.machine.apply(event);
         }
         self.committing = false;
-        self.outbox.remove(&batch.retire);
-        for row in batch.outbox {
-            self.outbox.add(row, world.clock);
-        }
+        self.outbox.take(batch.retire, batch.outbox);
         self.send_due(world)?;
         if let Some((frame, cause)) = receipt.zip(cause) {
             self.transmit(&cause.envelope.from, &frame, world)?;
@@ -133,7 +131,7 @@ impl<M: Comparable> Node<M> {
                 }
                 Effect::Broadcast(_) | Effect::Sign(_) => continue,
             };
-            if !self.outbox.has_room(to, kind) {
+            if !self.outbox.has_room(to.as_str(), kind) {
                 continue; // Dropped with a warning: dead peers must not stop others.
             }
             envelope.please_ack = true;

@@ -1,22 +1,28 @@
 //! The loop of design.md section 3: step; commit events, outbox rows and the seen message together; apply; effects.
 //! Then ticks, until one records nothing.
 
+use std::collections::BTreeSet;
+
 use beacon_cohort::ids::{PeerId, Timestamp};
 use beacon_cohort::machine::{ChainFact, Code, Input, Rejection, Step, Watches};
 use beacon_cohort::message::{Message, MessageError};
 use beacon_cohort::signer::{SignerAnswer, SignerRequest};
+use beacon_runtime::outbox::thread_of;
 use beacon_runtime::store::{Batch, Seen, Store as _};
 use bitcoin::Transaction;
 use serde_json::Value;
 
 use super::{Comparable, Node, Stop, broken};
-use crate::simulator::envelope::{EMPTY, Envelope, Pen, REPORT, thread};
+use crate::simulator::envelope::{EMPTY, Envelope, Pen, REPORT};
 use crate::simulator::world::{COORDINATOR, Frame, Happening, Name, NodeId, World, node_of, peer};
 
 /// Ticks after which a machine should have come to rest.
 const MAX_TICKS: u32 = 1_000;
 /// Milliseconds between two looks at the chain.
 const POLL_MS: u64 = 5_000;
+/// Milliseconds between two looks at everything that waits, at the longest and at the shortest.
+const SCAN_MS: u64 = 30_000;
+const SHORTEST_SCAN_MS: u64 = 50;
 /// Seconds by which clocks may differ.
 pub(super) const SKEW_S: u64 = 300;
 
@@ -48,7 +54,7 @@ impl<M: Comparable> Node<M> {
         if envelope.expires_time + SKEW_S <= world.now(self.id).0 {
             return Ok(());
         }
-        let seen = self.store.seen(envelope.from.as_str(), &envelope.id);
+        let seen = self.disk.store.seen(envelope.from.as_str(), &envelope.id);
         if let Some(Seen { answers, .. }) = seen.map_err(broken)? {
             for packed in answers {
                 let frame = Frame {
@@ -101,7 +107,7 @@ impl<M: Comparable> Node<M> {
                     }
                     Err(error) => return Err(broken(error)),
                 };
-                world.witness.received(self.id, &message);
+                world.witness.received(sender, self.id, &message);
                 let cause = self.cause(envelope, Some(&message));
                 let input = Input::Message {
                     from: cause.envelope.from.clone(),
@@ -193,31 +199,56 @@ impl<M: Comparable> Node<M> {
             return Ok(()); // It was moved.
         }
         self.resend_at = None;
-        let pruned = self.store.prune(world.now(self.id).0).map_err(broken)?;
-        self.outbox.remove(&pruned.outbox);
-        self.send_due(world)
+        let pruned = self
+            .disk
+            .store
+            .prune(world.now(self.id).0)
+            .map_err(broken)?;
+        self.outbox.take(pruned.outbox, Vec::new());
+        let mut peers: Vec<String> = self.outbox.peers().cloned().collect();
+        peers.sort();
+        self.send_to(peers, world)
     }
 
     /// There is a new connection to a peer.
     pub(super) fn connected(&mut self, node: NodeId, world: &mut World) -> Result<(), Stop> {
-        self.outbox.connected(&peer(node), world.clock);
+        self.outbox.connected(peer(node).as_str());
         self.send_due(world)
     }
 
-    /// Sends what is due.
+    /// Sends what is due to those for whom something is new.
     pub(super) fn send_due(&mut self, world: &mut World) -> Result<(), Stop> {
-        for due in self.outbox.take_due(world.clock) {
-            let frame = Frame {
-                kind: due.kind,
-                packed: due.packed,
-            };
-            self.transmit(&due.to, &frame, world)?;
+        let fresh: BTreeSet<String> = self.outbox.take_fresh().into_iter().collect();
+        self.send_to(fresh, world)
+    }
+
+    fn send_to(
+        &mut self,
+        peers: impl IntoIterator<Item = String>,
+        world: &mut World,
+    ) -> Result<(), Stop> {
+        // There is always another look while something waits: for what has expired.
+        let mut next = world.clock + SCAN_MS;
+        for to in peers {
+            let (now, unix_now) = (world.instant(), world.now(self.id).0);
+            let due = self.outbox.due(&to, now, unix_now);
+            let to = PeerId::new(to);
+            for row in due {
+                let frame = Frame {
+                    kind: row.kind,
+                    packed: row.packed.into(),
+                };
+                self.transmit(&to, &frame, world)?;
+            }
+            if let Some(at) = self.outbox.next_due(to.as_str(), now, unix_now) {
+                next = next.min(world.clock_at(at));
+            }
         }
-        let next = self.outbox.next_due(world.clock);
-        if let Some(at) = next.filter(|at| self.resend_at.is_none_or(|set| *at < set)) {
-            self.resend_at = Some(at);
+        let next = next.max(world.clock + SHORTEST_SCAN_MS);
+        if !self.outbox.is_empty() && self.resend_at.is_none_or(|set| next < set) {
+            self.resend_at = Some(next);
             let (node, run) = (self.id, self.run);
-            world.schedule(at - world.clock, Happening::Resend { node, run });
+            world.schedule(next - world.clock, Happening::Resend { node, run });
         }
         Ok(())
     }
@@ -325,7 +356,7 @@ impl<M: Comparable> Node<M> {
             self.poll_at = None;
             self.keep_polling(10, world);
         }
-        Ok(())
+        self.snapshot_when_due()
     }
 
     fn keep_polling(&mut self, delay: u64, world: &mut World) {
@@ -339,11 +370,11 @@ impl<M: Comparable> Node<M> {
     fn cause(&self, envelope: Envelope, message: Option<&Message>) -> Cause {
         let (thread, kinds) = message.map_or_else(
             || (String::new(), &[][..]),
-            |message| (thread(message), message.answers()),
+            |message| (thread_of(message), message.answers()),
         );
         let retire = self
             .outbox
-            .answered(&envelope.from, &envelope.ack, &thread, kinds);
+            .answered(envelope.from.as_str(), &envelope.ack, &thread, kinds);
         Cause { envelope, retire }
     }
 

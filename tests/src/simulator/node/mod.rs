@@ -3,20 +3,21 @@
 mod commit;
 mod drive;
 
-mod outbox;
-
 use std::fmt;
 
 use beacon_cohort::coordinator::Coordinator;
 use beacon_cohort::ids::Timestamp;
 use beacon_cohort::machine::{Input, Machine, Rejection, Watches};
 use beacon_cohort::message::Message;
-use beacon_cohort::participant::Participant;
+use beacon_cohort::participant::{Participant, Stage};
 #[cfg(test)]
 use beacon_cohort::review::ReviewedSignal;
 #[cfg(test)]
 use beacon_cohort::signer::SignerRequest;
 use beacon_cohort::signer::{KeyPath, LocalSigner};
+use beacon_runtime::driver::{replay, snapshot_of};
+use beacon_runtime::limits::Limits;
+use beacon_runtime::outbox::Outbox;
 #[cfg(test)]
 use beacon_runtime::store::Batch;
 use beacon_runtime::store::{MemoryStore, Store as _};
@@ -27,9 +28,17 @@ use zeroize::Zeroizing;
 
 use super::dice::generator;
 use super::live;
+use super::settings::{Restore, Settings};
 use super::world::{Happening, Name, NodeId, World};
 use drive::Own;
-use outbox::Outbox;
+
+/// Events between two snapshots.
+const SNAPSHOT_EVENTS: usize = 32;
+/// Events that are kept when a snapshot stands for them.
+const KEPT_EVENTS: u64 = 8;
+
+/// Milliseconds that it takes to restore an older copy of a disk.
+const RESTORE_MS: u64 = 120_000;
 
 /// Why a node stopped.
 #[derive(Debug)]
@@ -41,12 +50,16 @@ pub(super) enum Stop {
 }
 
 /// A machine whose whole state can be compared.
-pub(super) trait Comparable: Machine {
+pub(super) trait Comparable: Machine + Sized {
     /// What differs, if anything does.
     fn difference(&self, other: &Self) -> Option<String>;
 
-    /// What must be in the log before this message may leave.
-    fn check_before(&self, message: &Message) -> Result<(), String>;
+    /// What must be in the log before this message may leave. `former` is what went before, where an older disk took the place
+    /// of a newer one.
+    fn check_before(&self, former: &[Self], message: &Message) -> Result<(), String>;
+
+    /// Whether it is in cohorts, and none is being formed.
+    fn is_formed(&self) -> bool;
 }
 
 impl Comparable for Coordinator {
@@ -55,8 +68,12 @@ impl Comparable for Coordinator {
             .then(|| format!("{:?}\nis not\n{:?}", self.state(), other.state()))
     }
 
-    fn check_before(&self, _: &Message) -> Result<(), String> {
+    fn check_before(&self, _: &[Self], _: &Message) -> Result<(), String> {
         Ok(())
+    }
+
+    fn is_formed(&self) -> bool {
+        false
     }
 }
 
@@ -66,23 +83,71 @@ impl Comparable for Participant {
             .then(|| format!("{:?}\nis not\n{:?}", self.state(), other.state()))
     }
 
-    fn check_before(&self, message: &Message) -> Result<(), String> {
+    fn check_before(&self, former: &[Self], message: &Message) -> Result<(), String> {
         let Message::SignatureAuthorization(body) = message else {
             return Ok(());
         };
-        let membership = self.state().cohorts.get(&body.cohort_id);
-        live::check_release(membership.ok_or("no such cohort")?, body)
+        let known = |machine: &Self| machine.state().cohorts.get(&body.cohort_id).cloned();
+        let membership = known(self).ok_or("no such cohort")?;
+        let former: Vec<_> = former.iter().filter_map(known).collect();
+        live::check_release(&membership, &former, body)
+    }
+
+    fn is_formed(&self) -> bool {
+        let mut cohorts = self.state().cohorts.values();
+        !self.state().cohorts.is_empty() && cohorts.all(|cohort| cohort.stage == Stage::Agreed)
     }
 }
 
 type Signer = LocalSigner<Box<dyn Fn(KeyPath) -> Zeroizing<[u8; 32]>>, ChaCha20Rng>;
+
+/// A disk.
+#[derive(Clone, Default)]
+struct Disk {
+    store: MemoryStore,
+    /// Every event that was ever committed, of which the store keeps the last ones and a snapshot in place of the others.
+    archive: Vec<Vec<u8>>,
+    last_snapshot: usize,
+}
+
+/// What is to happen to a node at which boundary, besides chance.
+#[derive(Default)]
+pub(super) struct Fate {
+    /// The process ends.
+    crash_at: Vec<u32>,
+    /// It ends for ever.
+    gone_at: Option<u32>,
+    restore: Option<Restore>,
+    /// The disk goes back.
+    restore_at: Option<u32>,
+}
+
+impl Fate {
+    /// As the settings have it.
+    pub(super) fn of(node: NodeId, settings: &Settings) -> Self {
+        let crashes = settings.crashes.iter().filter(|point| point.node == node);
+        let gone = settings.gone.filter(|point| point.node == node);
+        Self {
+            crash_at: crashes.map(|point| point.boundary).collect(),
+            gone_at: gone.map(|point| point.boundary),
+            restore: settings.restore.filter(|restore| restore.member == node),
+            restore_at: None,
+        }
+    }
+}
 
 pub(super) struct Node<M> {
     id: NodeId,
     seed: u64,
     build: Box<dyn Fn() -> M>,
     machine: M,
-    store: MemoryStore,
+    disk: Disk,
+    /// An older copy of it.
+    copy: Option<Disk>,
+    /// What this node was before its disk went back.
+    former: Vec<M>,
+    /// Until when it is not started, in milliseconds.
+    not_before: u64,
     signer: Signer,
     rng: ChaCha20Rng,
     outbox: Outbox,
@@ -99,27 +164,24 @@ pub(super) struct Node<M> {
     committing: bool,
     run: u32,
     boundary: u32,
-    crash_at: Vec<u32>,
-    gone_at: Option<u32>,
+    fate: Fate,
 }
 
 impl<M: Comparable> Node<M> {
-    /// A process that has never run. It ends at the boundaries `crash_at`, besides chance, and for ever at `gone_at`.
-    pub(super) fn new(
-        id: NodeId,
-        seed: u64,
-        (crash_at, gone_at): (Vec<u32>, Option<u32>),
-        build: impl Fn() -> M + 'static,
-    ) -> Self {
+    /// A process that has never run.
+    pub(super) fn new(id: NodeId, seed: u64, fate: Fate, build: impl Fn() -> M + 'static) -> Self {
         Self {
             id,
             seed,
             machine: build(),
             build: Box::new(build),
-            store: MemoryStore::default(),
+            disk: Disk::default(),
+            copy: None,
+            former: Vec::new(),
+            not_before: 0,
             signer: signer(seed, id, 0),
             rng: generator(seed, id as u64, 0),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(Vec::new(), &Limits::default()),
             watches: Watches::default(),
             poll_at: None,
             resend_at: None,
@@ -129,8 +191,7 @@ impl<M: Comparable> Node<M> {
             committing: false,
             run: 0,
             boundary: 0,
-            crash_at,
-            gone_at,
+            fate,
         }
     }
 
@@ -151,15 +212,16 @@ impl<M: Comparable> Node<M> {
             events: vec![serde_json::to_vec(event).unwrap_or_default()],
             ..Batch::default()
         };
-        let written = self.store.commit(&batch);
+        let written = self.disk.store.commit(&batch);
         assert!(written.is_ok(), "{written:?}");
+        self.disk.archive.extend(batch.events);
         self.machine.apply(event);
     }
 
     /// The disk and the machine are what they were after these events.
     #[cfg(test)]
     pub(super) fn go_back_to(&mut self, events: &[M::Event]) {
-        self.store = MemoryStore::default();
+        self.disk = Disk::default();
         self.machine = (self.build)();
         for event in events {
             self.record(event);
@@ -190,37 +252,53 @@ impl<M: Comparable> Node<M> {
 
     /// The whole log.
     pub(super) fn log(&self) -> Result<Vec<M::Event>, String> {
-        let events = self.store.events(1).map_err(|error| error.to_string())?;
-        let parse = |(number, bytes): (u64, Vec<u8>)| {
-            serde_json::from_slice(&bytes).map_err(|error| {
+        let parse = |(number, bytes): (usize, &Vec<u8>)| {
+            serde_json::from_slice(bytes).map_err(|error| {
                 format!(
                     "event {number} of {} cannot be read back: {error}: {}",
                     Name(self.id),
-                    String::from_utf8_lossy(&bytes)
+                    String::from_utf8_lossy(bytes)
                 )
             })
         };
-        events.into_iter().map(parse).collect()
+        (1..).zip(&self.disk.archive).map(parse).collect()
     }
 
-    /// A machine that knows the log and nothing else.
-    fn replayed(&self) -> Result<M, String> {
-        let mut machine = (self.build)();
+    /// Replay equals memory: of all events, and of what the store keeps of them.
+    pub(super) fn check_replay(&self) -> Result<(), String> {
+        let differs = |what: &str, machine: &M| match machine.difference(&self.machine) {
+            None => Ok(()),
+            Some(difference) => Err(format!(
+                "{}: {what} differs from memory: {difference}",
+                Name(self.id)
+            )),
+        };
+        let mut replayed = (self.build)();
         for event in self.log()? {
-            machine.apply(&event);
+            replayed.apply(&event);
         }
+        differs("replay", &replayed)?;
+        differs("the snapshot and what came after it", &self.restored()?)
+    }
+
+    /// A machine as a start makes it.
+    fn restored(&self) -> Result<M, String> {
+        let mut machine = (self.build)();
+        replay(&self.disk.store, &mut machine).map_err(|error| error.to_string())?;
         Ok(machine)
     }
 
-    /// Replay equals memory.
-    pub(super) fn check_replay(&self) -> Result<(), String> {
-        match self.replayed()?.difference(&self.machine) {
-            None => Ok(()),
-            Some(difference) => Err(format!(
-                "{}: replay differs from memory: {difference}",
-                Name(self.id)
-            )),
+    /// Makes a snapshot every now and then, as a driver does, and keeps a few events only.
+    fn snapshot_when_due(&mut self) -> Result<(), Stop> {
+        let disk = &mut self.disk;
+        if disk.archive.len() - disk.last_snapshot < SNAPSHOT_EVENTS {
+            return Ok(());
         }
+        disk.last_snapshot = disk.archive.len();
+        let snapshot = snapshot_of(&self.machine);
+        let snapshot = snapshot.ok_or_else(|| broken("a state is read as another one"))?;
+        let compacted = self.disk.store.compact(&snapshot, KEPT_EVENTS);
+        compacted.map_err(broken)
     }
 
     /// Something happens to this node. What was scheduled in an earlier run of its process is gone.
@@ -228,6 +306,10 @@ impl<M: Comparable> Node<M> {
         let stale = happening.run().is_some_and(|run| run != self.run);
         let starts = matches!(happening, Happening::Start { .. });
         if stale || self.up == starts {
+            return Ok(());
+        }
+        if starts && world.clock < self.not_before {
+            world.schedule(self.not_before - world.clock, happening);
             return Ok(());
         }
         let outcome = match happening {
@@ -272,6 +354,11 @@ impl<M: Comparable> Node<M> {
                     self.check_replay()?;
                 }
                 self.crash(world);
+                let boundary = self.boundary;
+                let due = self.fate.restore_at.take_if(|at| *at < boundary);
+                if due.is_some() {
+                    self.go_back(world)?;
+                }
                 Ok(None)
             }
         }
@@ -279,16 +366,16 @@ impl<M: Comparable> Node<M> {
 
     /// Starts the process from what is in its store.
     fn start(&mut self, world: &mut World) -> Result<(), Stop> {
-        self.machine = self.replayed().map_err(Stop::Broken)?;
+        self.machine = self.restored().map_err(Stop::Broken)?;
         self.signer = signer(self.seed, self.id, self.run);
         self.rng = generator(self.seed, self.id as u64, u64::from(self.run));
         self.up = true;
         world.note(format_args!("{} starts", Name(self.id)));
         world.dial(self.id);
-        self.outbox = Outbox::default();
-        for row in self.store.outbox().map_err(broken)? {
-            self.outbox.add(row, world.clock);
-        }
+        self.outbox = Outbox::new(
+            self.disk.store.outbox().map_err(broken)?,
+            &Limits::default(),
+        );
         self.send_due(world)?;
         self.keep_trying(Own::Restarted, world)
     }
@@ -322,13 +409,14 @@ impl<M: Comparable> Node<M> {
 
     /// Whether the process has ended for ever.
     pub(super) fn is_gone(&self) -> bool {
-        self.gone_at
+        self.fate
+            .gone_at
             .is_some_and(|boundary| boundary < self.boundary)
     }
 
     /// Ends the process for ever.
     pub(super) fn vanish(&mut self, world: &mut World) {
-        self.gone_at = Some(self.boundary);
+        self.fate.gone_at = Some(self.boundary);
         self.boundary += 1;
         if self.up {
             self.crash(world);
@@ -342,11 +430,51 @@ impl<M: Comparable> Node<M> {
         }
     }
 
+    /// Makes a copy of the disk.
+    pub(super) fn back_up(&mut self) {
+        self.copy = Some(self.disk.clone());
+    }
+
+    /// The older copy takes the disk's place; the process is started again when nothing of its last run is on its way any more.
+    pub(super) fn go_back(&mut self, world: &mut World) -> Result<(), String> {
+        self.restart(world);
+        let Some(copy) = self.copy.clone() else {
+            return Err(format!("{} has no copy", Name(self.id)));
+        };
+        self.disk = copy;
+        let older = self.restored()?;
+        self.former
+            .push(std::mem::replace(&mut self.machine, older));
+        self.not_before = world.clock + RESTORE_MS;
+        world.witness.restored(self.id);
+        world.tally.restored += 1;
+        world.note(format_args!(
+            "{} goes back to {} events",
+            Name(self.id),
+            self.disk.archive.len()
+        ));
+        Ok(())
+    }
+
+    /// Whether its disk ever went back.
+    pub(super) fn is_restored(&self) -> bool {
+        !self.former.is_empty()
+    }
+
     /// Perhaps ends the process here.
     fn pass_boundary(&mut self, world: &mut World) -> Result<(), Stop> {
         let boundary = self.boundary;
         self.boundary += 1;
-        let chosen = self.crash_at.contains(&boundary) || self.gone_at == Some(boundary);
+        if let Some(restore) = self.fate.restore
+            && boundary >= restore.copied
+            && self.machine.is_formed()
+        {
+            self.fate.restore = None;
+            self.fate.restore_at = Some(boundary + restore.after);
+            self.back_up();
+        }
+        let ends = [self.fate.gone_at, self.fate.restore_at].contains(&Some(boundary));
+        let chosen = ends || self.fate.crash_at.contains(&boundary);
         if chosen || world.dice.hits(world.faults.crash) {
             Err(Stop::Crashed)
         } else {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_cohort::coordinator;
 use beacon_cohort::message::{RegistrationResult, SignalProgress, SignalRecord};
-use beacon_cohort::participant::{Candidate, RollbackEvidence};
+use beacon_cohort::participant::{Candidate, Progress, RollbackEvidence};
+use beacon_cohort::terms::{Flow, Terms};
 use beacon_signal::{Proof, UpdateId};
 use bitcoin::Txid;
 
@@ -249,4 +250,79 @@ fn a_forgotten_partial_signature_is_adopted() {
     let input = membership.candidates[0].tx.input[0].previous_output;
     assert!(membership.quarantine.as_ref().unwrap().holds(&input));
     world.assert_replay_equals_memory();
+}
+
+/// The coordinator has leaves of ours that an old state does not know, or knows another one instead of. It keeps the first one
+/// of a round and does not ask again, so the member must find it in the tree: nobody else can have made it.
+#[test]
+fn an_old_state_finds_its_leaf_in_the_tree() {
+    let update = |number: u8| UpdateId([number; 32]);
+    // It was chosen with the update that waits in the copy.
+    let pull = |terms: &mut Terms| terms.flow = Flow::Pull;
+    let (mut world, cohort) = World::formed_with(2, 91, pull);
+    world.request_update(0, cohort, 1);
+    let copy = world.peers[0].node.log.len();
+    world
+        .operator(coordinator::Command::StartRound { cohort })
+        .unwrap();
+    let asked = world.settle_until(|message| message.kind() == "sign/authorization_request");
+    world.restore(0, copy);
+    assert!(world.membership(0, cohort).leaves.is_empty());
+    world.mail.extend(asked);
+    world.settle();
+    let signed = &world.membership(0, cohort).candidates[0];
+    let announced: Vec<_> = signed.updates().map(|(_, update)| update).collect();
+    assert_eq!(announced, [update(1)]);
+    assert_eq!(world.cohort(cohort).signals.len(), 1);
+
+    // It said that there is no update, and the old state has chosen a leaf with one.
+    let (mut world, cohort) = World::formed(2, 92);
+    let copy = world.peers[0].node.log.len();
+    world.request_update(1, cohort, 1);
+    let asked = world.settle_until(|message| message.kind() == "sign/authorization_request");
+    world.restore(0, copy);
+    world.request_update(0, cohort, 2);
+    let leaf = world.membership(0, cohort).leaves.values().next().cloned();
+    assert_eq!(leaf.unwrap().update, Some(update(2)));
+    world.mail.extend(asked);
+    world.settle();
+    let member = world.membership(0, cohort);
+    assert_eq!(member.candidates[0].updates().count(), 0);
+    world.chain.mine();
+    world.settle();
+    let member = world.membership(0, cohort);
+    let announced = member.candidates.last().unwrap().updates().next();
+    assert_eq!(announced.map(|(_, update)| update), Some(update(2)));
+    assert!(world.cohort(cohort).strikes.is_empty());
+    world.assert_replay_equals_memory();
+}
+
+/// A copy of a state is made while a request is being checked, and restored when nonces were given: other ones would be a second
+/// contribution to one session, which convicts an honest member.
+#[test]
+fn a_request_that_was_being_checked_does_not_outlive_a_restart() {
+    let (mut world, cohort) = World::formed(2, 93);
+    world.request_update(0, cohort, 1);
+    for mail in world.settle_until(|message| message.kind() == "sign/authorization_request") {
+        world.deliver(mail);
+    }
+    let copy = world.peers[0].node.log.len();
+    assert_eq!(
+        world
+            .membership(0, cohort)
+            .session
+            .as_ref()
+            .unwrap()
+            .progress,
+        Progress::Requested
+    );
+    let given = world.settle_until(|message| message.kind() == "sign/nonce_contribution");
+    world.restore(0, copy);
+    world.mail.extend(given);
+    world.settle();
+    assert_eq!(world.cohort(cohort).abandoned[0].code, "nonce-lost");
+    assert!(world.cohort(cohort).strikes.is_empty());
+    world.pass(2);
+    world.settle();
+    assert_eq!(world.cohort(cohort).signals.len(), 1);
 }

@@ -21,7 +21,7 @@ fn sends_a_bad_nonce() {
             ..
         }]
     ));
-    lives_on(simulation);
+    lives_on(simulation, M);
 }
 
 /// A member sends a partial signature that is none, so that the signal is never signed and nobody knows why. Its own signature
@@ -44,7 +44,7 @@ fn sends_a_bad_partial_signature() {
             ..
         }]
     ));
-    lives_on(simulation);
+    lives_on(simulation, M);
 }
 
 /// A member gives two different nonces for one session, to have others see different ones. The first counts, the second
@@ -122,7 +122,7 @@ fn contributes_what_another_made() {
         .nonces;
     assert!(!nonces.contains_key(&attacker()));
     assert_eq!(evidence(&simulation).len(), 0, "it signed nothing wrong");
-    lives_on(simulation);
+    lives_on(simulation, M);
 }
 
 /// A member answers with garbage.
@@ -141,7 +141,7 @@ fn sends_garbage() {
         abandoned(&simulation),
         [("timeout".to_owned(), Some(attacker()))]
     );
-    lives_on(simulation);
+    lives_on(simulation, M);
 }
 
 /// A member sends partial signatures before the nonces are all there.

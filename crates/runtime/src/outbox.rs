@@ -1,20 +1,20 @@
 //! Messages that wait to be delivered, and when each is sent again.
 //!
 //! A socket write is no acknowledgement: a row stays until the peer acknowledges it, answers it, or it expires. The
-//! rows live in the store; this is their index.
+//! rows live in the store; this is their index. Time is an argument, so that the simulator runs the same index.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use beacon_cohort::message::replaces;
+use beacon_cohort::message::{Message, replaces};
 use tokio::time::Instant;
 
-use super::commit::Cause;
 use crate::limits::Limits;
 use crate::store::OutboxRow;
 
 /// First wait for an acknowledgement; doubled each time.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 struct Waiting {
     row: OutboxRow,
@@ -22,8 +22,9 @@ struct Waiting {
     due: Option<Instant>,
 }
 
+/// The index of the rows that wait in a store.
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub struct Outbox {
     /// Messages that wait for one peer. Below the store's limit, so that one dead peer never blocks a commit.
     per_peer: usize,
     /// Messages that wait for all peers. News has half of each, so that peers that are gone cannot stop the others.
@@ -43,7 +44,8 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(rows: Vec<OutboxRow>, limits: &Limits) -> Self {
+    /// The index of these rows, in this order. All of them are due.
+    pub fn new(rows: Vec<OutboxRow>, limits: &Limits) -> Self {
         let mut outbox = Self {
             per_peer: limits.outbox_per_peer,
             total: limits.outbox_total,
@@ -60,12 +62,18 @@ impl Outbox {
         outbox
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many messages wait.
+    pub fn len(&self) -> usize {
         self.places.len()
     }
 
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
     /// Whether one more message of this kind may wait for the peer.
-    pub(super) fn has_room(&self, peer: &str, kind: &str) -> bool {
+    pub fn has_room(&self, peer: &str, kind: &str) -> bool {
         let waiting = self.peers.get(peer).map_or(0, BTreeMap::len);
         if is_news(kind) {
             waiting < self.per_peer / 2
@@ -77,7 +85,7 @@ impl Outbox {
     }
 
     /// Ids of the rows that a new one makes pointless.
-    pub(super) fn superseded(&self, new: &OutboxRow) -> Vec<String> {
+    pub fn superseded(&self, new: &OutboxRow) -> Vec<String> {
         let replaced = replaces(&new.kind);
         let rows = self
             .peers
@@ -91,7 +99,7 @@ impl Outbox {
     }
 
     /// What was committed: rows that need no more delivery, and new ones.
-    pub(super) fn take(&mut self, retired: Vec<String>, added: Vec<OutboxRow>) {
+    pub fn take(&mut self, retired: Vec<String>, added: Vec<OutboxRow>) {
         for id in retired {
             self.remove(&id);
         }
@@ -113,7 +121,8 @@ impl Outbox {
         }
     }
 
-    pub(super) fn remove(&mut self, id: &str) -> Option<OutboxRow> {
+    /// Forgets a row; gives it if it was there.
+    pub fn remove(&mut self, id: &str) -> Option<OutboxRow> {
         let (peer, place) = self.places.remove(id)?;
         let rows = self.peers.get_mut(&peer)?;
         let removed = rows.remove(&place).map(|waiting| waiting.row);
@@ -125,41 +134,38 @@ impl Outbox {
         removed
     }
 
-    /// Ids of the rows that a message acknowledges, or answers on its thread.
-    pub(super) fn answered(&self, cause: &Cause<'_>) -> Vec<String> {
-        let acknowledged: HashSet<&str> = cause
-            .verified
-            .message()
-            .ack
-            .iter()
-            .map(String::as_str)
-            .collect();
-        let rows = self
-            .peers
-            .get(cause.verified.sender().as_str())
-            .into_iter()
-            .flat_map(BTreeMap::values);
+    /// Ids of the rows that have done their work: those that a message of `from` acknowledges by their ids, and those of
+    /// the kinds that it answers on its thread.
+    pub fn answered(
+        &self,
+        from: &str,
+        acknowledged: &[String],
+        thread: &str,
+        answers: &[&str],
+    ) -> Vec<String> {
+        let acknowledged: HashSet<&str> = acknowledged.iter().map(String::as_str).collect();
+        let rows = self.peers.get(from).into_iter().flat_map(BTreeMap::values);
         rows.filter(|waiting| {
             let row = &waiting.row;
             acknowledged.contains(row.id.as_str())
-                || (row.thid == cause.thread && cause.answers.contains(&row.kind.as_str()))
+                || (row.thid == thread && answers.contains(&row.kind.as_str()))
         })
         .map(|waiting| waiting.row.id.clone())
         .collect()
     }
 
     /// Peers for which something waits.
-    pub(super) fn peers(&self) -> impl Iterator<Item = &String> {
+    pub fn peers(&self) -> impl Iterator<Item = &String> {
         self.peers.keys()
     }
 
     /// Peers for which something is new since this was last called.
-    pub(super) fn take_fresh(&mut self) -> HashSet<String> {
+    pub fn take_fresh(&mut self) -> HashSet<String> {
         std::mem::take(&mut self.fresh)
     }
 
     /// A new connection to the peer: everything is due at once.
-    pub(super) fn connected(&mut self, peer: &str) {
+    pub fn connected(&mut self, peer: &str) {
         self.fresh.insert(peer.to_owned());
         for waiting in self
             .peers
@@ -171,18 +177,16 @@ impl Outbox {
         }
     }
 
-    /// When the peer's next message is due.
-    pub(super) fn next_due(&self, peer: &str, unix_now: u64) -> Option<Instant> {
-        let now = Instant::now();
+    /// When the peer's next message is due. `unix_now`, in seconds, decides what has expired.
+    pub fn next_due(&self, peer: &str, now: Instant, unix_now: u64) -> Option<Instant> {
         let rows = self.peers.get(peer)?.values();
         let waiting = rows.filter(|waiting| waiting.row.expires > unix_now);
         waiting.map(|waiting| waiting.due.unwrap_or(now)).min()
     }
 
-    /// Frames to send to the peer now, oldest first; each is due again later. Expired ones are left for the clean-up.
+    /// What to send to the peer now, oldest first; each is due again later. Expired ones are left for the clean-up.
     /// Those that were sent and not acknowledged do not hold up the others: a peer may refuse them until they expire.
-    pub(super) fn due(&mut self, peer: &str, unix_now: u64) -> Vec<Vec<u8>> {
-        let now = Instant::now();
+    pub fn due(&mut self, peer: &str, now: Instant, unix_now: u64) -> Vec<OutboxRow> {
         let longest_wait = self.longest_wait;
         let rows = self
             .peers
@@ -199,9 +203,18 @@ impl Outbox {
                     .min(longest_wait);
                 waiting.attempts = waiting.attempts.saturating_add(1);
                 waiting.due = Some(now + wait);
-                waiting.row.packed.clone()
+                waiting.row.clone()
             })
             .collect()
+    }
+}
+
+/// The thread under which a message waits: its session, else its cohort.
+pub fn thread_of(message: &Message) -> String {
+    match message.thread() {
+        (_, Some(session)) => session.to_string(),
+        (Some(cohort), None) => cohort.to_string(),
+        (None, None) => String::new(),
     }
 }
 
@@ -236,46 +249,47 @@ mod tests {
         }
     }
 
-    fn ids(frames: Vec<Vec<u8>>) -> Vec<String> {
-        frames
-            .into_iter()
-            .map(|frame| String::from_utf8(frame).unwrap())
-            .collect()
+    fn ids(rows: Vec<OutboxRow>) -> Vec<String> {
+        rows.into_iter().map(|row| row.id).collect()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_message_is_sent_again_until_it_is_retired_ever_less_often() {
+    #[test]
+    fn a_message_is_sent_again_until_it_is_retired_ever_less_often() {
         let mut outbox = new(vec![row(1, "a", NOW + 1)]);
-        assert_eq!(ids(outbox.due("a", NOW)), ["1"]);
-        assert_eq!(outbox.due("a", NOW).len(), 0, "not twice at once");
+        let mut now = Instant::now();
+        assert_eq!(ids(outbox.due("a", now, NOW)), ["1"]);
+        assert_eq!(outbox.due("a", now, NOW).len(), 0, "not twice at once");
         for wait in [5, 10, 20, 40, 80, 160, 300, 300] {
-            tokio::time::advance(Duration::from_millis(wait * 1_000 - 1)).await;
-            assert_eq!(outbox.due("a", NOW).len(), 0);
-            tokio::time::advance(Duration::from_millis(1)).await;
-            assert_eq!(outbox.due("a", NOW).len(), 1, "after {wait} s");
+            now += Duration::from_millis(wait * 1_000 - 1);
+            assert_eq!(outbox.due("a", now, NOW).len(), 0);
+            now += Duration::from_millis(1);
+            assert_eq!(outbox.due("a", now, NOW).len(), 1, "after {wait} s");
         }
         outbox.connected("a");
-        assert_eq!(outbox.due("a", NOW).len(), 1, "at once on a new connection");
+        let again = outbox.due("a", now, NOW);
+        assert_eq!(again.len(), 1, "at once on a new connection");
         outbox.take(vec!["1".to_owned()], Vec::new());
         outbox.connected("a");
-        assert_eq!(outbox.due("a", NOW).len(), 0);
-        assert_eq!(outbox.len(), 0);
+        assert_eq!(outbox.due("a", now, NOW).len(), 0);
+        assert!(outbox.is_empty());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn messages_that_a_peer_refuses_for_ever_hold_nothing_up() {
+    #[test]
+    fn messages_that_a_peer_refuses_for_ever_hold_nothing_up() {
         let expired = (0..WINDOW).map(|id| row(id, "a", NOW));
         let waiting = (100..100 + 2 * WINDOW).map(|id| row(id, "a", NOW + 1));
         let mut outbox = new(expired.chain(waiting).collect());
-        let sent = ids(outbox.due("a", NOW));
+        let now = Instant::now();
+        let sent = ids(outbox.due("a", now, NOW));
         assert_eq!(sent.len(), WINDOW);
         assert_eq!(
             (sent[0].as_str(), sent[WINDOW - 1].as_str()),
             ("100", "115")
         );
-        assert_eq!(outbox.next_due("a", NOW), Some(Instant::now()));
-        assert_eq!(ids(outbox.due("a", NOW))[0], "116", "none was acknowledged");
-        assert!(outbox.due("a", NOW).is_empty());
+        assert_eq!(outbox.next_due("a", now, NOW), Some(now));
+        let rest = ids(outbox.due("a", now, NOW));
+        assert_eq!(rest[0], "116", "none was acknowledged");
+        assert!(outbox.due("a", now, NOW).is_empty());
     }
 
     fn of_kind(id: usize, to: &str, kind: &str) -> OutboxRow {

@@ -117,5 +117,5 @@ fn declines_without_a_reason() {
     for member in 2..=MEMBERS {
         assert!(simulation.member(member).unwrap().candidates.is_empty());
     }
-    lives_on(simulation);
+    lives_on(simulation, M);
 }

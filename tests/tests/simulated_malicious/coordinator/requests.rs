@@ -72,7 +72,7 @@ fn spends_an_output_that_does_not_exist() {
     for member in 1..=MEMBERS {
         assert_no_nonce(&simulation, member);
     }
-    lives_on(simulation);
+    lives_on(simulation, C);
 }
 
 /// The coordinator skips a round, to have other leaves signed than those that members gave.

@@ -2,20 +2,12 @@
 //! member's line and holds its cohort key. The coordinator must refuse with the right code, blame nobody but the attacker, and
 //! where it blames, show evidence that convicts by itself; the others sign once and go on.
 
-#![expect(
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a failed simulation is a failed test"
-)]
-
 mod contributions;
 mod formation;
 mod rounds;
 mod vanishing;
 
-use std::fmt::Display;
-
-use beacon_cohort::coordinator::{Command, Event, Phase, Session, Stage};
+use beacon_cohort::coordinator::{Event, Phase, Session, Stage};
 use beacon_cohort::evidence::{Evidence, Misdeed};
 use beacon_cohort::ids::PeerId;
 use beacon_cohort::message::{
@@ -23,31 +15,17 @@ use beacon_cohort::message::{
     SignatureAuthorization,
 };
 use beacon_cohort::statement::{self, Statement};
-use beacon_cohort::terms::Flow;
 use beacon_cohort::values::{CohortKey, NonceBytes, PartialBytes, StatementSignature};
 use beacon_signal::LeafValue;
-use beacon_tests::simulator::{Letter, Settings, Simulation};
 use bitcoin::secp256k1::{Keypair, Message as Digest, Secp256k1};
 
-const C: usize = 0;
+use super::*;
+
 /// The attacker's seat.
 const M: usize = 1;
-const MEMBERS: usize = 3;
-const G: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
-
-fn held<T>(outcome: Result<T, impl Display>) -> T {
-    outcome.unwrap_or_else(|failure| panic!("{failure}"))
-}
 
 fn new() -> Simulation {
-    let settings = Settings {
-        members: MEMBERS,
-        flow: Flow::Pull,
-        operator_asks_again: false,
-        limit_s: 3 * 86_400,
-        ..Settings::default()
-    };
-    Simulation::new(23, settings)
+    Simulation::new(23, settings(MEMBERS))
 }
 
 fn formed() -> Simulation {
@@ -188,17 +166,6 @@ fn evidence(simulation: &Simulation) -> Vec<Evidence> {
         }
     }
     found
-}
-
-/// The attacker does nothing wrong any more, and the updates are announced in the same cohort: no honest member was harmed.
-fn lives_on(mut simulation: Simulation) {
-    simulation.relent(M);
-    let cohort = simulation.cohort();
-    let refusal = held(simulation.tell_coordinator(Command::StartRound { cohort }));
-    assert_eq!(refusal, None);
-    held(simulation.announce());
-    held(simulation.check_honest());
-    assert_eq!(simulation.mined().len(), 1);
 }
 
 /// What the coordinator told the attacker.

@@ -26,7 +26,7 @@ fn shows_one_member_another_root() {
         assert_no_signature(&simulation, member);
         assert!(simulation.member(member).unwrap().session.is_none());
     }
-    lives_on(simulation);
+    lives_on(simulation, C);
 }
 
 /// The coordinator shows one member another transaction, valid in itself, to have two signed. The nonces are over different
@@ -52,7 +52,7 @@ fn shows_one_member_another_transaction() {
         assert_no_signature(&simulation, member);
     }
     assert!(simulation.mined().is_empty());
-    lives_on(simulation);
+    lives_on(simulation, C);
 }
 
 /// The coordinator shows one member other aggregated nonces, to have its honest partial signature look bad. What the member
@@ -83,7 +83,7 @@ fn shows_one_member_other_aggregated_nonces() {
         assert_eq!(candidates.len(), 1, "it signed, so it keeps the proof");
         assert_eq!(candidates[0].standing, Standing::Live);
     }
-    lives_on(simulation);
+    lives_on(simulation, C);
 }
 
 /// The coordinator asks for a second signature with one nonce, over other aggregated nonces: that would give it the key.
@@ -156,7 +156,7 @@ fn opens_two_sessions_at_once() {
             "{declines:?}"
         );
     }
-    lives_on(simulation);
+    lives_on(simulation, C);
 }
 
 /// The coordinator repeats an old request to a member that has just restarted and may have forgotten it.
@@ -345,5 +345,5 @@ fn forgets_a_member() {
         assert_no_signature(&simulation, member);
     }
     assert!(simulation.mined().is_empty());
-    lives_on(simulation);
+    lives_on(simulation, C);
 }

@@ -2,49 +2,25 @@
 //! changes, holds back or adds what leaves, with everything that a coordinator knows. Each member must refuse by itself, sign
 //! nothing, keep the reason, and go on once the coordinator is honest again.
 
-#![expect(
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a failed simulation is a failed test"
-)]
-
 mod formation;
 mod requests;
 mod sessions;
 
-use std::fmt::Display;
-
-use beacon_cohort::coordinator::{Command, Phase, Standing as SignalStanding};
+use beacon_cohort::coordinator::{Phase, Standing as SignalStanding};
 use beacon_cohort::message::{
     AuthorizationRequest, IndexProof, Kind, Message, SignalPublished, SignalStatus,
 };
 use beacon_cohort::musig::BeaconKey;
 use beacon_cohort::participant::{Stage, Standing};
-use beacon_cohort::terms::Flow;
 use beacon_cohort::values::{AggregatedNonce, CohortKey};
 use beacon_signal::{LeafValue, Root, SparseMerkleTree};
-use beacon_tests::simulator::{Letter, Settings, Simulation};
 use bitcoin::hashes::Hash as _;
 use bitcoin::{Amount, BlockHash, ScriptBuf, Txid};
 
-/// The attacker's seat.
-const C: usize = 0;
-const MEMBERS: usize = 3;
-const G: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
-
-fn held<T>(outcome: Result<T, impl Display>) -> T {
-    outcome.unwrap_or_else(|failure| panic!("{failure}"))
-}
+use super::*;
 
 fn new() -> Simulation {
-    let settings = Settings {
-        members: MEMBERS,
-        flow: Flow::Pull,
-        operator_asks_again: false,
-        limit_s: 3 * 86_400,
-        ..Settings::default()
-    };
-    Simulation::new(11, settings)
+    Simulation::new(11, settings(MEMBERS))
 }
 
 fn formed() -> Simulation {
@@ -72,13 +48,6 @@ fn signal_with(root: Root) -> ScriptBuf {
     ScriptBuf::new_op_return(root.0)
 }
 
-fn sent(simulation: &Simulation, member: usize, kind: &str) -> usize {
-    let letters = simulation.letters().iter();
-    letters
-        .filter(|letter| letter.from() == member && letter.kind() == kind)
-        .count()
-}
-
 fn abandoned(simulation: &Simulation) -> Vec<&str> {
     let cohort = simulation.coordinator().unwrap();
     let abandoned = cohort.abandoned.iter();
@@ -93,17 +62,6 @@ fn assert_no_nonce(simulation: &Simulation, member: usize) {
 fn assert_no_signature(simulation: &Simulation, member: usize) {
     assert_eq!(sent(simulation, member, "sign/signature_authorization"), 0);
     assert!(simulation.member(member).unwrap().candidates.is_empty());
-}
-
-/// Honest again, the coordinator has the same updates announced: nothing that it did has harmed the cohort.
-fn lives_on(mut simulation: Simulation) {
-    simulation.relent(C);
-    let cohort = simulation.cohort();
-    let refusal = held(simulation.tell_coordinator(Command::StartRound { cohort }));
-    assert_eq!(refusal, None);
-    held(simulation.announce());
-    held(simulation.check_honest());
-    assert_eq!(simulation.mined().len(), 1);
 }
 
 /// All members are asked to sign what `tamper` makes of a request. Each of them declines with this code on its own, keeps it
@@ -129,5 +87,5 @@ fn all_decline(code: &str, tamper: impl Fn(&mut AuthorizationRequest) + 'static)
     }
     assert_eq!(abandoned(&simulation), [code]);
     assert!(simulation.mined().is_empty());
-    lives_on(simulation);
+    lives_on(simulation, C);
 }

@@ -12,12 +12,9 @@ const STRIKES: u64 = 3;
 
 fn of_four(operator_asks_again: bool) -> Simulation {
     let settings = Settings {
-        members: 4,
-        flow: Flow::Pull,
         operator_asks_again,
         max_strikes: STRIKES,
-        limit_s: 4 * 86_400,
-        ..Settings::default()
+        ..settings(4)
     };
     Simulation::new(29, settings)
 }
