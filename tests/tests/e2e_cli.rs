@@ -40,10 +40,11 @@ async fn every_command_explains_itself() {
         ),
         (
             Binary::Participant,
-            "approve, cohorts, decline, did, didcomm, didcomm pack, didcomm send, didcomm unpack, events, evidence, \
-             evidence verify, join, keys, keys decrypt, keys encrypt, keys export, keys import, keys list, keys passphrase, \
-             leave, proof, proof export, proof fetch, proof verify, request-update, resolve, resolver, resolver serve, rollback, \
-             rollback confirm, rollback show, run, sessions, status, subscribe, unsubscribe",
+            "approve, cohorts, decline, did, did add-beacon, did create, did key, did list, did show, didcomm, didcomm pack, \
+             didcomm send, didcomm unpack, events, evidence, evidence verify, join, keys, keys decrypt, keys encrypt, \
+             keys export, keys import, keys list, keys passphrase, leave, proof, proof export, proof fetch, proof verify, \
+             request-update, resolve, resolver, resolver serve, rollback, rollback confirm, rollback show, run, sessions, \
+             sidecar, sidecar export, status, subscribe, unsubscribe",
         ),
         (Binary::Regtest, ""),
     ];

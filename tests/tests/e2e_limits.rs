@@ -108,7 +108,7 @@ async fn subscribers_cohorts_members_and_indexes_are_limited_by_the_configuratio
     let terms_hash = serde_json::from_value::<TermsHash>(advert["terms_hash"].clone()).unwrap();
     let pair = Keypair::from_secret_bytes([5; 32]).unwrap();
     let key = pair.public_key().into();
-    let peer = PeerId::new(second.did().as_str());
+    let peer = PeerId::new(first.did().as_str());
     let said = possession(cohort_id, &peer, &key, &terms_hash);
     let proof = schnorr::sign_with_aux_rand(said.digest(), &pair, &[0; 32]).to_byte_array();
     let body = OptIn {
@@ -121,7 +121,7 @@ async fn subscribers_cohorts_members_and_indexes_are_limited_by_the_configuratio
     let body = Message::from(body);
     let opt_in = message(body.kind(), body.body().unwrap());
     assert_eq!(
-        codes(&mut second, &coordinator, opt_in).await,
+        codes(&mut first, &coordinator, opt_in).await,
         ["e.m.index-count"]
     );
 }

@@ -2,10 +2,11 @@
 //!
 //! What a copy has forgotten it must not do again: no nonce comes back, nothing is signed with money that a forgotten signature may
 //! have spent, and proofs that were lost are fetched. What a copy can notice it says: the coordinator shows it
-//! what it has signed since, and so does the chain.
+//! what it has signed since, and so does the chain. A coordinator's old copy can have nothing signed: members go by what they
+//! remember, and the chain shows it that time has passed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -45,26 +46,54 @@ fn put(from: &Path, to: &Path) {
 struct Running {
     net: Net,
     cohort: Cohort,
-    /// Name → copy of the first member's home, in the order of its life.
-    copies: Vec<(&'static str, PathBuf)>,
+    /// In the order of the cohort's life.
+    copies: Vec<Copy>,
     /// Hashes of the first member's updates: an old copy may not know them, but its user does.
     updates: Vec<String>,
-    /// The logs of all lives of the first member.
+    /// The logs of all lives of the agent that is restored.
     lives: Vec<Vec<Event>>,
+}
+
+/// What somebody put aside at one moment.
+#[derive(Clone)]
+struct Copy {
+    name: &'static str,
+    /// The first member's home.
+    member: PathBuf,
+    /// The coordinator's.
+    coordinator: PathBuf,
+}
+
+impl Copy {
+    fn new(name: &'static str, net: &Net) -> Self {
+        Self {
+            name,
+            member: copy(&net.members[0], name),
+            coordinator: copy(&net.coordinator, name),
+        }
+    }
+}
+
+/// How many events of this kind a home's log has.
+fn count(home: &Path, kind: &str) -> usize {
+    let events = on_disk(home);
+    let of_kind = events.iter().filter(|event| event.value["event"] == kind);
+    of_kind.count()
 }
 
 impl Running {
     async fn start() -> Self {
         let mut net = Net::start(&[Signs, Asks]).await;
-        let mut copies = vec![("subscribed", copy(&net.members[0], "subscribed"))];
+        let mut copies = vec![Copy::new("subscribed", &net)];
         let id = net
             .advertise(2, json!({ "confirmations": 2, "max_strikes": 2 }))
             .await;
         net.members[0].wait("cohort_advertised", |_| true).await;
-        copies.push(("advertised", copy(&net.members[0], "advertised")));
+        copies.push(Copy::new("advertised", &net));
         net.join(&id, 0).await;
         net.members[0].wait("opted_in", |_| true).await;
-        copies.push(("joined", copy(&net.members[0], "joined")));
+        net.coordinator.wait("opted_in", |_| true).await;
+        copies.push(Copy::new("joined", &net));
         net.join(&id, 1).await;
         let cohort = net.acknowledged(id, &[0, 1]).await;
         let mut running = Self {
@@ -90,8 +119,7 @@ impl Running {
 
     fn copy(&mut self, name: &'static str) {
         if !name.is_empty() {
-            let copy = copy(&self.net.members[0], name);
-            self.copies.push((name, copy));
+            self.copies.push(Copy::new(name, &self.net));
         }
     }
 
@@ -118,14 +146,19 @@ impl Running {
         self.net.broadcast(&self.cohort).await;
         self.copy(signed);
         let signal = self.net.confirmed(&mut self.cohort).await;
+        self.buried(&signal).await;
+        self.copy(buried);
+        signal
+    }
+
+    /// Everybody has seen as many blocks as the terms want.
+    async fn buried(&mut self, signal: &Signal) {
         self.net.chain.mine();
         let fits = |event: &Value| event["txid"] == signal.txid.to_string();
         for member in &mut self.net.members {
             member.wait("signal_buried", fits).await;
         }
         self.net.coordinator.wait("signal_buried", fits).await;
-        self.copy(buried);
-        signal
     }
 
     async fn approve(&mut self, session: &Value) {
@@ -135,27 +168,13 @@ impl Running {
         asked.answer(&["approve", session.as_str().unwrap()]).await;
     }
 
-    /// The first member's agent is gone, and somebody starts it with an old home.
-    async fn restore(&mut self, from: &Path) {
-        let member = &mut self.net.members[0];
-        member.kill();
-        self.lives.push(on_disk(&member.data_dir()));
-        put(from, &member.data_dir());
-        member.forget_log();
-        member.restart().await;
-    }
-
     /// Where the copy is older than the cohort, its user does again what the user did then. From then on it asks by itself.
     async fn join_again(&mut self, from: &Path) {
-        let knows = |kind: &str| {
-            let events = on_disk(from);
-            events.iter().any(|event| event.value["event"] == kind)
-        };
-        if !knows("cohort_advertised") {
+        if count(from, "cohort_advertised") == 0 {
             let params = json!({ "coordinator": self.net.coordinator.did() });
             self.net.members[0].call("subscribe", params).await;
         }
-        if !knows("join_requested") {
+        if count(from, "join_requested") == 0 {
             self.net.join(&self.cohort.id, 0).await;
         }
     }
@@ -165,20 +184,46 @@ impl Running {
 async fn an_old_copy_of_a_participant_notices_what_it_forgot_and_signs_nothing_twice() {
     let mut running = Running::start().await;
     assert!(running.copies.len() >= 12);
-    for (name, from) in running.copies.clone() {
-        running.restore(&from).await;
-        running.join_again(&from).await;
+    for Copy { name, member, .. } in running.copies.clone() {
+        running.lives.push(end(&mut running.net.members[0]));
+        restore(&mut running.net.members[0], &member).await;
+        running.join_again(&member).await;
         noticed(&mut running, name).await;
         quarantined(&mut running, name).await;
     }
-    running.net.members[0].kill();
-    running
-        .lives
-        .push(on_disk(&running.net.members[0].data_dir()));
+    forgot_nothing(&mut running).await;
+    running.lives.push(end(&mut running.net.members[0]));
     assert_signed_once(&running);
     let log = running.net.coordinator.events().await;
     let struck = log.iter().find(|event| event.value["event"] == "struck");
     assert_eq!(struck, None, "nobody is at fault");
+}
+
+/// The newest copy, put back, is as good as a restart.
+async fn forgot_nothing(running: &mut Running) {
+    let member = &mut running.net.members[0];
+    let newest = copy(member, "newest");
+    running.lives.push(end(member));
+    let known = on_disk(&newest).len() as u64;
+    restore(member, &newest).await;
+    member.wait_after(known, "proofs_answered", |_| true).await;
+    let log = member.events().await;
+    let mut since = log.iter().filter(|event| event.seq > known);
+    let alarm = since.find(|event| event.value["event"] == "rollback_detected");
+    assert_eq!(alarm, None);
+}
+
+/// Kills an agent. Returns its log.
+fn end(agent: &mut Agent) -> Vec<Event> {
+    agent.kill();
+    on_disk(&agent.data_dir())
+}
+
+/// Somebody starts an agent that is gone with another home.
+async fn restore(agent: &mut Agent, from: &Path) {
+    put(from, &agent.data_dir());
+    agent.forget_log();
+    agent.restart().await;
 }
 
 /// One public nonce for one session, and one partial signature, over all lives.
@@ -275,15 +320,104 @@ async fn quarantined(running: &mut Running, name: &str) {
         .await;
     running.approve(&given.value["session"].clone()).await;
     let signed = running.net.confirmed(&mut running.cohort).await;
-    running.net.chain.mine();
-    let fits = |event: &Value| event["txid"] == signed.txid.to_string();
-    for agent in running
-        .net
-        .members
-        .iter_mut()
-        .chain([&mut running.net.coordinator])
-    {
-        agent.wait("signal_buried", fits).await;
-    }
+    running.buried(&signed).await;
     running.net.verify(&running.cohort, &signed).await;
+}
+
+#[tokio::test]
+async fn an_old_copy_of_a_coordinator_has_nothing_signed_and_the_newest_goes_on() {
+    let mut running = Running::start().await;
+    for copy in running.copies.clone() {
+        running.lives.push(end(&mut running.net.coordinator));
+        let home = running.net.coordinator.data_dir();
+        let newest = home.with_extension("newest");
+        put(&home, &newest);
+        let signed = signatures(&running).await;
+        restore(&mut running.net.coordinator, &copy.coordinator).await;
+        running.net.request_update(&running.cohort, 0).await;
+        outdated(&mut running, &copy).await;
+        assert_eq!(signatures(&running).await, signed, "{}", copy.name);
+
+        running.lives.push(end(&mut running.net.coordinator));
+        restore(&mut running.net.coordinator, &newest).await;
+        goes_on(&mut running).await;
+    }
+    running.lives.push(end(&mut running.net.coordinator));
+    let struck = |event: &&Event| event.value["event"] == "struck";
+    let struck = running.lives.iter().flatten().find(struck);
+    assert_eq!(struck, None, "nobody is at fault");
+    for member in &running.net.members {
+        let log = member.events().await;
+        let story = Story::new(member.name(), &log, &running.cohort.id);
+        signs_once(&story);
+        let signed: BTreeSet<_> = story
+            .all("partial_authorized")
+            .map(|event| event["txid"].to_string())
+            .collect();
+        let count = running.cohort.signals.len();
+        assert_eq!(signed.len(), count, "one transaction for each round");
+    }
+}
+
+/// How many partial signatures the members have made.
+async fn signatures(running: &Running) -> usize {
+    let mut signatures = 0;
+    for member in &running.net.members {
+        let log = member.events().await;
+        let made = |event: &&Event| event.value["event"] == "partial_authorized";
+        signatures += log.iter().filter(made).count();
+    }
+    signatures
+}
+
+/// It says that its state is old, where it knows the cohort at all, and what to do.
+async fn outdated(running: &mut Running, copy: &Copy) {
+    let coordinator = &mut running.net.coordinator;
+    let cohort = &running.cohort.id;
+    if count(&copy.coordinator, "acknowledged") < running.cohort.members.len() {
+        // Its operator sees no cohort that could be funded or sign.
+        for listed in coordinator
+            .answer(&["cohort", "list"])
+            .await
+            .as_array()
+            .unwrap()
+        {
+            assert_ne!(listed["phase"], "acknowledged", "{}", copy.name);
+        }
+        return;
+    }
+    // The chain shows what it has forgotten; or a member does, whose leaf it refuses.
+    let noticed = coordinator
+        .wait("foreign_spend|later_round_claimed", |event| {
+            event["cohort"] == *cohort
+        })
+        .await;
+    let noticed = match noticed.value["event"].as_str() {
+        Some("foreign_spend") => noticed.value["txid"].as_str().unwrap().to_owned(),
+        _ => noticed.value["round"].to_string(),
+    };
+    let shown = coordinator.answer(&["cohort", "show", cohort]).await;
+    let told = format!("{} {}", shown["doubt"], shown["later_rounds"]);
+    assert!(told.contains(&noticed), "{}: {shown}", copy.name);
+    // An operator who goes on all the same gets nothing signed.
+    let start = ["session", "start", cohort];
+    coordinator.answer(&start).await;
+    coordinator
+        .wait("round_requested", |event| event["cohort"] == *cohort)
+        .await;
+}
+
+/// The cohort publishes another signal.
+async fn goes_on(running: &mut Running) {
+    running.net.request_update(&running.cohort, 1).await;
+    let signed = running.cohort.signals.len();
+    let started = running
+        .net
+        .coordinator
+        .wait("session_started", |event| event["round"] == signed + 1)
+        .await;
+    running.approve(&started.value["session"].clone()).await;
+    let signal = running.net.confirmed(&mut running.cohort).await;
+    running.buried(&signal).await;
+    running.net.verify(&running.cohort, &signal).await;
 }

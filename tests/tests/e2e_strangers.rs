@@ -151,9 +151,15 @@ async fn a_member_out_of_turn_changes_nothing() {
     }
     drop(member);
 
+    // What it was asked before its end it declines, since its disk might be an old copy. The coordinator tries again.
     net.members[1].restart().await;
-    for member in &net.members {
-        member.answer(&["approve", &session]).await;
+    let again = |event: &Value| event["session"] != *session;
+    let again = net.coordinator.wait("session_started", again).await;
+    let session = again.value["session"].as_str().unwrap();
+    for member in &mut net.members {
+        let proposed = |event: &Value| event["session"] == *session;
+        member.wait("signal_proposed", proposed).await;
+        member.answer(&["approve", session]).await;
     }
     let signal = net.confirmed(&mut cohort).await;
     net.verify(&cohort, &signal).await;

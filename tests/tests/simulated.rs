@@ -10,7 +10,7 @@
 )]
 
 use beacon_cohort::terms::Flow;
-use beacon_tests::simulator::{CrashPoint, Faults, Report, Settings, Simulation};
+use beacon_tests::simulator::{CrashPoint, Faults, Report, Restore, Settings, Simulation};
 
 /// The seed of tests in which nothing is left to chance but keys and times.
 const SEED: u64 = 1;
@@ -325,4 +325,31 @@ fn a_member_that_never_returns() {
         let report = run(seed, &settings);
         assert!(report.signals >= 1, "{boundary}: {report:?}");
     }
+}
+
+/// A member's disk goes back to an older copy of itself, at many points of its life. What it forgot is noticed and found again;
+/// nothing is signed twice, and every signal is proven by everybody in the end.
+#[test]
+fn a_disk_that_goes_back_to_an_older_copy() {
+    let mut restored = 0;
+    for (seed, copied) in (1..).zip((0..130).step_by(10)) {
+        let settings = Settings {
+            members: 3,
+            flow: [Flow::Push, Flow::Pull][usize::from(seed % 2 == 0)],
+            response_deadline_s: 600,
+            signals: 3,
+            limit_s: 10 * 86_400,
+            restore: Some(Restore {
+                member: 1,
+                copied,
+                after: 1 + copied * 17 % 90,
+            }),
+            faults: Faults::all(10),
+            ..Settings::default()
+        };
+        let report = run(seed, &settings);
+        assert!(report.signals >= 1, "{copied}: {report:?}");
+        restored += report.restored;
+    }
+    assert!(restored >= 8, "{restored} disks went back");
 }

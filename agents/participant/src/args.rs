@@ -3,18 +3,22 @@
 use std::path::PathBuf;
 
 use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs};
+use beacon_runtime::dids::commands::{DidCommand, SidecarCommand};
+use beacon_runtime::dids::updates::ChainArgs;
 use beacon_runtime::keys::commands::KeysCommand;
 use beacon_runtime::resolve::command::ResolveArgs;
 use beacon_runtime::resolve::server::ServeArgs;
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
   beacon-participant run --chain-url http://127.0.0.1:3002 --auto-sign
   beacon-participant subscribe did:peer:2.Vz6Mk…
+  beacon-participant did create --new
   beacon-participant cohorts
   beacon-participant join 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --did did:btcr2:k1q…
-  beacon-participant request-update 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --update-hash 5f…e1
+  beacon-participant request-update 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --did did:btcr2:k1q… --patch patch.json
+  beacon-participant sidecar export --did did:btcr2:k1q… --out alice.json
   beacon-participant keys export --out participant.age
   beacon-participant resolve did:btcr2:k1q… --sidecar alice.json
   beacon-participant proof verify --did did:btcr2:k1q… --proof proof.json --root 9a…07
@@ -62,8 +66,14 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run the agent until it is told to stop (SIGTERM, Ctrl-C)
     Run(RunArgs),
-    /// Show this agent's DIDs; each coordinator knows it by another
-    Did(DidArgs),
+    /// Show the DIDs under which coordinators know this agent; make and list did:btcr2 identifiers
+    #[command(args_conflicts_with_subcommands = true)]
+    Did {
+        #[command(flatten)]
+        args: DidArgs,
+        #[command(subcommand)]
+        command: Option<DidCommand>,
+    },
     /// Hear of a coordinator's cohorts
     Subscribe {
         /// Its DID, or an invitation to it
@@ -96,15 +106,26 @@ pub(crate) enum Command {
         cohort: CohortArg,
     },
     /// Announce an update of a DID in the next signal
+    #[command(group = ArgGroup::new("update").required(true).args(["patch", "update_hash"]))]
     RequestUpdate {
         #[command(flatten)]
         cohort: CohortArg,
-        /// The DID [default: the only one that was registered]
+        /// The DID [default with --update-hash: the only one that was registered]
         #[arg(long)]
         did: Option<String>,
-        /// SHA-256 of the signed update's canonical form, 64 hex digits
-        #[arg(long, value_name = "HEX")]
-        update_hash: String,
+        /// What changes in the DID's newest document, as JSON Patch (RFC 6902): the update is made, signed and kept
+        #[arg(
+            long,
+            value_name = "FILE",
+            requires = "did",
+            conflicts_with = "version_id"
+        )]
+        patch: Option<PathBuf>,
+        #[command(flatten)]
+        chain: ChainArgs,
+        /// SHA-256 of the canonical form of an update that was signed elsewhere, 64 hex digits
+        #[arg(long, value_name = "HEX", conflicts_with_all = ["min_conf", "chain_url"])]
+        update_hash: Option<String>,
         /// The update's targetVersionId, at least 2. Without it, no other update of the DID is announced before this one is
         /// buried
         #[arg(long, value_name = "N")]
@@ -125,6 +146,9 @@ pub(crate) enum Command {
         #[arg(long, default_value = "")]
         comment: String,
     },
+    /// Export what relying parties need to resolve a DID
+    #[command(subcommand)]
+    Sidecar(SidecarCommand),
     /// Check evidence that a coordinator wrote against a member
     #[command(subcommand)]
     Evidence(EvidenceCommand),

@@ -9,6 +9,8 @@ use args::{
     RollbackCommand,
 };
 use beacon_runtime::cli::{self, Failure, Global};
+use beacon_runtime::dids::commands as dids;
+use beacon_runtime::dids::updates::request_update;
 use beacon_runtime::participant::{self, ParticipantAgent};
 use beacon_runtime::{by_hand, evidence, proofs, resolve};
 use serde_json::{Value, json};
@@ -33,7 +35,14 @@ impl Args {
                     .run::<ParticipantAgent>(AGENT, args, participant::role)
                     .await;
             }
-            Command::Did(args) => {
+            Command::Did {
+                command: Some(command),
+                ..
+            } => return dids::run(&global, AGENT, command).await,
+            Command::Did {
+                args,
+                command: None,
+            } => {
                 return global
                     .did::<ParticipantAgent>(AGENT, args, participant::own_did)
                     .await;
@@ -42,31 +51,7 @@ impl Args {
             Command::Resolver(ResolverCommand::Serve(args)) => {
                 return resolve::server::serve(&global, AGENT, args).await;
             }
-            Command::Proof(ProofCommand::Verify {
-                did,
-                proof,
-                root,
-                leaf,
-            }) => {
-                return proofs::verify(&global, &did, &proof, root.as_deref(), leaf.as_deref());
-            }
-            Command::Proof(ProofCommand::Export {
-                cohort,
-                did,
-                txid,
-                out,
-            }) => {
-                let params = cohort.with(json!({ "did": did, "txid": txid }));
-                let answer = global.ask(AGENT, "proof.export", params).await?;
-                return proofs::write(&answer["proof"], out.as_deref());
-            }
-            Command::Proof(ProofCommand::Fetch {
-                cohort,
-                update_hash,
-            }) => (
-                "proof.fetch",
-                cohort.with(json!({ "update_hashes": update_hash })),
-            ),
+            Command::Proof(command) => return proof(&global, command).await,
             Command::Rollback(RollbackCommand::Show) => ("rollback.show", Value::Null),
             Command::Rollback(RollbackCommand::Confirm {
                 cohort_id,
@@ -75,6 +60,7 @@ impl Args {
                 "rollback.confirm",
                 json!({ "cohort_id": cohort_id, "coordinator": coordinator }),
             ),
+            Command::Sidecar(command) => return dids::sidecar(&global, AGENT, command).await,
             Command::Evidence(EvidenceCommand::Verify { file }) => {
                 return evidence::verify(global.json, &file);
             }
@@ -101,9 +87,20 @@ impl Args {
             Command::Leave { cohort } => ("leave", cohort.with(json!({}))),
             Command::RequestUpdate {
                 cohort,
+                did: Some(did),
+                patch: Some(patch),
+                chain,
+                ..
+            } => {
+                let cohort = cohort.with(json!({}));
+                return request_update(&global, AGENT, cohort, &did, &patch, &chain).await;
+            }
+            Command::RequestUpdate {
+                cohort,
                 did,
                 update_hash,
                 version_id,
+                ..
             } => (
                 "request_update",
                 cohort
@@ -121,6 +118,34 @@ impl Args {
             Command::Status => ("status", Value::Null),
         };
         global.call(AGENT, method, params).await
+    }
+}
+
+async fn proof(global: &Global, command: ProofCommand) -> Result<(), Failure> {
+    match command {
+        ProofCommand::Verify {
+            did,
+            proof,
+            root,
+            leaf,
+        } => proofs::verify(global, &did, &proof, root.as_deref(), leaf.as_deref()),
+        ProofCommand::Export {
+            cohort,
+            did,
+            txid,
+            out,
+        } => {
+            let params = cohort.with(json!({ "did": did, "txid": txid }));
+            let answer = global.ask(AGENT, "proof.export", params).await?;
+            proofs::write(&answer["proof"], out.as_deref())
+        }
+        ProofCommand::Fetch {
+            cohort,
+            update_hash,
+        } => {
+            let params = cohort.with(json!({ "update_hashes": update_hash }));
+            global.call(AGENT, "proof.fetch", params).await
+        }
     }
 }
 

@@ -9,10 +9,11 @@ use clap::error::ErrorKind;
 use clap::{Args, Command, Parser};
 use serde_json::Value;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Call};
 use crate::app::{self, Choice, Home};
 use crate::control::{self, CallError, RpcError};
 use crate::data_dir::control_socket_of;
+use crate::driver;
 use crate::identities::Identities;
 use crate::keys::{KeyError, Unlock};
 use crate::settings::{Config, Options, SettingsError, check_endpoint};
@@ -284,6 +285,34 @@ impl Global {
                     offline(&mut home.identities, params)
                         .map_err(|error| anyhow!(error.message))?,
                 )
+            }
+            answer => Ok(answer?),
+        }
+    }
+
+    /// Asks the running agent, or, while it does not run, the role with the state of its log. For what changes no state.
+    pub async fn ask_or_replay<A: Agent>(
+        &self,
+        name: &str,
+        method: &str,
+        params: Value,
+        role: impl FnOnce(&Home, &Config) -> Result<(A, A::Machine), KeyError>,
+    ) -> Result<Value, Failure> {
+        let path = self.data_dir(name)?;
+        match control::call(&control_socket_of(&path)?, method, params.clone()).await {
+            Err(CallError::NotRunning { .. }) => {
+                let config = self.config(Options::default(), &path)?;
+                let choice = Choice::of(&config.endpoint, false);
+                let mut home = self.open(name, &config, choice).await?;
+                let (agent, mut machine) = role(&home, &config)?;
+                driver::replay(&home.store, &mut machine)?;
+                match agent.call(&machine, &mut home.identities, method, params) {
+                    Ok(Call::Answer(answer)) => Ok(answer),
+                    Ok(Call::Command(..)) => {
+                        Err(anyhow!("{method} needs the agent: start it with `run`").into())
+                    }
+                    Err(error) => Err(anyhow!(error.message).into()),
+                }
             }
             answer => Ok(answer?),
         }

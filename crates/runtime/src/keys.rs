@@ -36,6 +36,8 @@ pub const PHRASE_WORDS: usize = 24;
 const IDENTITY_SALT: &[u8] = b"beacon-cohort/keys/v1";
 /// First component of the BIP32 path of all cohort keys, `m/1642'/coin'/…` (ADR 0005).
 const COHORT_PURPOSE: u32 = 1642;
+/// First component of the BIP32 path of all keys of did:btcr2 identifiers, `m/1643'/coin'/index'` (ADR 0014).
+pub(crate) const DID_PURPOSE: u32 = 1643;
 /// 24 words of at most 8 letters and their separators are 215 bytes.
 const PHRASE_BYTES: usize = 256;
 
@@ -107,13 +109,13 @@ pub enum KeyError {
     #[error("cannot draw {PHRASE_WORDS} words from the operating system's randomness: {0}")]
     Randomness(rand::rand_core::OsError),
     /// A step that is no hardened BIP32 step.
-    #[error("cohort key step {got} is out of range, expected at most 2147483647")]
+    #[error("step {got} of a key's path is out of range, expected at most 2147483647")]
     Step {
         /// The step asked for.
         got: u32,
     },
     /// A step of the BIP32 derivation has no valid key, which happens with probability below 2^-127.
-    #[error("no key at this cohort's path, use another cohort: {source}")]
+    #[error("no key at this path, use another cohort or index: {source}")]
     NoKey {
         /// What the derivation said.
         source: bitcoin::bip32::Error,
@@ -208,11 +210,32 @@ impl Seed {
         network: bitcoin::Network,
         steps: &[u32],
     ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+        self.secp256k1_key(COHORT_PURPOSE, network, steps)
+    }
+
+    /// The secp256k1 secret key number `index` (at most 2^31 - 1) for did:btcr2 documents, 32 bytes big-endian.
+    ///
+    /// BIP32 at `m/1643'/coin'/index'`, with coins as for cohort keys (ADR 0014).
+    pub fn did_key(
+        &self,
+        network: bitcoin::Network,
+        index: u32,
+    ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+        self.secp256k1_key(DID_PURPOSE, network, &[index])
+    }
+
+    /// BIP32 at `m/purpose'/coin'/step'/…`.
+    fn secp256k1_key(
+        &self,
+        purpose: u32,
+        network: bitcoin::Network,
+        steps: &[u32],
+    ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
         let hardened = |index| {
             ChildNumber::from_hardened_idx(index).map_err(|_| KeyError::Step { got: index })
         };
         let kind = NetworkKind::from(network);
-        let path: Vec<_> = [COHORT_PURPOSE, u32::from(!kind.is_mainnet())]
+        let path: Vec<_> = [purpose, u32::from(!kind.is_mainnet())]
             .iter()
             .chain(steps)
             .map(|step| hardened(*step))

@@ -25,6 +25,7 @@ use crate::agent::{Agent, Call};
 use crate::app::Home;
 use crate::by_hand;
 use crate::control::RpcError;
+use crate::dids::{self, Dids};
 use crate::identities::Identities;
 use crate::keys::{KeyError, list};
 use crate::params::read;
@@ -37,6 +38,7 @@ pub type KeySource = Box<dyn Fn(KeyPath) -> Zeroizing<[u8; 32]> + Send>;
 #[derive(Debug)]
 pub struct ParticipantAgent {
     signer: LocalSigner<KeySource, UnwrapErr<OsRng>>,
+    dids: Dids,
 }
 
 #[derive(Deserialize)]
@@ -57,14 +59,14 @@ struct CoordinatorParam {
 /// A cohort that the user names: by its id, and by its coordinator where two of them use one id.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Named {
+pub(crate) struct Named {
     cohort_id: CohortId,
     #[serde(default)]
     coordinator: Option<String>,
 }
 
 impl Named {
-    fn find<'a>(&self, machine: &'a Participant) -> Result<&'a Membership, RpcError> {
+    pub(crate) fn find<'a>(&self, machine: &'a Participant) -> Result<&'a Membership, RpcError> {
         let id = self.cohort_id;
         let unknown = || RpcError::failed(format!("unknown cohort {id}: see `cohorts`"));
         if let Some(coordinator) = &self.coordinator {
@@ -142,11 +144,13 @@ struct ProofParams {
 pub fn role(home: &Home, config: &Config) -> Result<(ParticipantAgent, Participant), KeyError> {
     let seed = Arc::clone(&home.seed);
     let leaf_secret = LeafSecret::new(seed.leaf_secret());
-    let agent = ParticipantAgent::new(Box::new(move |path: KeyPath| {
+    let dids = Dids::new(home.data_dir.path(), Arc::clone(&seed), config.network);
+    let keys = move |path: KeyPath| {
         // A path that cannot be derived gives a key that libsecp256k1 refuses: the signer then says that it has none.
         seed.cohort_key(path.network.bitcoin(), path.steps())
             .unwrap_or_default()
-    }));
+    };
+    let agent = ParticipantAgent::new(Box::new(keys), dids);
     let policy = Policy {
         auto_join: config.auto_join.clone(),
         auto_sign: config.auto_sign,
@@ -165,10 +169,11 @@ pub fn own_did(identities: &mut Identities) -> Result<Value, RpcError> {
 }
 
 impl ParticipantAgent {
-    /// A participant whose cohort keys come from `keys`.
-    pub fn new(keys: KeySource) -> Self {
+    /// A participant whose cohort keys come from `keys`, and which controls `dids`.
+    pub fn new(keys: KeySource, dids: Dids) -> Self {
         Self {
             signer: LocalSigner::new(keys, UnwrapErr(OsRng)),
+            dids,
         }
     }
 
@@ -221,7 +226,10 @@ impl Agent for ParticipantAgent {
         let state = machine.state();
         let answer = match method {
             "did" => dids(machine, identities)?,
-            "keys" => list::of_participant(machine, identities)?,
+            method if method.starts_with("did.") => {
+                return dids::call(&self.dids, machine, method, params);
+            }
+            "keys" => list::of_participant(machine, identities, dids::keys(&self.dids)?)?,
             "subscribe" => return Self::subscribe(machine, identities, read(params)?),
             "unsubscribe" => {
                 let coordinator = coordinator_did(&read::<CoordinatorParam>(params)?.coordinator)?;
@@ -282,22 +290,7 @@ impl Agent for ParticipantAgent {
                 ));
             }
             "rollback.show" => state.cohorts.values().filter_map(rollback_view).collect(),
-            "rollback.confirm" => {
-                let params: ConfirmParams = read(params)?;
-                let cohort = match params.cohort_id {
-                    None => None,
-                    Some(cohort_id) => {
-                        let coordinator = params.coordinator;
-                        let named = Named {
-                            cohort_id,
-                            coordinator,
-                        };
-                        Some(named.find(machine)?.handle)
-                    }
-                };
-                let answer = json!({ "cohort_id": params.cohort_id, "confirmed": true });
-                return Ok(Call::Command(Command::ConfirmRollback { cohort }, answer));
-            }
+            "rollback.confirm" => return confirm_rollback(machine, read(params)?),
             "status" => json!({
                 "coordinators": state.coordinators.iter().map(|(did, known)| json!({
                     "did": did,
@@ -399,6 +392,28 @@ fn request_update(machine: &Participant, params: UpdateParams) -> Result<Call<Co
         },
         answer,
     ))
+}
+
+fn confirm_rollback(
+    machine: &Participant,
+    params: ConfirmParams,
+) -> Result<Call<Command>, RpcError> {
+    let ConfirmParams {
+        cohort_id,
+        coordinator,
+    } = params;
+    let cohort = match cohort_id {
+        None => None,
+        Some(cohort_id) => {
+            let named = Named {
+                cohort_id,
+                coordinator,
+            };
+            Some(named.find(machine)?.handle)
+        }
+    };
+    let answer = json!({ "cohort_id": cohort_id, "confirmed": true });
+    Ok(Call::Command(Command::ConfirmRollback { cohort }, answer))
 }
 
 fn dids(machine: &Participant, identities: &mut Identities) -> Result<Value, RpcError> {
@@ -572,22 +587,25 @@ fn candidate_view(cohort: &Membership, candidate: &Candidate) -> Value {
             "proof": unproven.proof,
         });
     }
-    let status = match candidate.standing {
+    if let Standing::Confirmed { height, block_hash } | Standing::Buried { height, block_hash } =
+        candidate.standing
+    {
+        value["block_height"] = json!(height);
+        value["block_hash"] = json!(block_hash);
+    }
+    value["status"] = json!(status(candidate));
+    value
+}
+
+/// Where a signal stands, in a word.
+pub(crate) fn status(candidate: &Candidate) -> &'static str {
+    match candidate.standing {
         Standing::Live => "live",
         Standing::Published => "published",
         Standing::Superseded => "superseded",
-        Standing::Confirmed { height, block_hash } | Standing::Buried { height, block_hash } => {
-            value["block_height"] = json!(height);
-            value["block_hash"] = json!(block_hash);
-            if matches!(candidate.standing, Standing::Buried { .. }) {
-                "buried"
-            } else {
-                "confirmed"
-            }
-        }
-    };
-    value["status"] = json!(status);
-    value
+        Standing::Confirmed { .. } => "confirmed",
+        Standing::Buried { .. } => "buried",
+    }
 }
 
 /// The one index, if it is one.

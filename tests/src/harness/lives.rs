@@ -10,6 +10,7 @@ use bitcoin::Txid;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::net::next_version;
 use super::oracle::{
     Story, every_session_ended_and_no_signal_was_rebuilt, nothing_uncommitted_was_sent, signs_once,
 };
@@ -185,7 +186,7 @@ pub async fn life_of_a_participant(world: &World, plans: Plans) -> Lived {
     while signals.is_empty() || !mortal.is_through() {
         let update = UpdateId(Uuid::new_v4().into_bytes().repeat(2).try_into().unwrap());
         let queued = |event: &Value| here(event) && event["update"] == json!(update);
-        let (update_hash, version) = (hex::encode(update.0), signals.len() + 2);
+        let (update_hash, version) = (hex::encode(update.0), next_version());
         let params = json!({ "cohort_id": id, "update_hash": update_hash, "version": version });
         mortal
             .achieve("update_queued", queued, "request_update", &params)
@@ -269,7 +270,7 @@ pub async fn life_of_a_coordinator(world: &World, plans: Plans) -> Lived {
     let mut signals = Vec::new();
     while signals.is_empty() || !mortal.is_through() {
         let update_hash = hex::encode(Uuid::new_v4().into_bytes().repeat(2));
-        let version = signals.len() + 2;
+        let version = next_version();
         let params = json!({ "cohort_id": id, "update_hash": update_hash, "version": version });
         one.call("request_update", params).await;
         let fits = |event: &Value| here(event) && !signals.contains(&txid(event));

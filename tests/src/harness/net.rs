@@ -178,9 +178,7 @@ impl Net {
 
     /// Has a member announce an update. Returns its hash, 64 hex digits.
     pub async fn request_update(&self, cohort: &Cohort, member: usize) -> String {
-        // Every one leads to another version: they may be under way at the same time.
-        static VERSION: AtomicU64 = AtomicU64::new(2);
-        let version = VERSION.fetch_add(1, Ordering::Relaxed);
+        let version = next_version();
         let update_hash = format!("{:064x}", Uuid::new_v4().as_u128());
         let params =
             json!({ "cohort_id": cohort.id, "update_hash": update_hash, "version": version });
@@ -296,4 +294,10 @@ pub fn free_port() -> u16 {
         .map(|port| u16::try_from(port).unwrap())
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .unwrap()
+}
+
+/// Versions of updates: each leads to another one, for several may be under way at the same time, in any cohorts.
+pub(super) fn next_version() -> u64 {
+    static VERSION: AtomicU64 = AtomicU64::new(2);
+    VERSION.fetch_add(1, Ordering::Relaxed)
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_cohort::coordinator::{self, Phase, Stage};
 use beacon_cohort::ids::CohortId;
+use beacon_cohort::machine::{Code, Rejection};
 use beacon_cohort::message::Subscribe;
 use beacon_cohort::participant::{self, Membership, Progress, Standing};
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork, Flow, Terms};
@@ -388,7 +389,14 @@ impl Simulation {
             update: wanted.update,
             version: Some(wanted.version),
         };
-        must(node.command(command, &mut self.world)?)
+        let restored = node.is_restored();
+        let answer = node.command(command, &mut self.world)?;
+        // Of which version an update was that was forgotten, nobody knows: until it is buried, there is no other one.
+        let waits = |refused: &Rejection| restored && refused.code == Code::Conflict;
+        match answer {
+            Some(Err(refused)) if waits(&refused) => Ok(()),
+            answer => must(answer),
+        }
     }
 
     /// In the pull flow the operator starts a round once updates wait for one.
@@ -429,17 +437,18 @@ impl Simulation {
     }
 }
 
-/// Whether something was signed that cannot be proven yet.
+/// Whether something was signed that cannot be proven yet, or is not even known.
 fn lacks_proofs(cohort: &Membership) -> bool {
     let mut candidates = cohort.candidates.iter();
-    candidates.any(|signed| {
-        let mut indexes = cohort.dids.keys();
-        indexes.any(|index| !signed.proofs.contains_key(index))
-    })
+    cohort.unexplained().next().is_some()
+        || candidates.any(|signed| {
+            let mut indexes = cohort.dids.keys();
+            indexes.any(|index| !signed.proofs.contains_key(index))
+        })
 }
 
 /// The people ask for nothing that an agent may refuse.
-fn must(answer: Option<Result<(), beacon_cohort::machine::Rejection>>) -> Result<(), String> {
+fn must(answer: Option<Result<(), Rejection>>) -> Result<(), String> {
     match answer {
         Some(Err(rejection)) => Err(format!("a user's command was refused: {rejection}")),
         Some(Ok(())) | None => Ok(()),

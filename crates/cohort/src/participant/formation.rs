@@ -363,6 +363,12 @@ impl Participant {
                 Step::nothing()
             };
         }
+        if code == Code::Round.as_str() && cohort.stage == Stage::Agreed && cohort.inquiry.is_none()
+        {
+            // Somebody's state is old. What was signed since our round says whether it is ours, and shows the coordinator
+            // how far we are.
+            return Self::inquire(cohort, cohort.round, now);
+        }
         if code == Code::CohortDissolved.as_str() && cohort.stage == Stage::Agreed {
             let mut step = Step::nothing();
             if let Some(open) = &cohort.session {

@@ -5,6 +5,7 @@
 //! signal, the participant's own chain source says.
 
 mod apply;
+mod apply_signals;
 mod chain;
 mod commands;
 mod derive;
@@ -12,6 +13,7 @@ mod endings;
 mod event;
 mod formation;
 mod leaves;
+mod membership;
 mod recovery;
 mod session;
 mod state;

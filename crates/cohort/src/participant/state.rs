@@ -10,18 +10,17 @@ use super::derive;
 use crate::announcement::Announcement;
 use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
-use crate::machine::OutputView;
 use crate::message::Subscribe;
 use crate::musig::BeaconKey;
-use crate::review::{OwnLeaf, ProposedSignal, SignalContext};
+use crate::review::{OwnLeaf, ProposedSignal};
 use crate::signer::KeyPath;
 use crate::terms::AgreedTerms;
 use crate::values::{
     AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature, transaction_hex,
 };
 
-/// Seconds for which the address of a cohort that is over is watched at least: a late deposit should be seen.
-const SETTLE_S: u64 = 30 * 86_400;
+/// Ended sessions, and spends by unknown transactions, that a cohort remembers.
+pub(super) const MAX_ENDED: usize = 64;
 
 /// Everything that a participant knows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -273,6 +272,11 @@ impl Candidate {
             .chain(mapped)
     }
 
+    /// Whether everything is here that shows what it announces of this index, or that it announces nothing.
+    pub fn is_proven(&self, index: &Index) -> bool {
+        self.map.is_some() || self.proofs.contains_key(index)
+    }
+
     /// The leaves of these DIDs that it shows.
     pub(super) fn leaves(&self, dids: &BTreeMap<Index, String>) -> Vec<OwnLeaf> {
         let leaf = |(index, proof): (&Index, &Proof)| {
@@ -389,204 +393,5 @@ impl State {
     /// All cohorts of this id, of different coordinators.
     pub fn cohorts_named(&self, id: CohortId) -> impl Iterator<Item = &Membership> {
         self.cohorts.values().filter(move |cohort| cohort.id == id)
-    }
-}
-
-impl Membership {
-    /// What a proposal is checked against. `None` before the cohort was agreed on.
-    pub fn context<'a>(&'a self, view: &'a OutputView) -> Option<SignalContext<'a>> {
-        Some(SignalContext {
-            cohort: self.handle,
-            beacon: self.beacon.as_ref()?,
-            terms: &self.terms,
-            path: self.path?,
-            round: self.round,
-            leaves: self
-                .dids
-                .keys()
-                .map(|index| (*index, self.leaves.get(index)))
-                .collect(),
-            registering: self.registering.keys().copied().collect(),
-            live: self.unsettled().map(|candidate| &candidate.tx).collect(),
-            published: self
-                .live()
-                .filter(|signed| signed.round < self.round && signed.standing != Standing::Live)
-                .map(|signed| &signed.tx)
-                .collect(),
-            quarantine: self.quarantine.as_ref(),
-            signed_roots: self
-                .live()
-                .filter(|candidate| candidate.round == self.round)
-                .map(|candidate| candidate.root)
-                .collect(),
-            view,
-        })
-    }
-
-    /// Whether an index without a leaf in this round stays without one. The root may be fixed with its empty leaf, and
-    /// a leaf chosen now would neither be in the tree nor let us complete, or check, the empty leaf's proof.
-    pub fn leaves_are_fixed(&self) -> bool {
-        let forgotten = |signed: &Candidate| signed.recovered && signed.round == self.round;
-        self.live().any(forgotten)
-            || self.terms.empty_leaf_allowed
-                && (self.session.is_some() || self.committed == Some(self.round))
-    }
-
-    /// Whether the cohort has an address that we agreed to, whatever became of the cohort.
-    pub fn was_agreed(&self) -> bool {
-        matches!(self.stage, Stage::Agreed | Stage::Dissolved(_))
-    }
-
-    /// Whether the chain is asked about its address.
-    pub fn is_watched(&self) -> bool {
-        self.was_agreed() && !self.settled
-    }
-
-    /// Whether nothing can come of it any more, once its address is empty: it has been over for long, what we signed is buried
-    /// or can never be mined, and every output that there was is spent as deep as the terms want.
-    pub(super) fn may_settle(&self, now: Timestamp) -> bool {
-        matches!(self.stage, Stage::Dissolved(_))
-            && self.dissolved.after(SETTLE_S) <= now
-            && self.outputs.is_empty()
-            && self.quarantine.is_none()
-            && self.inquiry.is_none_or(|open| open.due().is_none())
-            && self.live().next().is_none()
-            && self.foreign.iter().all(|spend| spend.buried)
-    }
-
-    /// Seconds that a phase takes at most.
-    pub(super) fn phase_deadline_s(&self) -> u64 {
-        let members = self.beacon.as_ref().map_or(0, |beacon| beacon.keys().len());
-        self.terms.phase_deadline_s(members)
-    }
-
-    /// When our opt-in is sent again, so that our seat is kept.
-    pub(super) fn renewal(&self) -> Option<Timestamp> {
-        let at = self.opted_in.after(self.terms.seat_deadline_s() / 2);
-        (self.stage == Stage::OptedIn && at < self.terms.advert_expires).then_some(at)
-    }
-
-    /// What the beacon holds, as far as it is watched, sat: outputs that nothing of ours spends, published or mined.
-    pub fn balance_sat(&self) -> u64 {
-        let public =
-            |signed: &&Candidate| !matches!(signed.standing, Standing::Live | Standing::Superseded);
-        let spent: BTreeSet<_> = self
-            .candidates
-            .iter()
-            .filter(public)
-            .flat_map(|signed| &signed.tx.input)
-            .map(|input| input.previous_output)
-            .chain(self.foreign.iter().map(|spend| spend.outpoint))
-            .collect();
-        let outputs = self.outputs.iter();
-        let unspent = outputs.filter(|(outpoint, _)| !spent.contains(outpoint));
-        unspent.fold(0, |sum, (_, value)| sum.saturating_add(*value))
-    }
-
-    /// Spends by transactions of which we have no record to this day.
-    pub fn unexplained(&self) -> impl Iterator<Item = &ForeignSpend> {
-        let known = |txid| self.candidates.iter().any(|signed| signed.txid == txid);
-        self.foreign.iter().filter(move |spend| !known(spend.txid))
-    }
-
-    /// Updates that wait, or stand in leaves of a round in which nothing was signed that announces them.
-    pub(super) fn unannounced(&self) -> BTreeMap<Index, UpdateId> {
-        let mut waiting: BTreeMap<_, _> = self
-            .leaves
-            .values()
-            .filter_map(|leaf| Some((leaf.index, leaf.update?)))
-            .collect();
-        waiting.extend(self.queued.iter().map(|(index, update)| (*index, *update)));
-        let signed = self.candidates.iter();
-        let signed = signed.filter(|signed| signed.standing != Standing::Superseded);
-        for (index, update) in signed.flat_map(Candidate::updates) {
-            if waiting.get(&index) == Some(&update) {
-                waiting.remove(&index);
-            }
-        }
-        waiting
-    }
-
-    /// Candidates that may still be mined, or leave the chain again.
-    pub fn live(&self) -> impl Iterator<Item = &Candidate> {
-        let settled = |standing| matches!(standing, Standing::Buried { .. } | Standing::Superseded);
-        self.candidates
-            .iter()
-            .filter(move |candidate| !settled(candidate.standing))
-    }
-
-    /// The last round in which an honest coordinator can be: every round ends with a signature of ours.
-    pub fn latest_round(&self) -> u64 {
-        let signed = self.candidates.iter().map(|signed| signed.round).max();
-        let next = signed.map_or(1, |signed| signed.saturating_add(1));
-        self.round.max(next)
-    }
-
-    /// Live ones that a session must account for. What a buried transaction builds on is buried with it, also where our chain
-    /// source, asked about one after the other, has not said so yet.
-    fn unsettled(&self) -> impl Iterator<Item = &Candidate> {
-        let parents = |signed: &Candidate| -> Vec<Txid> {
-            let inputs = signed.tx.input.iter();
-            inputs.map(|input| input.previous_output.txid).collect()
-        };
-        let is_buried = |signed: &&Candidate| matches!(signed.standing, Standing::Buried { .. });
-        let buried = self.candidates.iter().filter(is_buried);
-        let mut wanted: Vec<Txid> = buried.flat_map(parents).collect();
-        let mut built_on = BTreeSet::new();
-        while let Some(txid) = wanted.pop() {
-            if built_on.insert(txid) {
-                let known = self.candidates.iter().filter(|signed| signed.txid == txid);
-                wanted.extend(known.flat_map(parents));
-            }
-        }
-        self.live()
-            .filter(move |signed| !built_on.contains(&signed.txid))
-    }
-
-    /// Whether a session of this id was here before.
-    pub fn knows_session(&self, id: SessionId) -> bool {
-        self.contributed.contains(&id)
-            || self.ended.iter().any(|ended| ended.session == id)
-            || self
-                .candidates
-                .iter()
-                .any(|candidate| candidate.session == id)
-    }
-
-    /// Whether nothing of it matters any more: never joined and expired, or left without a signature.
-    pub(super) fn is_forgettable(&self, now: Timestamp) -> bool {
-        let over = match self.stage {
-            Stage::Advertised => self.terms.advert_expires <= now,
-            Stage::Out(..) => true,
-            Stage::Joining | Stage::OptedIn | Stage::Agreed | Stage::Dissolved(_) => false,
-        };
-        over && self.candidates.is_empty()
-    }
-
-    /// The output that the session under way spends, while it is being checked.
-    pub fn checked_output(&self) -> Option<OutPoint> {
-        let session = self.session.as_ref()?;
-        let first = session.proposal.0.pending_tx.input.first()?;
-        matches!(session.progress, Progress::Requested).then_some(first.previous_output)
-    }
-
-    /// Updates that wait for a leaf of `round`. Those of an older round that was never signed wait again.
-    pub fn waiting_updates(&self, round: u64) -> BTreeMap<Index, UpdateId> {
-        let mut waiting = BTreeMap::new();
-        if round > self.round && !self.signed_round(self.round) {
-            let unsigned = self
-                .leaves
-                .values()
-                .filter_map(|leaf| Some((leaf.index, leaf.update?)));
-            waiting.extend(unsigned);
-        }
-        waiting.extend(self.queued.iter().map(|(index, update)| (*index, *update)));
-        waiting
-    }
-
-    fn signed_round(&self, round: u64) -> bool {
-        self.candidates
-            .iter()
-            .any(|candidate| candidate.round == round)
     }
 }

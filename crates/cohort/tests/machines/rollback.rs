@@ -101,6 +101,38 @@ fn an_output_that_is_gone_is_foreign_only_with_a_spender() {
     assert!(world.cohort(cohort).doubt.is_some());
 }
 
+/// Nothing on the chain shows that the coordinator forgot two rounds: it knew no money, and sees only what is there now. A
+/// member whose leaf it refuses shows it what round the cohort is in, once.
+#[test]
+fn a_leaf_of_a_later_round_tells_the_coordinator_that_its_state_is_old() {
+    let (mut world, cohort) = World::formed(2, 4);
+    let lines = world.coordinator.log.iter();
+    let funded = |line: &&String| line.contains(r#""event":"funds_seen""#);
+    let backup: Vec<_> = lines.take_while(|line| !funded(line)).cloned().collect();
+    for update in [1, 2] {
+        world.request_update(0, cohort, update);
+        world.settle();
+        world.chain.mine();
+        world.settle();
+    }
+    world.coordinator.log = backup;
+    world.restart_coordinator();
+    world.look_at_chain();
+    assert_eq!(world.cohort(cohort).round.number, 1);
+    assert_eq!(world.cohort(cohort).doubt, None);
+    world.request_update(0, cohort, 3);
+    world.settle();
+    let claims = |world: &World| {
+        let lines = world.coordinator.log.iter();
+        let claims = lines.filter(|line| line.contains(r#""event":"later_round_claimed""#));
+        claims.count()
+    };
+    assert_eq!(claims(&world), 1);
+    assert!(world.membership(0, cohort).inquiry.is_none(), "answered");
+    assert!(world.cohort(cohort).signals.is_empty(), "nothing is signed");
+    world.assert_replay_equals_memory();
+}
+
 /// A member asks for a round that the coordinator has not come to. The operator is told once; its word alone stops nobody.
 #[test]
 fn a_later_round_that_one_member_claims_stops_nothing() {

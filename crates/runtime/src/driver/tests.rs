@@ -9,13 +9,14 @@ mod envelopes;
 mod member;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use beacon_chain::EsploraChain;
 use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{ChainFact, OutputView};
 use beacon_cohort::participant::{Event, LeafSecret, Participant, Policy};
+use beacon_cohort::signer::KeyPath;
 use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::protocols::{Disclosure, PROBLEM_REPORT};
 use bitcoin::blockdata::constants::genesis_block;
@@ -28,6 +29,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::control::{ControlReply, FAILED};
+use crate::dids::Dids;
 use crate::keys::{Seed, SeedFile, Unlock};
 use crate::participant::ParticipantAgent;
 use crate::store::{Batch, LogSize, MemoryStore, OutboxRow, Pruned, Seen, Snapshot};
@@ -219,10 +221,18 @@ impl Disk {
 /// A participant with keys of this seed, which joins and signs without asking.
 fn role(seed: Seed) -> (ParticipantAgent, Participant) {
     let secret = LeafSecret::new(seed.leaf_secret());
-    let agent = ParticipantAgent::new(Box::new(move |path| {
+    let seed = Arc::new(seed);
+    // None of these tests has a DID.
+    let dids = Dids::new(
+        Path::new("/nonexistent"),
+        Arc::clone(&seed),
+        BtcNetwork::Regtest,
+    );
+    let keys = move |path: KeyPath| {
         seed.cohort_key(path.network.bitcoin(), path.steps())
             .unwrap()
-    }));
+    };
+    let agent = ParticipantAgent::new(Box::new(keys), dids);
     let policy = Policy {
         auto_join: Some(vec!["did:example:fred".to_owned()]),
         auto_sign: true,
@@ -423,9 +433,8 @@ async fn no_nonce_and_no_partial_signature_leaves_before_it_is_surely_on_the_dis
     const DECLINE: &str = "sign/decline";
     // The event, how it fails, what must not leave, and what follows from the disk at the next start.
     for (event, failure, secret, follows) in [
-        // Nobody knows of the nonces: others are made.
-        ("nonce_committed", Failure::Lost, NONCE, PARTIAL),
-        // The nonces went with the process.
+        // The nonces went with the process. Whether somebody knows of them, the disk cannot say: it may be an old copy.
+        ("nonce_committed", Failure::Lost, NONCE, DECLINE),
         ("nonce_committed", Failure::Written, NONCE, DECLINE),
         ("partial_authorized", Failure::Lost, PARTIAL, DECLINE),
         ("partial_authorized", Failure::Written, PARTIAL, DECLINE),

@@ -4,7 +4,6 @@ use std::io::{self, BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
-use beacon_cohort::machine::Machine;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -12,19 +11,17 @@ use zeroize::Zeroizing;
 use super::file::{MAX_BYTES, parse, read_limited, read_private, sync_directory_of, write_new};
 use super::passphrase::at_terminal;
 use super::{KeyError, SeedFile, Unlock};
-use crate::agent::{Agent, Call};
-use crate::app::{self, Choice, Home};
+use crate::agent::Agent;
+use crate::app::{self, Home};
 use crate::cli::{Failure, Global, print_line};
-use crate::control::{self, CallError};
-use crate::data_dir::{DataDir, SEED_FILE, control_socket_of};
-use crate::driver;
+use crate::data_dir::{DataDir, SEED_FILE};
 use crate::settings::{Config, Options};
 
 /// What a backup needs besides the keys, and what no backup can have.
-const BACKUP: &str = "the keys alone are not a backup: copy state.redb too, after each signal, while the agent is stopped. \
-It has the memberships, the announced updates and the proofs. Leaf nonces follow from the keys, but proofs come back only \
-from a coordinator that still has its trees, and updates from nowhere. Secret nonces are in no backup, since they never \
-leave memory. Never run two agents with the same keys";
+const BACKUP: &str = "the keys alone are not a backup: copy state.redb too, after each signal, while the agent is stopped, \
+and a participant's folder dids, after each change. They have the memberships, the announced updates and the proofs. Leaf \
+nonces follow from the keys, but proofs come back only from a coordinator that still has its trees, and updates from \
+nowhere. Secret nonces are in no backup, since they never leave memory. Never run two agents with the same keys";
 
 /// Commands about the agent's keys.
 #[derive(Debug, Subcommand)]
@@ -98,35 +95,14 @@ impl Global {
         role: impl FnOnce(&Home, &Config) -> Result<(A, A::Machine), KeyError>,
     ) -> Result<(), Failure> {
         let path = self.data_dir(name)?;
-        let keys = match control::call(&control_socket_of(&path)?, "keys", Value::Null).await {
-            Err(CallError::NotRunning { .. }) => {
-                existing(&path)?;
-                let config = self.config(Options::default(), &path)?;
-                let choice = Choice::of(&config.endpoint, false);
-                let mut home = self.open(name, &config, choice).await?;
-                let (agent, machine) = role(&home, &config)?;
-                offline(&agent, machine, &mut home)?
-            }
-            answer => answer?,
-        };
+        existing(&path)?;
+        let keys = self.ask_or_replay(name, "keys", Value::Null, role).await?;
         let file = SeedFile::new(path.join(SEED_FILE));
         self.print(&json!({
             "seed_file": file.path(),
             "encrypted": file.is_encrypted()?,
             "keys": keys,
         }))
-    }
-}
-
-fn offline<A: Agent>(agent: &A, mut machine: A::Machine, home: &mut Home) -> anyhow::Result<Value>
-where
-    A::Machine: Machine,
-{
-    driver::replay(&home.store, &mut machine)?;
-    match agent.call(&machine, &mut home.identities, "keys", Value::Null) {
-        Ok(Call::Answer(keys)) => Ok(keys),
-        Ok(Call::Command(..)) => Err(anyhow!("a list is no command")),
-        Err(error) => Err(anyhow!(error.message)),
     }
 }
 
@@ -314,8 +290,8 @@ fn import(home: &Path, unlock: &Unlock, from: Option<&Path>) -> Result<Value, Fa
     })?;
     app::import_seed(home, &seed, unlock)?;
     let mut answer = protection(&SeedFile::new(home.join(SEED_FILE)))?;
-    answer["note"] = "these are the keys; memberships, updates and proofs are in state.redb: put the newest copy of it \
-beside them before the agent is started"
+    answer["note"] = "these are the keys; memberships and proofs are in state.redb, DIDs and updates in dids: put the newest \
+copies of them beside the keys before the agent is started"
         .into();
     Ok(answer)
 }

@@ -12,10 +12,11 @@ pub fn of_coordinator(identities: &mut Identities) -> Result<Value, RpcError> {
     identity(identities, 0, "this coordinator's DID").map(|identity| json!([identity]))
 }
 
-/// A participant's: an identity for each coordinator, and a key for each cohort that it wanted to join.
+/// A participant's: an identity for each coordinator, a key for each cohort that it wanted to join, and those of its DIDs.
 pub fn of_participant(
     machine: &Participant,
     identities: &mut Identities,
+    of_dids: Vec<Value>,
 ) -> Result<Value, RpcError> {
     let state = machine.state();
     let mut users: Vec<_> = state
@@ -42,6 +43,7 @@ pub fn of_participant(
             "public_key": cohort.key,
         }));
     }
+    keys.extend(of_dids);
     Ok(keys.into())
 }
 

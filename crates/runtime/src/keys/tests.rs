@@ -98,6 +98,37 @@ fn cohort_keys_are_pinned() {
     }
 }
 
+#[test]
+fn keys_of_dids_are_pinned() {
+    let cases = [
+        (
+            Network::Bitcoin,
+            0,
+            "85ac5d23e9d1b01c96724c82f0c40a5b20b3515f8e0f779212f5a9b890f19d75",
+        ),
+        (
+            Network::Regtest,
+            0,
+            "25442fefd79c3614bfda0136029d219452652907e483907e006175c41b5ba1ef",
+        ),
+        (
+            Network::Signet,
+            1,
+            "eb7239d1b564df08d4a02ad68a4c4b7bf4febcdb5108988eb70738ecb93ed5d2",
+        ),
+        (
+            Network::Testnet4,
+            0x7fff_ffff,
+            "8c1526a5633196cfe9743643b01b73c5f77af6e96ce9f1b13111c261e86ca75c",
+        ),
+    ];
+    for (network, index, key) in cases {
+        let derived = zeros().did_key(network, index).unwrap();
+        assert_eq!(hex::encode(derived.as_slice()), key, "{network} {index}");
+    }
+    assert!(zeros().did_key(Network::Regtest, 0x8000_0000).is_err());
+}
+
 /// The whole way from a cohort to its key: coordinator `did:example:carol`, cohort id 1.
 #[test]
 fn a_cohorts_key_and_leaf_nonces_follow_from_the_phrase_alone() {
@@ -145,7 +176,7 @@ fn a_cohort_index_beyond_the_hardened_range_is_refused() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cohort key step 2147483648 is out of range, expected at most 2147483647"
+        "step 2147483648 of a key's path is out of range, expected at most 2147483647"
     );
 }
 

@@ -142,7 +142,7 @@ impl ResolveArgs {
 }
 
 /// The chain source of the command line or the configuration.
-pub(super) fn chain(
+pub(crate) fn chain(
     global: &Global,
     agent: &str,
     chain_url: Option<String>,

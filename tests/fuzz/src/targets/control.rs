@@ -1,18 +1,22 @@
 //! Lines of the control socket, given to both roles.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use beacon_cohort::machine::{Input, Machine};
 use beacon_cohort::signer::KeyPath;
+use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::Endpoint;
 use beacon_runtime::agent::{Agent, Call};
 use beacon_runtime::control::{self, MAX_RESPONSE_BYTES, RpcError};
 use beacon_runtime::coordinator;
+use beacon_runtime::dids::Dids;
 use beacon_runtime::identities::Identities;
 use beacon_runtime::keys::Seed;
 use beacon_runtime::participant::ParticipantAgent;
 use beacon_runtime::settings::Options;
 use serde_json::Value;
+use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::situations::{Situation, follow, with};
@@ -21,13 +25,14 @@ use super::situations::{Situation, follow, with};
 const PHRASE_END: &str = "art";
 
 thread_local! {
-    static IDENTITIES: RefCell<Identities> = RefCell::new(identities());
+    static IDENTITIES: RefCell<Identities> = RefCell::new(Identities::new(seed(), Endpoint::Queue));
+    /// Where the participant keeps records of DIDs.
+    static HOME: TempDir = tempfile::tempdir().unwrap_or_else(|error| panic!("a directory: {error}"));
 }
 
-fn identities() -> Identities {
+fn seed() -> Seed {
     let phrase = "abandon ".repeat(23) + PHRASE_END;
-    let seed = Seed::from_phrase(&phrase).unwrap_or_else(|_| panic!("a valid phrase"));
-    Identities::new(seed, Endpoint::Queue)
+    Seed::from_phrase(&phrase).unwrap_or_else(|_| panic!("a valid phrase"))
 }
 
 /// A letter chooses role and moment; the rest is one line.
@@ -60,7 +65,11 @@ pub fn control(data: &[u8]) {
                 line.len(),
             );
         } else {
-            let agent = ParticipantAgent::new(Box::new(|_: KeyPath| Zeroizing::new([1; 32])));
+            let keys = |_: KeyPath| Zeroizing::new([1; 32]);
+            let agent = HOME.with(|home| {
+                let dids = Dids::new(home.path(), Arc::new(seed()), BtcNetwork::Regtest);
+                ParticipantAgent::new(Box::new(keys), dids)
+            });
             call(
                 &agent,
                 situation.member(),

@@ -28,6 +28,7 @@ pub fn coordinator(data: &[u8]) {
 /// A participant's log, one event on each line.
 pub fn participant(data: &[u8]) {
     let machine = run(crate::common::participant(0), data);
+    survives(machine.state());
     for cohort in machine.state().cohorts.values() {
         assert!(cohort.ended.len() <= 64);
     }

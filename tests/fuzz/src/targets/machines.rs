@@ -48,6 +48,7 @@ fn run(data: &[u8]) -> Option<Run> {
         old: Vec::new(),
         deposits: 0,
         branches: 0,
+        lost: BTreeSet::new(),
     };
     for step in code.chunks(2).take(MAX_STEPS) {
         run.step(step[0], step.get(1).copied().unwrap_or(0));
@@ -61,6 +62,8 @@ struct Run {
     old: Vec<Mail>,
     deposits: u8,
     branches: u8,
+    /// Public nonces of members whose state went back to before them.
+    lost: BTreeSet<String>,
 }
 
 impl Run {
@@ -91,6 +94,7 @@ impl Run {
             12 => self.world.look_at_chain(),
             13 => self.world.chain.mine(),
             14 => self.world.pass(u64::from(operand)),
+            15 if operand & 0x80 == 0x80 => self.go_back(number, operand),
             15 => self.world.restart(number),
             16 => self.world.coordinator.reload(),
             17 if self.world.cohort(cohort).beacon.is_some() && self.deposits < 8 => {
@@ -114,6 +118,14 @@ impl Run {
             23 => self.report(number, operand),
             _ => {}
         }
+    }
+
+    /// An older copy of a member's state is restored. Whatever comes of it, no nonce of what is lost is made again.
+    fn go_back(&mut self, number: usize, operand: u8) {
+        let log = &self.world.peers[number].node.log;
+        let lines = log.len() * usize::from(operand & 0x7f) / 0x7f;
+        self.lost.extend(public_nonces(&log[lines..]));
+        self.world.restore(number, lines);
     }
 
     fn take(&mut self, operand: u8) -> Option<Mail> {
@@ -193,6 +205,11 @@ impl Run {
                 session,
                 comment: "no".to_owned(),
             },
+            (4, _) => participant::Command::FetchProofs {
+                cohort,
+                updates: vec![UpdateId([operand; 32])],
+            },
+            (5, _) => participant::Command::ConfirmRollback { cohort: None },
             _ => participant::Command::RequestUpdate {
                 cohort,
                 did,
@@ -256,7 +273,10 @@ impl Run {
             assert!(cohort.abandoned.len() <= 32);
         }
         for peer in &self.world.peers {
+            survives(peer.node.machine.state());
             check_nonces(&peer.node.log);
+            let again = public_nonces(&peer.node.log);
+            assert!(self.lost.is_disjoint(&again), "a nonce came to life again");
         }
     }
 }
@@ -287,6 +307,16 @@ fn lie(fact: ChainFact, operand: u8) -> ChainFact {
         },
         other => other,
     }
+}
+
+fn public_nonces(log: &[String]) -> BTreeSet<String> {
+    let mut nonces = BTreeSet::new();
+    for line in log {
+        if let Event::NonceCommitted { nonces: made, .. } = serde_json::from_str(line).unwrap() {
+            nonces.extend(made.iter().map(ToString::to_string));
+        }
+    }
+    nonces
 }
 
 /// One public nonce for each session of a member, never the same for two, and at most one partial signature.

@@ -3,6 +3,7 @@
 //! nothing, keep the reason, and go on once the coordinator is honest again.
 
 mod formation;
+mod history;
 mod requests;
 mod sessions;
 
@@ -11,7 +12,7 @@ use beacon_cohort::message::{
     AuthorizationRequest, IndexProof, Kind, Message, SignalPublished, SignalStatus,
 };
 use beacon_cohort::musig::BeaconKey;
-use beacon_cohort::participant::{Stage, Standing};
+use beacon_cohort::participant::{Candidate, Stage, Standing};
 use beacon_cohort::values::{AggregatedNonce, CohortKey};
 use beacon_signal::{LeafValue, Root, SparseMerkleTree};
 use bitcoin::hashes::Hash as _;

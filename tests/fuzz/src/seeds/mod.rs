@@ -1,8 +1,6 @@
 //! What a corpus begins with: honest input of every kind, as the agents write it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
+mod cohort;
 
 use beacon_cohort::terms::Terms;
 use beacon_didcomm::protocols::{self, Invitation, ProblemReport};
@@ -10,9 +8,7 @@ use beacon_didcomm::{Plaintext, Resolver, pack, resolve};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::common::Mail;
 use crate::targets::envelopes::{NOW, alice, bob};
-use crate::targets::messages::letter;
 use crate::targets::{btcr2, dids, evidence, situations, transactions};
 
 /// Name and content of each seed of a target.
@@ -24,14 +20,14 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "btcr2_update" => named(&btcr2::update_seeds()),
         "config" => named(&config()),
         "control" => named(&control()),
-        "coordinator_log" => logs("coordinator"),
+        "coordinator_log" => cohort::logs("coordinator"),
         "did" => named(&did()),
         "did_document" => named(&documents()),
         "envelope" => named(&envelopes()),
         "evidence" => named(&evidence::files()),
-        "keygen" | "sign" => messages(target),
-        "machines" => machines(),
-        "participant_log" => logs("participant"),
+        "keygen" | "sign" => cohort::messages(target),
+        "machines" => cohort::machines(),
+        "participant_log" => cohort::logs("participant"),
         "plaintext" => named(&plaintexts()),
         "proof" => proofs(),
         "protocols" => named(&small_protocols()),
@@ -127,45 +123,6 @@ fn control() -> Vec<(&'static str, String)> {
         ),
         ("no-request", "a{\"id\": null}".to_owned()),
     ]
-}
-
-/// The golden logs of every version, by cohort.
-fn logs(role: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../crates/cohort/tests/golden"
-    ));
-    let mut seeds = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if !name.starts_with(role) {
-            continue;
-        }
-        let text = fs::read_to_string(path).unwrap();
-        for (number, lines) in (1..).zip(by_cohort(&text).values()) {
-            seeds.push((format!("{name}-{number}"), lines.join("\n").into_bytes()));
-        }
-    }
-    // A version that writes what the one before wrote has nothing to add.
-    seeds.sort();
-    let mut known = BTreeSet::new();
-    seeds.retain(|(_, bytes)| known.insert(bytes.clone()));
-    seeds
-}
-
-fn by_cohort(log: &str) -> BTreeMap<String, Vec<&str>> {
-    let mut cohorts: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for line in log.lines() {
-        let event: Value = serde_json::from_str(line).unwrap();
-        let cohort = event["cohort"].as_str().unwrap_or_default().to_owned();
-        cohorts.entry(cohort).or_default().push(line);
-    }
-    cohorts
 }
 
 fn did() -> Vec<(&'static str, String)> {
@@ -296,82 +253,6 @@ fn small_protocols() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The first message of each kind, and what was on its way at each moment.
-fn messages(family: &str) -> Vec<(String, Vec<u8>)> {
-    let mut seeds = Vec::new();
-    let mut add = |name: String, kind: &str, body: &Value| {
-        if let (true, Some(letter)) = (kind.starts_with(family), letter(kind)) {
-            seeds.push((name, format!("{letter}{body}").into_bytes()));
-        }
-    };
-    situations::with(|situations| {
-        for (number, situation) in situations.iter().enumerate() {
-            for (kind, body) in &situation.world.examples {
-                add(kind.replace('/', "-"), kind, body);
-            }
-            for mail in &situation.mail {
-                if let Mail::Message { message, .. } = mail {
-                    let kind = message.kind();
-                    add(
-                        format!("{}-{number}", kind.replace('/', "-")),
-                        kind,
-                        &message.body().unwrap(),
-                    );
-                }
-            }
-            if let Some(session) = situation.member().state().cohorts[&situation.cohort]
-                .session
-                .as_ref()
-            {
-                let ids = json!({ "session_id": session.id, "cohort_id": situation.cohort });
-                let with = |member: &str, value: Value| {
-                    let mut body = ids.clone();
-                    body[member] = value;
-                    body
-                };
-                add(
-                    "sign-decline".to_owned(),
-                    "sign/decline",
-                    &with("code", json!("nonce-lost")),
-                );
-                let mut aborted = with("code", json!("timeout"));
-                aborted["next"] = json!("new_session");
-                add(
-                    "sign-session_aborted".to_owned(),
-                    "sign/session_aborted",
-                    &aborted,
-                );
-            }
-            add(
-                "keygen-opt_out".to_owned(),
-                "keygen/opt_out",
-                &json!({ "cohort_id": situation.cohort }),
-            );
-            let index = beacon_signal::Index::of_did("did:example:more");
-            let more = json!({ "cohort_id": situation.cohort, "indexes": [index] });
-            add(
-                "keygen-did_registration".to_owned(),
-                "keygen/did_registration",
-                &more,
-            );
-            let result = json!({ "cohort_id": situation.cohort, "results": [{ "index": index, "accepted": true }] });
-            add(
-                "keygen-registration_result".to_owned(),
-                "keygen/registration_result",
-                &result,
-            );
-            add(
-                "keygen-unsubscribe".to_owned(),
-                "keygen/unsubscribe",
-                &json!({}),
-            );
-        }
-    });
-    seeds.sort();
-    seeds.dedup_by(|one, other| one.1 == other.1);
-    seeds
-}
-
 /// Complete proofs, as a member stores them, and one as the coordinator sends it.
 fn proofs() -> Vec<(String, Vec<u8>)> {
     let tree = beacon_signal::SparseMerkleTree::new((0..40_u8).map(|number| {
@@ -407,32 +288,6 @@ fn terms() -> Vec<(&'static str, String)> {
     vec![
         ("all", terms.to_value().unwrap().to_string()),
         ("least", least.to_string()),
-    ]
-}
-
-/// Lives of a cohort: one in which all goes well, and some in which it does not.
-fn machines() -> Vec<(String, Vec<u8>)> {
-    let good = [
-        17, 50, 13, 0, 12, 0, 4, 0, 18, 0xff, 4, 0, 13, 0, 12, 0, 4, 0,
-    ];
-    let bad = [
-        17, 50, 13, 0, 12, 0, 4, 0, 18, 0xfe, 0, 1, 8, 2, 0, 0, 0, 1, 15, 0, 0, 0, 14, 60, 0, 0, 5,
-        3, 4, 0, 19, 0, 20, 5, 21, 1, 22, 3, 23, 9, 16, 0, 4, 0,
-    ];
-    let forming = [
-        0, 0, 0, 1, 0, 2, 8, 1, 9, 0, 10, 3, 7, 1, 7, 8, 18, 0, 18, 0x20, 6, 0, 4, 0, 14, 90, 4, 0,
-    ];
-    vec![
-        ("good".to_owned(), [&[1, 1, 0][..], &good].concat()),
-        (
-            "good-three".to_owned(),
-            [&[2, 7, 0xfd][..], &good, &good].concat(),
-        ),
-        ("bad".to_owned(), [&[1, 2, 0xf1][..], &bad].concat()),
-        (
-            "forming".to_owned(),
-            [&[0x81, 3, 0xf2][..], &forming].concat(),
-        ),
     ]
 }
 
