@@ -9,8 +9,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use beacon_btcr2::beacon::Announcement;
+use beacon_signal::UpdateId;
 use beacon_tests::harness::Member::Signs;
-use beacon_tests::harness::{Agent, Binary, Cohort, Net, Signal};
+use beacon_tests::harness::{Agent, Binary, Cohort, Net, Signal, run};
 use bitcoin::{OutPoint, ScriptBuf};
 use serde_json::{Value, json};
 
@@ -75,6 +77,65 @@ async fn two_members_pull() {
     let signal = net.confirmed(&mut cohort).await;
     well_formed(&cohort, &signal);
     net.verify(&cohort, &signal).await;
+}
+
+/// The same with a CAS beacon: joining says what it reveals, and every member exports the one map, which a resolver's own
+/// reader and a separate process find to be what the chain's 32 bytes announce.
+#[tokio::test]
+async fn a_cas_cohort_announces_its_updates_in_a_map() {
+    let mut net = Net::start(&[Signs, Signs, Signs]).await;
+    let terms = json!({ "beacon_type": "CASBeacon", "trigger_updates": 2 });
+    let mut cohort = net.form(&[0, 1, 2], terms).await;
+    for member in &net.members {
+        let cohorts = member.call("cohorts", Value::Null).await;
+        let warning = cohorts[0]["warning"].as_str().unwrap();
+        assert!(warning.contains("learn which DIDs are updated"));
+    }
+    net.fund(&cohort).await;
+    let updates = [
+        net.request_update(&cohort, 0).await,
+        net.request_update(&cohort, 2).await,
+    ];
+    let signal = net.confirmed(&mut cohort).await;
+    well_formed(&cohort, &signal);
+    let dids: Vec<String> = net.members.iter().map(|one| cohort.did(one)).collect();
+    let txid = signal.txid.to_string();
+    let mut maps = BTreeSet::new();
+    for (member, did) in net.members.iter().zip(&dids) {
+        let path = member.data_dir().with_extension("map.json");
+        let file = path.display().to_string();
+        let export = [
+            "proof", "export", &cohort.id, "--txid", &txid, "--out", &file,
+        ];
+        let output = member.command(&export).await;
+        assert_eq!(output.code, 0, "{output:?}");
+        let text = fs::read_to_string(&path).unwrap();
+        let announcement = Announcement::from_value(serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(announcement.hash().to_hex(), signal.root);
+        let map = announcement.value().as_object().unwrap();
+        assert_eq!(map.len(), 2, "{text}");
+        for (did, update) in [(&dids[0], &updates[0]), (&dids[2], &updates[1])] {
+            let update = UpdateId::from_hex(update).unwrap();
+            assert_eq!(map[did], update.to_string());
+        }
+        let verify = ["proof", "verify", "--did", did, "--proof", &file, "--root"];
+        let verify = |root: &str| {
+            let arguments = verify.map(str::to_owned).into_iter();
+            arguments.chain([root.to_owned()]).collect::<Vec<_>>()
+        };
+        let output = run(Binary::Participant, verify(&signal.root)).await;
+        assert_eq!(output.code, 0, "{output:?}");
+        let announces = if *did == dids[1] {
+            "no update"
+        } else {
+            "update"
+        };
+        assert!(output.stdout.contains(announces), "{output:?}");
+        let output = run(Binary::Participant, verify(&"00".repeat(32))).await;
+        assert_eq!(output.code, 1, "{output:?}");
+        maps.insert(text);
+    }
+    assert_eq!(maps.len(), 1, "all members keep the same map");
 }
 
 #[tokio::test]

@@ -58,10 +58,7 @@ async fn a_set_cohort_is_closed_to_strangers_and_lives_on() {
     let mut stranger = Stranger::connect(&net.coordinator.url()).await;
     let cohort_id = cohort.id.parse().unwrap();
     let ack_hash = AckHash([0; 32]);
-    let leaf = Leaf {
-        index: Index([0; 32]),
-        value: LeafValue([0; 32]),
-    };
+    let leaf = Leaf::blinded(Index([0; 32]), LeafValue([0; 32]));
     let leaves = vec![leaf];
     let cases: [(&str, Message); 3] = [
         ("e.m.cohort-set", opt_in(&cohort)),

@@ -16,7 +16,7 @@
 //! - No envelopes and no DID documents: a [`PeerId`](ids::PeerId) is the text of a DID that the caller has proven.
 //! - No sockets, files, clocks or chain access; what a machine wants to know of the chain, it
 //!   [asks to watch](machine::Machine::watches).
-//! - Script paths, announcement maps, replacements and closing spends are refused by name, not half supported.
+//! - Script paths, replacements and closing spends are refused by name, not half supported.
 //!
 //! # Example
 //!
@@ -120,6 +120,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod announcement;
 pub mod coordinator;
 pub mod evidence;
 pub mod hourly;

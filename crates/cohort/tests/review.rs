@@ -12,6 +12,7 @@
 )]
 
 use beacon_cohort::DeclineCode;
+use beacon_cohort::announcement::Announcement;
 use beacon_cohort::ids::{CohortId, SessionId, Timestamp};
 use beacon_cohort::machine::OutputView;
 use beacon_cohort::message::{AuthorizationRequest, CohortSet, IndexProof, Kind, SpentOutput};
@@ -21,7 +22,7 @@ use beacon_cohort::review::{
     OptedIn, OwnLeaf, ProposedSignal, SignalContext, Verdict, review_cohort,
 };
 use beacon_cohort::signer::{KeyPath, KeyPlace};
-use beacon_cohort::terms::{BtcNetwork, Terms};
+use beacon_cohort::terms::{BeaconType, BtcNetwork, Terms};
 use beacon_cohort::values::{CohortKey, TermsHash};
 use beacon_signal::{
     Index, LeafNonce, LeafValue, NodeHash, Root, SparseMerkleTree, UpdateId, transaction,
@@ -30,6 +31,7 @@ use bitcoin::absolute::LockTime;
 use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
 use secp256k1::{PublicKey, SecretKey};
+use sha2::Digest as _;
 use uuid::Uuid;
 
 fn key(number: u8) -> CohortKey {
@@ -133,6 +135,7 @@ struct Case {
     terms: Terms,
     round: u64,
     leaves: Vec<(Index, Option<OwnLeaf>)>,
+    registering: Vec<Index>,
     live: Vec<Transaction>,
     published: Vec<Transaction>,
     quarantine: Option<Quarantine>,
@@ -145,7 +148,7 @@ impl Case {
     fn valid() -> Self {
         let own = |did: &str, update, nonce| {
             let index = Index::of_did(did);
-            let nonce = LeafNonce::new([nonce; 32]);
+            let nonce = Some(LeafNonce::new([nonce; 32]));
             let leaf = OwnLeaf {
                 index,
                 update,
@@ -177,11 +180,13 @@ impl Case {
                 replaces: None,
                 spent_outputs: Vec::new(),
                 proofs: Vec::new(),
+                map: None,
             },
             beacon,
             terms: terms(),
             round: 3,
             leaves,
+            registering: Vec::new(),
             live: Vec::new(),
             published: Vec::new(),
             quarantine: None,
@@ -190,6 +195,27 @@ impl Case {
         };
         case.build(&spent);
         case
+    }
+
+    /// The same in a CAS cohort, whose signal announces an update of another member's DID as well.
+    fn cas() -> Self {
+        let mut case = Self::valid();
+        case.terms.beacon_type = BeaconType::Cas;
+        for (_, leaf) in &mut case.leaves {
+            leaf.as_mut().unwrap().nonce = None;
+        }
+        case.request.proofs.clear();
+        case.announce(&[("did:example:a", 4), ("did:example:other", 7)]);
+        case
+    }
+
+    /// A map of these updates, and its hash in the transaction.
+    fn announce(&mut self, updates: &[(&str, u8)]) {
+        let entry = |(did, update): &(&str, u8)| (did.parse().unwrap(), UpdateId([*update; 32]));
+        let map: Announcement = updates.iter().map(entry).collect();
+        let root = map.signal_bytes().0;
+        self.request.pending_tx.output[1].script_pubkey = ScriptBuf::new_op_return(root);
+        self.request.map = Some(map);
     }
 
     /// The tree over the member's leaves and another's, and the transaction that carries its root.
@@ -235,6 +261,7 @@ impl Case {
             leaves: leaves
                 .map(|(index, leaf)| (*index, leaf.as_ref()))
                 .collect(),
+            registering: self.registering.clone(),
             live: self.live.iter().collect(),
             published: self.published.iter().collect(),
             quarantine: self.quarantine.as_ref(),
@@ -580,6 +607,71 @@ fn declines_proof_invalid() {
     declines(DeclineCode::ProofInvalid, |case| {
         case.request.proofs[1].proof.hashes.push(NodeHash([1; 32]));
     });
+}
+
+/// The valid CAS case with one thing changed is declined for good, for a map that is not as it must be.
+#[track_caller]
+fn declines_map(change: impl FnOnce(&mut Case)) {
+    let mut case = Case::cas();
+    change(&mut case);
+    match case.review() {
+        Verdict::Decline(declined) => assert_eq!(declined.code, DeclineCode::MapInvalid),
+        other => panic!("got {other:?}"),
+    }
+}
+
+/// No map, one too many, an update left out, an update that nobody asked for, another's, more entries than members may
+/// have, and a hash over another map or another form of it.
+#[test]
+fn declines_map_invalid() {
+    declines_map(|case| case.request.map = None);
+    declines(DeclineCode::MapInvalid, |case| {
+        case.request.map = Some(Announcement::default());
+    });
+    declines_map(|case| case.announce(&[("did:example:other", 7)]));
+    declines_map(|case| case.announce(&[]));
+    declines_map(|case| case.announce(&[("did:example:a", 5)]));
+    declines_map(|case| case.announce(&[("did:example:a", 4), ("did:example:b", 4)]));
+    declines_map(|case| {
+        // An update of a DID that the coordinator was only asked to take.
+        case.registering = vec![Index::of_did("did:example:c")];
+        case.announce(&[("did:example:a", 4), ("did:example:c", 4)]);
+    });
+    declines_map(|case| {
+        case.terms.max_indexes_per_member = 2;
+        let others: Vec<_> = (0..4).map(|other| format!("did:example:{other}")).collect();
+        let mut updates: Vec<_> = others.iter().map(|did| (did.as_str(), 7)).collect();
+        updates.push(("did:example:a", 4));
+        case.announce(&updates);
+    });
+    declines_map(|case| {
+        case.tx().output[1].script_pubkey = ScriptBuf::new_op_return([1; 32]);
+    });
+    declines_map(|case| {
+        let json = serde_json::to_string_pretty(&case.request.map).unwrap();
+        let hash: [u8; 32] = sha2::Sha256::digest(json).into();
+        case.tx().output[1].script_pubkey = ScriptBuf::new_op_return(hash);
+    });
+}
+
+#[test]
+fn a_map_that_says_what_was_asked_for_is_reviewed() {
+    let reviewed = |case: &Case| match case.review() {
+        Verdict::Reviewed(signal) => signal.root(),
+        other => panic!("got {other:?}"),
+    };
+    let mut case = Case::cas();
+    assert_eq!(
+        reviewed(&case),
+        case.request.map.as_ref().unwrap().signal_bytes()
+    );
+    // As many entries as there may be.
+    case.terms.max_indexes_per_member = 1;
+    reviewed(&case);
+    // Nobody has an update.
+    case.leaves[0].1.as_mut().unwrap().update = None;
+    case.announce(&[]);
+    reviewed(&case);
 }
 
 /// Both could be mined: the one that was signed, and this one beside it.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use beacon_cohort::announcement::Announcement;
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::machine::Input;
 use beacon_cohort::message::{Message, Subscribe};
@@ -10,6 +11,7 @@ use beacon_cohort::participant::{
     Standing,
 };
 use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
+use beacon_cohort::terms::BeaconType;
 use beacon_didcomm::protocols::Invitation;
 use beacon_didcomm::{Did, Resolver};
 use beacon_signal::{Index, UpdateId, transaction};
@@ -236,12 +238,7 @@ impl Agent for ParticipantAgent {
                 return Ok(Call::Command(Command::Unsubscribe { coordinator }, answer));
             }
             "cohorts" => state.cohorts.values().map(cohort_view).collect(),
-            "join" => {
-                let JoinParams { named, dids } = read(params)?;
-                let cohort = named.find(machine)?.handle;
-                let answer = json!({ "cohort_id": named.cohort_id, "dids": dids });
-                return Ok(Call::Command(Command::Join { cohort, dids }, answer));
-            }
+            "join" => return join(machine, read(params)?),
             "leave" => {
                 let named = read::<Named>(params)?;
                 let cohort = named.find(machine)?.handle;
@@ -364,6 +361,15 @@ fn coordinator_did(text: &str) -> Result<Did, RpcError> {
     text.parse().map_err(RpcError::invalid_params)
 }
 
+fn join(machine: &Participant, params: JoinParams) -> Result<Call<Command>, RpcError> {
+    let JoinParams { named, dids } = params;
+    let membership = named.find(machine)?;
+    let cohort = membership.handle;
+    let mut answer = json!({ "cohort_id": named.cohort_id, "dids": dids });
+    warn_of_the_open(membership, &mut answer);
+    Ok(Call::Command(Command::Join { cohort, dids }, answer))
+}
+
 fn request_update(machine: &Participant, params: UpdateParams) -> Result<Call<Command>, RpcError> {
     let update = UpdateId::from_hex(&params.update_hash).map_err(RpcError::invalid_params)?;
     let membership = params.named.find(machine)?;
@@ -440,6 +446,7 @@ fn cohort_view(cohort: &Membership) -> Value {
         "round": cohort.round,
         "queued_updates": cohort.queued.len(),
     });
+    warn_of_the_open(cohort, &mut value);
     if cohort.handle != cohort.id {
         value["handle"] = json!(cohort.handle); // What its events are written under.
     }
@@ -567,6 +574,9 @@ fn candidate_view(cohort: &Membership, candidate: &Candidate) -> Value {
         "signal_bytes": candidate.root.to_hex(),
         "proofs": candidate.proofs.len(),
     });
+    if cohort.terms.beacon_type == BeaconType::Cas {
+        value["announced"] = json!(candidate.map.as_ref().map(Announcement::len));
+    }
     if candidate.recovered {
         value["recovered"] = json!(true);
     }
@@ -598,7 +608,23 @@ pub(crate) fn status(candidate: &Candidate) -> &'static str {
     }
 }
 
-/// The complete proof of one DID in one signal that we signed; without a txid, in the newest.
+/// The one index, if it is one.
+fn only<'a>(mut indexes: impl Iterator<Item = &'a Index>) -> Option<Index> {
+    let first = indexes.next().copied();
+    first.filter(|_| indexes.next().is_none())
+}
+
+/// What people must know before they join a cohort whose updates are in the open.
+fn warn_of_the_open(cohort: &Membership, answer: &mut Value) {
+    if cohort.terms.beacon_type == BeaconType::Cas {
+        answer["warning"] = json!(
+            "a CAS cohort announces updates in the open: its coordinator and all of its members learn which DIDs are \
+             updated, and when; in an SMT cohort they learn neither"
+        );
+    }
+}
+
+/// The complete proof, or the map, of one DID in one signal that we signed; without a txid, in the newest.
 fn proof(machine: &Participant, params: &ProofParams) -> Result<Value, RpcError> {
     let cohort = params.named.find(machine)?;
     let candidate = match params.txid {
@@ -612,20 +638,15 @@ fn proof(machine: &Participant, params: &ProofParams) -> Result<Value, RpcError>
         .ok_or_else(|| RpcError::failed("no such signal was signed here: see `sessions`"))?;
     let index = match &params.did {
         Some(did) => Index::of_did(did),
-        None if candidate.proofs.len() == 1 => candidate
-            .proofs
-            .keys()
-            .next()
-            .copied()
-            .unwrap_or(Index([0; 32])),
-        None => {
-            return Err(RpcError::invalid_params(
-                "did is needed: the signal has several of ours",
-            ));
-        }
+        None => only(candidate.proofs.keys())
+            .or(only(cohort.dids.keys()))
+            .ok_or_else(|| {
+                RpcError::invalid_params("did is needed: the signal has several of ours")
+            })?,
     };
-    let did = cohort.dids.get(&index);
-    let (Some(did), Some(proof)) = (did, candidate.proofs.get(&index)) else {
+    let proof = candidate.proofs.get(&index).map(|proof| json!(proof));
+    let map = candidate.map.as_ref().map(|map| json!(map));
+    let (Some(did), Some(proof)) = (cohort.dids.get(&index), proof.or(map)) else {
         return Err(RpcError::failed(
             "the cohort has no such DID of ours: see `cohorts`",
         ));

@@ -4,12 +4,16 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
+use beacon_cohort::announcement::Announcement;
 use beacon_signal::{Index, LeafValue, ParseProofError, Proof, Root, Strictness};
 use serde_json::{Value, json};
 
 use crate::cli::{Failure, Global, print_line};
 
-/// Checks a proof file. Ends with exit code 0 and one line when it is valid, 1 when it is not, naming the rule, and 2
+/// Most bytes that are read of a file: the largest map, generously indented.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Checks a proof file, or the map of a CAS cohort. Ends with exit code 0 and one line when it is valid, 1 when it is not, naming the rule, and 2
 /// when it cannot be read.
 pub fn verify(
     global: &Global,
@@ -35,24 +39,22 @@ pub fn verify(
         .map_err(Failure::usage)?;
     let mut text = String::new();
     std::fs::File::open(path)
-        .and_then(|file| {
-            file.take(Proof::MAX_JSON_LEN as u64 + 1)
-                .read_to_string(&mut text)
-        })
+        .and_then(|file| file.take(MAX_FILE).read_to_string(&mut text))
         .with_context(|| format!("cannot read proof file {}", path.display()))
         .map_err(Failure::usage)?;
     let proof = match Proof::from_json(&text) {
         Ok(proof) => proof,
-        // JSON that is no proof is an answer; what is not even JSON cannot be read.
-        Err(error @ ParseProofError::Malformed(_)) => {
-            return Err(anyhow!("invalid proof: {error}").into());
-        }
-        Err(error) => {
-            return Err(Failure::usage(anyhow!(
-                "proof file {}: {error}",
-                path.display()
-            )));
-        }
+        Err(error) => match (serde_json::from_str(&text), error) {
+            (Ok(map), _) if leaf.is_none() => return verify_map(global, did, &map, root),
+            // JSON that is no proof is an answer; what is not even JSON cannot be read.
+            (_, error @ ParseProofError::Malformed(_)) => {
+                return Err(anyhow!("invalid proof: {error}").into());
+            }
+            (_, error) => {
+                let path = path.display();
+                return Err(Failure::usage(anyhow!("proof file {path}: {error}")));
+            }
+        },
     };
     let leaf = leaf.unwrap_or_else(|| proof.leaf_value());
     let root = root.unwrap_or(proof.id);
@@ -74,6 +76,35 @@ pub fn verify(
     print_line(&format!(
         "valid: root {} announces {announces} for {did}",
         root.to_hex()
+    ))
+}
+
+fn verify_map(
+    global: &Global,
+    did: &str,
+    map: &Announcement,
+    root: Option<Root>,
+) -> Result<(), Failure> {
+    let bytes = map.signal_bytes();
+    let root = root.context(
+        "invalid proof: a map proves nothing without --root, the signal bytes that the chain has",
+    )?;
+    if bytes != root {
+        let (got, expected) = (bytes.to_hex(), root.to_hex());
+        return Err(
+            anyhow!("invalid proof: got a map with hash {got}, expected {expected}").into(),
+        );
+    }
+    let update = map.by_index().get(&Index::of_did(did)).copied();
+    let root = root.to_hex();
+    if global.json {
+        let update = update.map(|update| update.to_string());
+        return global
+            .print(&json!({ "valid": true, "did": did, "root": root, "updateId": update }));
+    }
+    let announces = update.map_or("no update".to_owned(), |update| format!("update {update}"));
+    print_line(&format!(
+        "valid: root {root} announces {announces} for {did}"
     ))
 }
 

@@ -59,6 +59,7 @@ impl State {
                         declines: None,
                         signals: Vec::new(),
                         trees: BTreeMap::new(),
+                        announced: BTreeMap::new(),
                         vanished: BTreeSet::new(),
                         foreign_spends: BTreeMap::new(),
                         doubt: None,
@@ -197,6 +198,9 @@ impl Cohort {
                 }
                 for leaf in leaves {
                     self.round.leaves.insert(leaf.index, leaf.value);
+                    if let Some(did) = &leaf.did {
+                        self.announced.insert(leaf.index, did.clone());
+                    }
                 }
                 if *update {
                     self.round.updates += leaves.len() as u64;

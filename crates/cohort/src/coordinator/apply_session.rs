@@ -185,8 +185,7 @@ impl Cohort {
                 let crossed = self.counts_as_crossed(peer, code);
                 let declines = self.declines.as_mut();
                 if let Some(declines) = declines.filter(|declines| declines.session == *session) {
-                    let late =
-                        code == DeclineCode::ProofInvalid.as_str() && declines.late.contains(peer);
+                    let late = DeclineCode::lacks_a_leaf(code) && declines.late.contains(peer);
                     if !crossed && !late {
                         declines.by.entry(peer.clone()).or_insert(code.clone());
                     }

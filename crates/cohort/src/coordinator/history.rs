@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use beacon_signal::{Index, SparseMerkleTree};
+use beacon_signal::Index;
 
+use super::commitment::Commitment;
 use super::{Cohort, Coordinator, Event, FORMATION_EXPIRY_S, Phase, Signal, Stage, Standing};
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::{Code, Rejection, Step};
 use crate::message::{
-    DidRegistration, IndexResult, MAX_ANSWER_BYTES, RegistrationResult, RoundProof, SignalProgress,
-    SignalRecord,
+    DidRegistration, IndexResult, MAX_ANSWER_BYTES, RegistrationResult, RoundMap, RoundProof,
+    SignalProgress, SignalRecord,
 };
 
 /// Rounds that one answer tells of: their trees are built anew.
@@ -98,6 +99,7 @@ impl Coordinator {
             cohort_id: cohort.id,
             results,
             signals: history.signals,
+            maps: history.maps,
             next_round: history.next_round,
         };
         Ok(step.send(peer, result, now.after(FORMATION_EXPIRY_S)))
@@ -109,6 +111,7 @@ impl Coordinator {
 struct History {
     signals: Vec<SignalRecord>,
     proofs: BTreeMap<Index, Vec<RoundProof>>,
+    maps: Vec<RoundMap>,
     next_round: Option<u64>,
 }
 
@@ -119,9 +122,8 @@ impl History {
         let mut bytes = 0;
         let rounds = cohort.trees.range(from..);
         for (told, (round, leaves)) in rounds.enumerate() {
-            let Ok(tree) =
-                SparseMerkleTree::new(leaves.iter().map(|(index, leaf)| (*index, *leaf)))
-            else {
+            let leaves = leaves.iter().map(|(index, leaf)| (*index, *leaf));
+            let Some(commitment) = Commitment::to(cohort, leaves) else {
                 continue; // It was built once.
             };
             let of_round = cohort
@@ -131,13 +133,18 @@ impl History {
             let records: Vec<_> = of_round.map(|signal| record(signal, peer)).collect();
             let proofs: Vec<_> = indexes
                 .iter()
-                .map(|index| (*index, tree.proof(index)))
+                .filter_map(|index| Some((*index, commitment.proof(index)?)))
                 .collect();
-            bytes += json_bytes(&records) + records.len() * json_bytes(&proofs);
+            let map = commitment.map().map(|map| RoundMap {
+                round: *round,
+                map: map.clone(),
+            });
+            bytes += json_bytes(&records) + records.len() * json_bytes(&proofs) + json_bytes(&map);
             if told > 0 && (bytes > MAX_ANSWER_BYTES || told >= MAX_ANSWER_ROUNDS) {
                 history.next_round = Some(*round);
                 break;
             }
+            history.maps.extend(map);
             for record in records {
                 for (index, proof) in &proofs {
                     history.proofs.entry(*index).or_default().push(RoundProof {

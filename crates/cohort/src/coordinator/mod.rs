@@ -8,6 +8,7 @@ mod apply;
 mod apply_session;
 mod chain;
 mod commands;
+mod commitment;
 mod event;
 mod formation;
 mod history;

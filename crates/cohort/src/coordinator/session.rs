@@ -1,10 +1,11 @@
 //! One session: the transaction is built, nonces and partial signatures are put together, or it is abandoned.
 
-use beacon_signal::{LeafValue, Root, SparseMerkleTree, transaction};
+use beacon_signal::{LeafValue, Root, transaction};
 use bitcoin::{OutPoint, Transaction, TxIn, TxOut, Witness};
 use rand_core::CryptoRng;
 use uuid::{Builder, Uuid};
 
+use super::commitment::Commitment;
 use super::signing::aggregated;
 use super::strikes::is_forgiven;
 use super::{Cohort, Coordinator, Event, FORMATION_EXPIRY_S, Session, TIMEOUT};
@@ -68,10 +69,10 @@ impl Coordinator {
                     .unwrap_or(LeafValue::EMPTY),
             )
         });
-        let Ok(tree) = SparseMerkleTree::new(leaves) else {
+        let Some(commitment) = Commitment::to(cohort, leaves) else {
             return Step::nothing(); // An index has one holder: opt-ins and registrations see to that.
         };
-        let Ok((tx, spent)) = self.build(cohort, tree.root()) else {
+        let Ok((tx, spent)) = self.build(cohort, commitment.root()) else {
             return Step::nothing();
         };
         let deadline = now.after(cohort.phase_deadline_s());
@@ -80,7 +81,7 @@ impl Coordinator {
             cohort: cohort.id,
             session,
             round,
-            root: tree.root(),
+            root: commitment.root(),
             outpoints: tx.input.iter().map(|input| input.previous_output).collect(),
             tx: tx.clone(),
             spent: spent.clone(),
@@ -98,11 +99,12 @@ impl Coordinator {
                 proofs: member
                     .indexes
                     .iter()
-                    .map(|index| IndexProof {
-                        index: *index,
-                        proof: tree.proof(index),
+                    .filter_map(|index| {
+                        let (index, proof) = (*index, commitment.proof(index)?);
+                        Some(IndexProof { index, proof })
                     })
                     .collect(),
+                map: commitment.map().cloned(),
             };
             step = step.send(peer, request, deadline);
         }

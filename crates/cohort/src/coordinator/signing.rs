@@ -3,7 +3,7 @@
 use beacon_signal::LeafValue;
 
 use super::session::Abandonment;
-use super::{Cohort, Coordinator, Event, GivenNonces, OTHER_DECLINE, Phase, Session};
+use super::{Cohort, Coordinator, Event, GivenNonces, Member, OTHER_DECLINE, Phase, Session};
 use crate::evidence::{
     Contribution, Evidence, EvidenceType, Misdeed, SignedNonces, SignedPartials,
 };
@@ -14,6 +14,7 @@ use crate::message::{
 };
 use crate::review::DeclineCode;
 use crate::statement;
+use crate::terms::BeaconType;
 use crate::values::{NonceBytes, PartialBytes};
 
 impl Coordinator {
@@ -48,6 +49,18 @@ impl Coordinator {
                 expected,
             ));
         }
+        let leaves = match (cohort.terms.beacon_type, data) {
+            (BeaconType::Cas, None) if leaves.is_empty() => no_updates(cohort, member),
+            (BeaconType::Cas, None) => {
+                let got = format!("{} leaves", leaves.len());
+                let expected = "none: in a CAS cohort no_update is of all other indexes";
+                return Err(Rejection::new(Code::IndexCount, got, expected));
+            }
+            (kind, _) => in_form(kind, leaves)?,
+        };
+        if leaves.is_empty() && cohort.terms.beacon_type == BeaconType::Cas && data.is_none() {
+            return Ok(Step::nothing()); // All of them have answers.
+        }
         if leaves.is_empty() || leaves.len() > member.indexes.len() {
             let got = format!("{} leaves", leaves.len());
             return Err(Rejection::new(
@@ -70,6 +83,8 @@ impl Coordinator {
             match cohort.round.leaves.get(&leaf.index) {
                 Some(given) if *given == leaf.value => {}
                 None if !twice => new.push(leaf),
+                // It crossed the word that the other indexes have none. The map is not signed without it.
+                Some(&LeafValue::EMPTY) if leaf.did.is_some() && !twice => new.push(leaf),
                 _ => {
                     let got = format!("another leaf for index {}", leaf.index);
                     return Err(Rejection::new(Code::Conflict, got, "the leaf given before"));
@@ -317,7 +332,7 @@ impl Coordinator {
             }));
         }
         let session = Self::session(cohort, body.session_id)?;
-        if session.outdated && code == DeclineCode::ProofInvalid.as_str() {
+        if session.outdated && DeclineCode::lacks_a_leaf(code) {
             return Ok(Self::abandon_outdated(cohort, session, now));
         }
         let why = Abandonment {
@@ -327,6 +342,35 @@ impl Coordinator {
             struck: Vec::new(),
         };
         Ok(Self::abandon(cohort, session, why, now))
+    }
+}
+
+/// What `no_update` says in a CAS cohort: the member's indexes without an answer have no update.
+fn no_updates(cohort: &Cohort, member: &Member) -> Vec<Leaf> {
+    let unanswered = cohort.unanswered(member);
+    unanswered
+        .map(|index| Leaf::blinded(*index, LeafValue::EMPTY))
+        .collect()
+}
+
+/// Leaves that look as those of this beacon type do.
+fn in_form(kind: BeaconType, leaves: Vec<Leaf>) -> Result<Vec<Leaf>, Rejection> {
+    let (in_the_open, expected) = match kind {
+        BeaconType::Smt => (false, "index and value: the cohort's leaves are blinded"),
+        BeaconType::Cas => (
+            true,
+            "did and update_hash: the cohort's beacon is a CAS beacon",
+        ),
+    };
+    // An update's hash that stands for "no update" here is nothing that SHA-256 gives.
+    let fits = |leaf: &Leaf| {
+        leaf.did.is_some() == in_the_open && !(in_the_open && leaf.value == LeafValue::EMPTY)
+    };
+    if leaves.iter().all(fits) {
+        Ok(leaves)
+    } else {
+        let got = "leaves of another form";
+        Err(Rejection::new(Code::Malformed, got, expected))
     }
 }
 

@@ -6,6 +6,7 @@ use beacon_signal::{Index, LeafValue, Root};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
+use crate::announcement::AnnouncedDid;
 use crate::evidence::{Evidence, SignedNonces, SignedPartials};
 use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
@@ -13,7 +14,7 @@ use crate::machine::Fund;
 use crate::message::{SpentOutput, Subscribe};
 use crate::musig::BeaconKey;
 use crate::review::DeclineCode;
-use crate::terms::AgreedTerms;
+use crate::terms::{AgreedTerms, BeaconType};
 use crate::values::{AggregatedNonce, CohortKey, PublicNonce, StatementSignature, transaction_hex};
 
 /// Everything that a coordinator knows.
@@ -78,6 +79,9 @@ pub struct Cohort {
     pub signals: Vec<Signal>,
     /// The leaves of every round that has a transaction, kept for ever: proofs can be asked for again.
     pub trees: BTreeMap<u64, BTreeMap<Index, LeafValue>>,
+    /// In a CAS cohort, where leaves are in the open: the DIDs of which updates were given, kept for ever.
+    #[serde(default)]
+    pub announced: BTreeMap<Index, AnnouncedDid>,
     /// Outputs of the beacon that are gone and that none of our transactions spends; the last 64.
     pub vanished: BTreeSet<OutPoint>,
     /// Outputs of the beacon that were spent by a transaction that we do not know; the last 64.
@@ -399,12 +403,24 @@ impl Cohort {
     /// Whether a decline of this code comes of a leaf that crossed the request: an index of the member had no answer when
     /// the tree was built. Believed in a round four times for each index of the member: a leaf can cross one session, and the
     /// word that it is refused the next ones.
+    ///
+    /// In a CAS cohort an update may also cross the word that the other indexes have none, which comes after it. That is
+    /// believed four times, for every member has such an index in most rounds.
     pub(super) fn has_crossed(&self, peer: &PeerId, code: &str) -> bool {
         let times = self.round.crossed.get(peer).copied().unwrap_or_default();
-        let may_have = |member: &Member| {
-            times < 4 * member.indexes.len() && self.unanswered(member).next().is_some()
+        let may_have = |member: &Member| match self.terms.beacon_type {
+            BeaconType::Smt => {
+                times < 4 * member.indexes.len() && self.unanswered(member).next().is_some()
+            }
+            BeaconType::Cas => times < 4 && member.indexes.iter().any(|index| !self.updates(index)),
         };
-        code == DeclineCode::ProofInvalid.as_str() && self.members.get(peer).is_some_and(may_have)
+        DeclineCode::lacks_a_leaf(code) && self.members.get(peer).is_some_and(may_have)
+    }
+
+    /// Whether this round has an update of the index, as far as that can be seen.
+    pub(super) fn updates(&self, index: &Index) -> bool {
+        let leaf = self.round.leaves.get(index);
+        leaf.is_some_and(|value| *value != LeafValue::EMPTY)
     }
 
     /// Members that said to know a later round than this one, and which.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::SpentOutput;
+use crate::announcement::Announcement;
 use crate::evidence::SignedPartials;
 use crate::ids::{CohortId, SessionId};
 use crate::terms::{BeaconType, BtcNetwork};
@@ -126,6 +127,9 @@ pub struct RegistrationResult {
     /// Where it was asked for: every transaction of the rounds asked for, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signals: Vec<SignalRecord>,
+    /// In a CAS cohort, where it was asked for: the map of each round of [`Self::signals`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maps: Vec<RoundMap>,
     /// The first round that did not fit: to be asked for next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_round: Option<u64>,
@@ -155,6 +159,15 @@ pub struct RoundProof {
     pub round: u64,
     /// Without `nonce` and `updateId`, which the coordinator does not know.
     pub proof: Proof,
+}
+
+/// What the signals of one round of a CAS cohort announce.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundMap {
+    /// The round.
+    pub round: u64,
+    /// Its map.
+    pub map: Announcement,
 }
 
 /// How far a signal came, as the coordinator knows.

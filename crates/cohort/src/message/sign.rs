@@ -1,9 +1,10 @@
 //! Bodies of the messages in which a cohort signs.
 
-use beacon_signal::{Index, LeafValue, Proof};
+use beacon_signal::{Index, LeafValue, Proof, UpdateId};
 use bitcoin::{BlockHash, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
+use crate::announcement::{AnnouncedDid, Announcement};
 use crate::ids::{CohortId, SessionId, Timestamp};
 use crate::values::{
     AggregatedNonce, NonceBytes, PartialBytes, StatementSignature, transaction_hex,
@@ -20,13 +21,70 @@ pub struct UpdateOpportunity {
     pub deadline: Timestamp,
 }
 
-/// One leaf, as the coordinator sees it.
+/// One leaf, as the coordinator sees it: `{index, value}`, and in a CAS cohort `{did, update_hash}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "LeafForm", into = "LeafForm")]
 pub struct Leaf {
     /// SHA-256 of the DID.
     pub index: Index,
-    /// The blinded value.
+    /// The blinded value; in a CAS cohort the update's hash, or [`LeafValue::EMPTY`] without an update.
     pub value: LeafValue,
+    /// The DID itself, where a CAS cohort announces an update of it.
+    pub did: Option<AnnouncedDid>,
+}
+
+impl Leaf {
+    /// A leaf that says nothing of its DID but its index.
+    pub fn blinded(index: Index, value: LeafValue) -> Self {
+        let did = None;
+        Self { index, value, did }
+    }
+
+    /// An update in the open.
+    pub fn announced(did: AnnouncedDid, update: UpdateId) -> Self {
+        Self {
+            index: did.index(),
+            value: LeafValue::update_without_nonce(&update),
+            did: Some(did),
+        }
+    }
+}
+
+/// Either form of a leaf on the wire.
+#[derive(Serialize, Deserialize)]
+struct LeafForm {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<Index>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<LeafValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    did: Option<AnnouncedDid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    update_hash: Option<UpdateId>,
+}
+
+impl TryFrom<LeafForm> for Leaf {
+    type Error = &'static str;
+
+    fn try_from(form: LeafForm) -> Result<Self, Self::Error> {
+        match (form.index, form.value, form.did, form.update_hash) {
+            (Some(index), Some(value), None, None) => Ok(Self::blinded(index, value)),
+            (None, None, Some(did), Some(update)) => Ok(Self::announced(did, update)),
+            _ => Err("expected a leaf with index and value, or with did and update_hash"),
+        }
+    }
+}
+
+impl From<Leaf> for LeafForm {
+    fn from(leaf: Leaf) -> Self {
+        let blinded = leaf.did.is_none();
+        Self {
+            index: blinded.then_some(leaf.index),
+            value: blinded.then_some(leaf.value),
+            did: leaf.did,
+            update_hash: (!blinded).then_some(UpdateId(leaf.value.0)),
+        }
+    }
 }
 
 /// Body of `sign/request_signature`.
@@ -49,7 +107,8 @@ pub struct NoUpdate {
     pub cohort_id: CohortId,
     /// Number of the round.
     pub round: u64,
-    /// The leaves; at least one. Blinded, they look like any other leaf.
+    /// The leaves; at least one. Blinded, they look like any other leaf. In a CAS cohort none: no index has an update but
+    /// those for which one was or will be given.
     pub leaves: Vec<Leaf>,
 }
 
@@ -125,8 +184,11 @@ pub struct AuthorizationRequest {
     pub replaces: Option<Txid>,
     /// What the inputs spend, in their order.
     pub spent_outputs: Vec<SpentOutput>,
-    /// One for each index that the member registered.
+    /// One for each index that the member registered; in a CAS cohort none.
     pub proofs: Vec<IndexProof>,
+    /// In a CAS cohort: everything that the signal announces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<Announcement>,
 }
 
 /// Body of `sign/nonce_contribution`.

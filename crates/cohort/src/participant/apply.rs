@@ -266,6 +266,7 @@ impl Membership {
                     tx: open.proposal.0.pending_tx.clone(),
                     txid: *txid,
                     proofs: proofs.clone(),
+                    map: open.proposal.0.map.clone(),
                     unproven: BTreeMap::new(),
                     recovered: false,
                     standing: Standing::Live,

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use beacon_signal::{Index, Proof};
 use bitcoin::{OutPoint, Transaction, Txid};
 
 use super::event::Event;
 use super::state::{Candidate, ForeignSpend, Inquiry, MAX_ENDED, Membership, Standing};
 use crate::hourly::Hourly;
 use crate::review::{OwnLeaf, impossible_after};
+use crate::terms::BeaconType;
 
 /// Longest time until a question is asked again, in seconds.
 const LONGEST_WAIT_S: u64 = 3_600;
@@ -34,6 +34,7 @@ impl Membership {
                 root,
                 proofs,
                 unproven,
+                map,
                 ..
             } => self.adopt(Candidate {
                 session: *session,
@@ -42,6 +43,7 @@ impl Membership {
                 tx: tx.clone(),
                 txid: tx.compute_txid(),
                 proofs: proofs.clone(),
+                map: map.clone(),
                 unproven: unproven.clone(),
                 recovered: true,
                 standing: Standing::Live,
@@ -50,12 +52,16 @@ impl Membership {
                 txid,
                 proofs,
                 unproven,
+                map,
                 ..
             } => {
-                let round = self.round;
+                let (round, dids) = (self.round, self.dids.clone());
                 let Some(candidate) = self.candidate_mut(*txid) else {
                     return;
                 };
+                if map.is_some() {
+                    candidate.map.clone_from(map);
+                }
                 candidate.proofs.extend(proofs.clone());
                 candidate.unproven.extend(unproven.clone());
                 let Candidate {
@@ -63,8 +69,8 @@ impl Membership {
                 } = candidate;
                 unproven.retain(|index, _| !proofs.contains_key(index));
                 if candidate.recovered && candidate.round == round {
-                    let leaves = leaves_of(&candidate.proofs);
-                    self.leaves.extend(leaves);
+                    let leaves = candidate.leaves(&dids);
+                    self.set_leaves(leaves);
                 }
             }
             Event::QuarantineFixed { outputs, .. } => {
@@ -114,15 +120,14 @@ impl Membership {
             // Within a round a leaf never changes: what was chosen in the meantime was chosen in error.
             self.leaves
                 .retain(|index, _| !candidate.unproven.contains_key(index));
-            self.leaves.extend(leaves_of(&candidate.proofs));
+            if self.terms.beacon_type == BeaconType::Cas {
+                self.leaves.clear();
+            }
+            self.set_leaves(candidate.leaves(&self.dids));
         }
-        self.queued.retain(|index, update| {
-            let announced = candidate
-                .proofs
-                .get(index)
-                .and_then(|proof| proof.update_id);
-            announced != Some(*update)
-        });
+        let announced: BTreeMap<_, _> = candidate.updates().collect();
+        self.queued
+            .retain(|index, update| announced.get(index) != Some(update));
         if let Some(quarantine) = &mut self.quarantine {
             let inputs = candidate.tx.input.iter();
             quarantine
@@ -131,6 +136,11 @@ impl Membership {
         }
         self.settled = false;
         self.candidates.push(candidate);
+    }
+
+    fn set_leaves(&mut self, leaves: Vec<OwnLeaf>) {
+        let leaves = leaves.into_iter().map(|leaf| (leaf.index, leaf));
+        self.leaves.extend(leaves);
     }
 
     /// Outputs that are spent for good: nothing about them is waited for.
@@ -207,6 +217,8 @@ impl Membership {
         for (index, _) in announced.flat_map(Candidate::updates) {
             lost.remove(&index);
         }
+        // A map has those of other members as well.
+        lost.retain(|index, _| self.dids.contains_key(index));
         for (index, update) in lost {
             // A leaf or a later wish of this round goes before.
             if !self.leaves.contains_key(&index) {
@@ -232,17 +244,4 @@ impl Membership {
             self.session = None;
         }
     }
-}
-
-/// The leaves that complete proofs carry.
-fn leaves_of(proofs: &BTreeMap<Index, Proof>) -> Vec<(Index, OwnLeaf)> {
-    let leaf = |(index, proof): (&Index, &Proof)| {
-        let leaf = OwnLeaf {
-            index: *index,
-            update: proof.update_id,
-            nonce: proof.nonce.clone()?,
-        };
-        Some((*index, leaf))
-    };
-    proofs.iter().filter_map(leaf).collect()
 }

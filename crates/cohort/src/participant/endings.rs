@@ -4,6 +4,7 @@ use beacon_signal::{LeafValue, Root, Strictness, transaction};
 
 use super::state::{Membership, Offered, Progress, Session, Stage};
 use super::{Event, Participant};
+use crate::announcement::Announcement;
 use crate::ids::{PeerId, SessionId, Timestamp};
 use crate::machine::{Effect, Rejection, Step};
 use crate::message::{Decline, IndexProof, NextStep, SessionAborted, shortened};
@@ -121,7 +122,7 @@ impl Participant {
         now: Timestamp,
     ) -> Step<Event> {
         let mut step = Step::nothing();
-        if code == DeclineCode::ProofInvalid && lacks_our_leaf(cohort, offer) {
+        if DeclineCode::lacks_a_leaf(code.as_str()) && lacks_our_leaf(cohort, offer) {
             // It may still be on its way, sent again ever less often: each further try would fail for want of it.
             step = Self::leaves_again(step, cohort, now);
         }
@@ -137,7 +138,7 @@ impl Participant {
     }
 }
 
-/// Whether a tree was built without a leaf that we chose for this round.
+/// Whether a tree was built, or a map made, without a leaf that we chose for this round.
 fn lacks_our_leaf(cohort: &Membership, offer: &ProposedSignal) -> bool {
     let Some(root) = transaction::signal_bytes(&offer.0.pending_tx).map(Root) else {
         return false;
@@ -146,7 +147,10 @@ fn lacks_our_leaf(cohort: &Membership, offer: &ProposedSignal) -> bool {
         let shown = proof.verify(index, &LeafValue::EMPTY, &root, Strictness::Member);
         cohort.leaves.contains_key(index) && shown.is_ok()
     };
-    offer.0.proofs.iter().any(empty)
+    let announced = offer.0.map.as_ref().map(Announcement::by_index);
+    let mut own = cohort.leaves.values().filter(|leaf| leaf.update.is_some());
+    let unannounced = announced.is_some_and(|map| own.any(|leaf| !map.contains_key(&leaf.index)));
+    unannounced || offer.0.proofs.iter().any(empty)
 }
 
 /// What the end says of a session that was not taken up.

@@ -7,6 +7,7 @@ use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::state::{Offered, Unproven};
+use crate::announcement::Announcement;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::message::Subscribe;
 use crate::review::{OwnLeaf, ProposedSignal};
@@ -142,13 +143,17 @@ pub enum Event {
         root: Root,
         proofs: BTreeMap<Index, Proof>,
         unproven: BTreeMap<Index, Unproven>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        map: Option<Announcement>,
     },
-    /// Proofs that came again, for something that is known.
+    /// Proofs, or the map, that came again, for something that is known.
     ProofsRecovered {
         cohort: CohortId,
         txid: Txid,
         proofs: BTreeMap<Index, Proof>,
         unproven: BTreeMap<Index, Unproven>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        map: Option<Announcement>,
     },
     /// The chain source has said which outputs there are: these are in quarantine, besides those known before.
     QuarantineFixed {
@@ -194,7 +199,8 @@ pub enum Event {
         signature: StatementSignature,
         deadline: Timestamp,
     },
-    /// Partial signatures may be made now: all that is needed to prove the signal later is in this event.
+    /// Partial signatures may be made now: all that is needed to prove the signal later is in this event, or, a CAS cohort's
+    /// map, in the proposal.
     PartialAuthorized {
         cohort: CohortId,
         session: SessionId,

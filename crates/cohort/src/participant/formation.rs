@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::endings::end;
 use super::state::{Membership, Stage};
 use super::{Event, Participant, by_index};
+use crate::announcement::AnnouncedDid;
 use crate::coordinator::FORMATION_EXPIRY_S;
 use crate::ids::{CohortId, PeerId, Timestamp};
 use crate::machine::{Code, Effect, Rejection, Step};
@@ -12,6 +13,7 @@ use crate::message::{CohortAck, CohortSet, OptIn, OptOut, RegistrationResult, sh
 use crate::review::{self, OptedIn};
 use crate::signer::{KeyPath, SignerRequest};
 use crate::statement;
+use crate::terms::BeaconType;
 use crate::values::{CohortKey, StatementSignature};
 
 /// Longest DID that is registered, in bytes.
@@ -27,9 +29,14 @@ impl Participant {
     pub(super) fn join_by_policy(&self, cohort: &Membership, now: Timestamp) -> Step<Event> {
         // Nobody looks at the terms: a coordinator could burn any deposit as fees within terms that nobody read.
         let bearable = cohort.terms.max_fee_rate_sat_vb <= AUTO_JOIN_MAX_FEE_RATE_SAT_VB;
-        let dids = self.policy.auto_join.as_ref().filter(|_| bearable);
         // A cohort that takes the place of another is joined for the same DIDs.
         let before = self.predecessor(cohort);
+        // Nobody reads either that updates are told to all members in the open, but who has agreed to that before.
+        let kind = cohort.terms.beacon_type;
+        let private = kind == BeaconType::Smt
+            || before.is_some_and(|before| before.terms.beacon_type == kind);
+        let dids = self.policy.auto_join.as_ref();
+        let dids = dids.filter(|_| bearable && private);
         let before = before.map(|before| before.dids.values().cloned().collect::<Vec<_>>());
         let joined = dids.map(|dids| self.join(cohort, before.as_ref().unwrap_or(dids), now));
         // What cannot be joined is left for the user to see in the list.
@@ -62,6 +69,15 @@ impl Participant {
                 format!("{got:?}"),
                 format!("a DID of at most {MAX_DID} bytes"),
             ));
+        }
+        if cohort.terms.beacon_type == BeaconType::Cas {
+            for did in dids {
+                let named = did.parse::<AnnouncedDid>();
+                named.map_err(|error| {
+                    let expected = "a DID that can stand in the map of a CAS cohort";
+                    Rejection::new(Code::Invalid, error.to_string(), expected)
+                })?;
+            }
         }
         match cohort.stage {
             Stage::Advertised => {}

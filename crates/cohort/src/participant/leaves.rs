@@ -10,7 +10,7 @@ use crate::ids::{PeerId, Timestamp};
 use crate::machine::{Code, Rejection, Step};
 use crate::message::{Leaf, NoUpdate, RequestSignature, UpdateOpportunity};
 use crate::review::OwnLeaf;
-use crate::terms::Flow;
+use crate::terms::{BeaconType, Flow};
 
 /// Seconds for which an update waits for a coordinator that cannot be reached.
 const LEAF_EXPIRY_S: u64 = 7 * 86_400;
@@ -175,13 +175,20 @@ impl Participant {
         )
     }
 
-    pub(super) fn leaf_nonce(&self, cohort: &Membership, round: u64, index: &Index) -> LeafNonce {
+    /// What blinds a leaf. A CAS cohort's are in the open.
+    pub(super) fn leaf_nonce(
+        &self,
+        cohort: &Membership,
+        round: u64,
+        index: &Index,
+    ) -> Option<LeafNonce> {
         let (coordinator, id) = (&cohort.coordinator, cohort.id);
-        self.leaf_secret.leaf_nonce(coordinator, id, round, index)
+        let nonce = || self.leaf_secret.leaf_nonce(coordinator, id, round, index);
+        (cohort.terms.beacon_type == BeaconType::Smt).then(nonce)
     }
 }
 
-/// Updates go as request_signature, the rest as no_update.
+/// Updates go as request_signature, the rest as no_update, which names no index where updates are in the open.
 fn send_leaves(
     mut step: Step<Event>,
     cohort: &Membership,
@@ -189,17 +196,14 @@ fn send_leaves(
     leaves: &[OwnLeaf],
     expires: Timestamp,
 ) -> Step<Event> {
-    let blinded = |updates: bool| -> Vec<Leaf> {
+    let sent = |updates: bool| -> Vec<Leaf> {
         leaves
             .iter()
             .filter(|leaf| leaf.update.is_some() == updates)
-            .map(|leaf| Leaf {
-                index: leaf.index,
-                value: leaf.value(),
-            })
+            .map(|leaf| as_sent(cohort, leaf))
             .collect()
     };
-    let (updates, others) = (blinded(true), blinded(false));
+    let (updates, mut others) = (sent(true), sent(false));
     if let Some(first) = updates.first() {
         let data = first.value;
         let message = RequestSignature {
@@ -211,6 +215,9 @@ fn send_leaves(
         step = step.send(&cohort.coordinator, message, expires);
     }
     if !others.is_empty() {
+        if cohort.terms.beacon_type == BeaconType::Cas {
+            others.clear();
+        }
         let message = NoUpdate {
             cohort_id: cohort.id,
             round,
@@ -219,4 +226,16 @@ fn send_leaves(
         step = step.send(&cohort.coordinator, message, expires);
     }
     step
+}
+
+/// A leaf as the coordinator gets it: an update of a CAS cohort with its DID.
+fn as_sent(cohort: &Membership, leaf: &OwnLeaf) -> Leaf {
+    let did = match cohort.terms.beacon_type {
+        BeaconType::Smt => None,
+        BeaconType::Cas => cohort.dids.get(&leaf.index),
+    };
+    match (did.and_then(|did| did.parse().ok()), leaf.update) {
+        (Some(did), Some(update)) => Leaf::announced(did, update),
+        _ => Leaf::blinded(leaf.index, leaf.value()),
+    }
 }

@@ -27,6 +27,7 @@ impl Membership {
                 .keys()
                 .map(|index| (*index, self.leaves.get(index)))
                 .collect(),
+            registering: self.registering.keys().copied().collect(),
             live: self.unsettled().map(|candidate| &candidate.tx).collect(),
             published: self
                 .live()

@@ -13,6 +13,7 @@ use super::endings::end;
 use super::event::RollbackEvidence;
 use super::state::{Candidate, Membership, Unproven};
 use super::{Event, Participant};
+use crate::announcement::Announcement;
 use crate::coordinator::FORMATION_EXPIRY_S;
 use crate::ids::Timestamp;
 use crate::machine::{Code, Rejection, Step};
@@ -69,7 +70,7 @@ impl Participant {
             let kept = candidate.unproven.iter();
             let kept = kept.map(|(index, unproven)| (*index, unproven.proof.clone()));
             step.events
-                .extend(self.recovered(cohort, candidate, kept.collect(), updates));
+                .extend(self.recovered(cohort, candidate, kept.collect(), None, updates));
         }
         Ok(step.and(Self::inquire(cohort, 1, now)))
     }
@@ -90,7 +91,9 @@ impl Participant {
             let txid = tx.compute_txid();
             let sent = sent_proofs(cohort, body, record);
             if let Some(known) = cohort.candidates.iter().find(|known| known.txid == txid) {
-                step.events.extend(self.recovered(cohort, known, sent, &[]));
+                let map = sent_map(body, record, &known.root).filter(|_| known.map.is_none());
+                let recovered = self.recovered(cohort, known, sent, map, &[]);
+                step.events.extend(recovered);
                 has_ours |= asked_from <= Some(known.round);
                 continue;
             }
@@ -123,6 +126,7 @@ impl Participant {
                 root,
                 proofs,
                 unproven,
+                map: sent_map(body, record, &root),
             });
             if !matches!(
                 record.status,
@@ -154,18 +158,20 @@ impl Participant {
         cohort: &Membership,
         known: &Candidate,
         mut sent: BTreeMap<Index, Proof>,
+        map: Option<Announcement>,
         updates: &[UpdateId],
     ) -> Option<Event> {
         sent.retain(|index, _| !known.proofs.contains_key(index));
         let (proofs, mut unproven) =
             self.completed(cohort, known.round, &known.root, sent, updates);
         unproven.retain(|index, _| !known.unproven.contains_key(index));
-        let adds = !proofs.is_empty() || !unproven.is_empty();
+        let adds = !proofs.is_empty() || !unproven.is_empty() || map.is_some();
         adds.then(|| Event::ProofsRecovered {
             cohort: cohort.handle,
             txid: known.txid,
             proofs,
             unproven,
+            map,
         })
     }
 
@@ -241,7 +247,7 @@ impl Participant {
         }
         let stored = cohort.leaves.get(&index).filter(|_| round == cohort.round);
         let derived = self.leaf_nonce(cohort, round, &index);
-        let nonces = stored.map(|leaf| leaf.nonce.clone()).into_iter();
+        let nonces = stored.and_then(|leaf| leaf.nonce.clone()).into_iter();
         let announced = cohort.candidates.iter().rev().flat_map(Candidate::updates);
         let announced = announced.filter(|(other, _)| *other == index);
         let known = updates
@@ -252,15 +258,15 @@ impl Participant {
             .chain(announced.map(|(_, update)| update))
             .take(MAX_TRIED);
         let known: Vec<_> = std::iter::once(None).chain(known.map(Some)).collect();
-        for nonce in nonces.chain(std::iter::once(derived)) {
+        for nonce in nonces.chain(derived) {
             for update in &known {
                 let leaf = OwnLeaf {
                     index,
                     update: *update,
-                    nonce: nonce.clone(),
+                    nonce: Some(nonce.clone()),
                 };
                 if carries(proof, &index, &leaf.value(), root) {
-                    complete.nonce = Some(leaf.nonce);
+                    complete.nonce = leaf.nonce;
                     complete.update_id = leaf.update;
                     return Some(complete);
                 }
@@ -291,6 +297,13 @@ fn sent_proofs(
         Some((result.index, sent.proof.clone()))
     };
     ours.filter_map(proof).collect()
+}
+
+/// The map that came for this signal, if it is the one that the signal announces.
+fn sent_map(body: &RegistrationResult, record: &SignalRecord, root: &Root) -> Option<Announcement> {
+    let mut maps = body.maps.iter().filter(|sent| sent.round == record.round);
+    let sent = maps.find(|sent| sent.map.signal_bytes() == *root)?;
+    Some(sent.map.clone())
 }
 
 /// What shows that our key signed this transaction: the beacon's signature, or a statement of ours.

@@ -365,7 +365,7 @@ impl Participant {
         let complete = request.proofs.iter().map(|IndexProof { index, proof }| {
             let mut proof = proof.clone();
             let leaf = cohort.leaves.get(index);
-            proof.nonce = leaf.map(|leaf| leaf.nonce.clone());
+            proof.nonce = leaf.and_then(|leaf| leaf.nonce.clone());
             proof.update_id = leaf.and_then(|leaf| leaf.update);
             (*index, proof)
         });

@@ -7,6 +7,7 @@ use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::derive;
+use crate::announcement::Announcement;
 use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::message::Subscribe;
@@ -249,6 +250,10 @@ pub struct Candidate {
     pub txid: Txid,
     /// Complete proofs, by index.
     pub proofs: BTreeMap<Index, Proof>,
+    /// In a CAS cohort: everything that it announces. Its hash is the signal bytes. Absent where it was forgotten and has not
+    /// come again.
+    #[serde(default)]
+    pub map: Option<Announcement>,
     /// Proofs that came again and could not be completed, by index.
     pub unproven: BTreeMap<Index, Unproven>,
     /// Whether our log had lost it, and it was learned of again.
@@ -258,10 +263,39 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// The updates that it announces, by index.
+    /// The updates that it announces, by index; in a CAS cohort those of other members as well.
     pub fn updates(&self) -> impl Iterator<Item = (Index, UpdateId)> {
         let proofs = self.proofs.iter();
-        proofs.filter_map(|(index, proof)| Some((*index, proof.update_id?)))
+        let mapped = self.map.iter().flat_map(Announcement::by_index);
+        proofs
+            .filter_map(|(index, proof)| Some((*index, proof.update_id?)))
+            .chain(mapped)
+    }
+
+    /// Whether everything is here that shows what it announces of this index, or that it announces nothing.
+    pub fn is_proven(&self, index: &Index) -> bool {
+        self.map.is_some() || self.proofs.contains_key(index)
+    }
+
+    /// The leaves of these DIDs that it shows.
+    pub(super) fn leaves(&self, dids: &BTreeMap<Index, String>) -> Vec<OwnLeaf> {
+        let leaf = |(index, proof): (&Index, &Proof)| {
+            Some(OwnLeaf {
+                index: *index,
+                update: proof.update_id,
+                nonce: Some(proof.nonce.clone()?),
+            })
+        };
+        let mut leaves: Vec<_> = self.proofs.iter().filter_map(leaf).collect();
+        if let Some(map) = &self.map {
+            let announced = map.by_index();
+            leaves.extend(dids.keys().map(|index| OwnLeaf {
+                index: *index,
+                update: announced.get(index).copied(),
+                nonce: None,
+            }));
+        }
+        leaves
     }
 }
 

@@ -82,6 +82,9 @@ decline_codes! {
     LeafMissing = "leaf-missing";
     /// A proof that carries the wrong leaf, leads to another root, or breaks a rule of its form.
     ProofInvalid = "proof-invalid";
+    /// A CAS cohort's map is missing, has another hash than the signal bytes, or does not say of this member's DIDs exactly
+    /// what it asked for; or an SMT cohort has one.
+    MapInvalid = "map-invalid";
     /// A transaction that may still be mined is neither built on nor conflicted with.
     LiveTransaction = "live-transaction";
     /// It would undo a signal that was published for an earlier round.
@@ -110,6 +113,14 @@ decline_codes! {
     RolledBack = "rolled-back";
     /// A different request under the same session id.
     Conflict = "conflict";
+}
+
+impl DeclineCode {
+    /// Whether this is what a member says of a root that was made without its leaf.
+    pub(crate) fn lacks_a_leaf(code: &str) -> bool {
+        let codes = [Self::ProofInvalid, Self::MapInvalid];
+        codes.iter().any(|known| known.as_str() == code)
+    }
 }
 
 impl fmt::Display for DeclineCode {

@@ -7,12 +7,13 @@
 
 mod codes;
 mod cohort;
+mod live;
 mod rules;
 mod signal;
 
 pub use codes::DeclineCode;
 pub use cohort::{OptedIn, review_cohort};
-pub(crate) use rules::{ignored_live, impossible_after, impossible_beside};
+pub(crate) use live::{ignored_live, impossible_after, impossible_beside};
 pub use signal::{OwnLeaf, ProposedSignal, ReviewedSignal, SignalContext, Verdict};
 
 use crate::message::shortened;

@@ -1,14 +1,14 @@
 //! The rules of a signal, one function each, in the order of the table.
 
-use std::collections::BTreeSet;
-
-use beacon_signal::{LeafValue, Root, Strictness, transaction};
-use bitcoin::{Amount, OutPoint, Transaction, TxOut, Txid};
+use beacon_signal::{LeafValue, Root, Strictness, UpdateId, transaction};
+use bitcoin::{Amount, Transaction, TxOut};
 
 use super::ensure;
+use super::live::ignored_live;
 use super::signal::{OwnLeaf, ProposedSignal, SignalContext};
 use crate::machine::OutputView;
 use crate::message::{IndexProof, Kind};
+use crate::terms::BeaconType;
 
 type Proposal = ProposedSignal;
 type Context<'a> = SignalContext<'a>;
@@ -178,13 +178,18 @@ pub(super) fn one_proof_for_each_index(
     proposal: &Proposal,
     context: &Context<'_>,
 ) -> Result<(), String> {
+    let indexes = match context.terms.beacon_type {
+        BeaconType::Smt => context.leaves.as_slice(),
+        BeaconType::Cas => &[],
+    };
     // No more either: what is asked of us is written to our log.
-    let (got, expected) = (proposal.0.proofs.len(), context.leaves.len());
+    let (got, expected) = (proposal.0.proofs.len(), indexes.len());
     ensure(got == expected, || {
-        format!("got {got} proofs, expected {expected}, one for each registered index")
+        format!(
+            "got {got} proofs, expected {expected}, one for each registered index of an SMT cohort"
+        )
     })?;
-    let missing = context
-        .leaves
+    let missing = indexes
         .iter()
         .find(|(index, _)| proposal.proof(index).is_none());
     missing.map_or(Ok(()), |(index, _)| {
@@ -218,6 +223,59 @@ pub(super) fn proofs_carry_own_leaves(
                 .verify(index, &value, &Root(root), Strictness::Member)
                 .map_err(|error| format!("proof for index {index}: {error}"))?;
         }
+    }
+    Ok(())
+}
+
+pub(super) fn map_carries_own_updates(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    let (map, root) = match (context.terms.beacon_type, &proposal.0.map) {
+        (BeaconType::Smt, None) => return Ok(()),
+        (BeaconType::Smt, Some(_)) => {
+            return Err("got a map, expected none in an SMT cohort".to_owned());
+        }
+        (BeaconType::Cas, None) => return Err("got no map in a CAS cohort".to_owned()),
+        (BeaconType::Cas, Some(map)) => {
+            let Some(root) = transaction::signal_bytes(&proposal.0.pending_tx) else {
+                return Ok(()); // Another check's business.
+            };
+            (map, Root(root))
+        }
+    };
+    let members = context.beacon.keys().len() as u64;
+    let most = members.saturating_mul(context.terms.max_indexes_per_member);
+    ensure(map.len() as u64 <= most, || {
+        let got = map.len();
+        format!(
+            "got a map of {got} DIDs, expected at most {most}, as many as members may answer for"
+        )
+    })?;
+    let hash = map.signal_bytes();
+    ensure(hash == root, || {
+        format!("got a map with hash {hash}, expected {root}, the signal bytes")
+    })?;
+    let announced = map.by_index();
+    let own = context
+        .leaves
+        .iter()
+        .map(|(index, leaf)| (index, leaf.and_then(|leaf| leaf.update)));
+    let not_yet = context.registering.iter().map(|index| (index, None));
+    for (index, wanted) in own.chain(not_yet) {
+        let got = announced.get(index).copied();
+        ensure(got == wanted, || {
+            let text = |update: Option<_>| {
+                update.map_or("no update".to_owned(), |update: UpdateId| {
+                    format!("update {update}")
+                })
+            };
+            format!(
+                "got {} for index {index}, expected {}",
+                text(got),
+                text(wanted)
+            )
+        })?;
     }
     Ok(())
 }
@@ -287,81 +345,6 @@ pub(super) fn one_root_for_each_round(
             Root(root)
         ))
     })
-}
-
-/// The first live transaction that a spend of `inputs` would leave free to be mined beside it: the spend neither
-/// takes one of its inputs nor depends, directly or through other live transactions, on one of its outputs.
-pub(crate) fn ignored_live(
-    inputs: &[bitcoin::TxIn],
-    live: &[&Transaction],
-) -> Option<bitcoin::Txid> {
-    let mut needed: Vec<bitcoin::Txid> = inputs
-        .iter()
-        .map(|input| input.previous_output.txid)
-        .collect();
-    let mut next = 0;
-    while let Some(txid) = needed.get(next).copied() {
-        let parents = live.iter().filter(|live| live.compute_txid() == txid);
-        let parents: Vec<_> = parents
-            .flat_map(|live| &live.input)
-            .map(|input| input.previous_output.txid)
-            .collect();
-        needed.extend(
-            parents
-                .into_iter()
-                .filter(|parent| !needed.contains(parent))
-                .collect::<Vec<_>>(),
-        );
-        next += 1;
-    }
-    live.iter()
-        .find(|live| {
-            let conflicts = live.input.iter().any(|taken| {
-                inputs
-                    .iter()
-                    .any(|input| input.previous_output == taken.previous_output)
-            });
-            !conflicts && !needed.contains(&live.compute_txid())
-        })
-        .map(|live| live.compute_txid())
-}
-
-/// The transactions of `all` that can never be mined beside `buried`, which is one of them: those that spend what it
-/// spends, and those that build on such.
-pub(crate) fn impossible_beside(buried: Txid, all: &[&Transaction]) -> BTreeSet<Txid> {
-    let mined = all.iter().find(|tx| tx.compute_txid() == buried);
-    let inputs = mined.into_iter().flat_map(|tx| &tx.input);
-    let spent: Vec<_> = inputs.map(|input| input.previous_output).collect();
-    impossible_after(&spent, buried, all)
-}
-
-/// The transactions of `all` that can never be mined after `spender` has spent these outputs: others that spend them, and
-/// those that build on such.
-pub(crate) fn impossible_after(
-    spent: &[OutPoint],
-    spender: Txid,
-    all: &[&Transaction],
-) -> BTreeSet<Txid> {
-    let inputs = |tx: &Transaction| -> Vec<OutPoint> {
-        tx.input.iter().map(|input| input.previous_output).collect()
-    };
-    let txs: Vec<_> = all
-        .iter()
-        .map(|tx| (tx.compute_txid(), inputs(tx)))
-        .collect();
-    let mut impossible = BTreeSet::new();
-    loop {
-        let before = impossible.len();
-        for (txid, inputs) in txs.iter().filter(|(txid, _)| *txid != spender) {
-            let dead = |input: &OutPoint| spent.contains(input) || impossible.contains(&input.txid);
-            if inputs.iter().any(dead) {
-                impossible.insert(*txid);
-            }
-        }
-        if impossible.len() == before {
-            return impossible;
-        }
-    }
 }
 
 pub(super) fn chain_knows_the_script(

@@ -21,16 +21,19 @@ pub struct OwnLeaf {
     pub index: Index,
     /// The update announced; `None` for "no update".
     pub update: Option<UpdateId>,
-    /// What blinds the leaf.
-    pub nonce: LeafNonce,
+    /// What blinds the leaf; `None` in a CAS cohort, where it is in the open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<LeafNonce>,
 }
 
 impl OwnLeaf {
-    /// The blinded value: all that the coordinator sees.
+    /// The value: all that the coordinator sees where the leaf is blinded.
     pub fn value(&self) -> LeafValue {
-        match &self.update {
-            Some(update) => LeafValue::update(&self.nonce, update),
-            None => LeafValue::no_update(&self.nonce),
+        match (&self.nonce, &self.update) {
+            (Some(nonce), Some(update)) => LeafValue::update(nonce, update),
+            (Some(nonce), None) => LeafValue::no_update(nonce),
+            (None, Some(update)) => LeafValue::update_without_nonce(update),
+            (None, None) => LeafValue::EMPTY,
         }
     }
 }
@@ -50,6 +53,8 @@ pub struct SignalContext<'a> {
     pub round: u64,
     /// Every index that the member registered, with its leaf of this round if it gave one.
     pub leaves: Vec<(Index, Option<&'a OwnLeaf>)>,
+    /// Indexes that the member asked to answer for besides, and does not yet.
+    pub registering: Vec<Index>,
     /// Transactions that were signed and may still be mined.
     pub live: Vec<&'a Transaction>,
     /// Those of them that were published for an earlier round.
@@ -87,6 +92,7 @@ fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
         check(DeclineCode::ProofMissing, rules::one_proof_for_each_index),
         check(DeclineCode::LeafMissing, rules::a_leaf_for_each_index),
         check(DeclineCode::ProofInvalid, rules::proofs_carry_own_leaves),
+        check(DeclineCode::MapInvalid, rules::map_carries_own_updates),
         check(DeclineCode::LiveTransaction, rules::respects_live),
         check(DeclineCode::PublishedSignal, rules::leaves_published_alone),
         check(DeclineCode::RolledBack, rules::not_in_quarantine),

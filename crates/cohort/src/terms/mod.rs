@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 pub use network::BtcNetwork;
 
+use crate::announcement;
 use crate::ids::Timestamp;
 use crate::values::TermsHash;
 
@@ -282,9 +283,6 @@ impl Terms {
         if self.version != 1 {
             return out_of_range("version", self.version, "1");
         }
-        if self.beacon_type == BeaconType::Cas {
-            return unsupported("beacon_type", "only SMTBeacon");
-        }
         if self.script_tree.is_some() {
             return unsupported("script_tree", "the beacon address has no script path");
         }
@@ -303,6 +301,13 @@ impl Terms {
                 self.max_indexes_per_member,
                 "1 to 256",
             );
+        }
+        let indexes = self.max_members * self.max_indexes_per_member;
+        if self.beacon_type == BeaconType::Cas && indexes > announcement::MAX_ENTRIES {
+            // The whole map goes to every member in one message.
+            let expected = "at most 4096 divided by max_members in a CAS cohort";
+            let got = self.max_indexes_per_member;
+            return out_of_range("max_indexes_per_member", got, expected);
         }
         for (member, got) in [
             ("trigger_updates", self.trigger_updates),
@@ -440,7 +445,7 @@ mod tests {
             .unwrap();
         for (member, value, wording) in [
             ("version", Value::from(2), "version: got 2"),
-            ("beacon_type", Value::from("CASBeacon"), "beacon_type"),
+            ("beacon_type", Value::from("OddBeacon"), "OddBeacon"),
             ("script_tree", Value::from("00"), "script_tree"),
             ("close_script", Value::from("51"), "close_script"),
             ("min_members", Value::from(3), "min_members: got 3"),
@@ -456,6 +461,23 @@ mod tests {
             let error = Terms::parse(&terms).unwrap_err().to_string();
             assert!(error.contains(wording), "{member}: {error}");
         }
+    }
+
+    #[test]
+    fn a_map_of_all_that_a_cas_cohort_may_announce_fits_one_message() {
+        let mut terms = Terms::new(BtcNetwork::Regtest, 1_000, Timestamp(1));
+        terms.beacon_type = BeaconType::Cas;
+        let error = terms.to_value().unwrap_err().to_string();
+        assert!(
+            error.starts_with("max_indexes_per_member: got 16"),
+            "{error}"
+        );
+        terms.max_indexes_per_member = 4;
+        assert!(Terms::parse(&terms.to_value().unwrap()).is_ok());
+        terms.max_indexes_per_member = 5;
+        assert!(terms.to_value().is_err());
+        terms.beacon_type = BeaconType::Smt;
+        assert!(terms.to_value().is_ok());
     }
 
     #[test]

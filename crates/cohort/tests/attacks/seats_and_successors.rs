@@ -99,10 +99,7 @@ fn a_cohort_that_ended_goes_on_for_nobody() {
             .keys()
             .next()
             .unwrap();
-        let leaf = beacon_cohort::message::Leaf {
-            index,
-            value: beacon_signal::LeafValue([1; 32]),
-        };
+        let leaf = beacon_cohort::message::Leaf::blinded(index, beacon_signal::LeafValue([1; 32]));
         let no_update = NoUpdate {
             cohort_id,
             round: 1,

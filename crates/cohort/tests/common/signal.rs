@@ -19,7 +19,7 @@ pub(crate) fn reviewed(
     number: u64,
 ) -> ReviewedSignal {
     let index = Index::of_did("did:example:member");
-    let (nonce, update) = (LeafNonce::new([1; 32]), Some(UpdateId([2; 32])));
+    let (nonce, update) = (Some(LeafNonce::new([1; 32])), Some(UpdateId([2; 32])));
     let leaf = OwnLeaf {
         index,
         update,
@@ -44,6 +44,7 @@ pub(crate) fn reviewed(
             index,
             proof: tree.proof(&index),
         }],
+        map: None,
     };
     let context = SignalContext {
         cohort: cohort_id,
@@ -52,6 +53,7 @@ pub(crate) fn reviewed(
         path,
         round: 1,
         leaves: vec![(index, Some(&leaf))],
+        registering: Vec::new(),
         live: Vec::new(),
         published: Vec::new(),
         quarantine: None,

@@ -13,6 +13,7 @@ mod common;
 
 mod against_coordinator;
 mod against_participant;
+mod cas;
 mod delivery;
 mod evidence;
 mod golden;

@@ -256,6 +256,12 @@ fn sidecar(dids: &Dids, machine: &Participant, did: &Did) -> Result<Value, RpcEr
     let mut seen = BTreeSet::new();
     for cohort in registered(machine, did) {
         for candidate in &cohort.candidates {
+            if let Some(map) = &candidate.map {
+                let map = serde_json::to_value(map).map_err(RpcError::failed)?;
+                if seen.insert(map.to_string()) {
+                    sidecar.cas_updates.push(map);
+                }
+            }
             let proof = candidate.proofs.get(&index).map(serde_json::to_value);
             let Some(proof) = proof.transpose().map_err(RpcError::failed)? else {
                 continue;

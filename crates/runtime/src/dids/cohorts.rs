@@ -85,7 +85,7 @@ pub(super) fn missing(cohort: &Membership, did: &Did) -> Vec<Txid> {
     let signals = cohort.candidates.iter();
     signals
         .filter(|signed| signed.standing != Standing::Superseded)
-        .filter(|signed| !signed.proofs.contains_key(&index))
+        .filter(|signed| !signed.is_proven(&index))
         .map(|signed| signed.txid)
         .collect()
 }

@@ -117,6 +117,7 @@ pub async fn sidecar(global: &Global, agent: &str, command: SidecarCommand) -> R
         "file": path,
         "updates": sidecar.updates.len(),
         "smt_proofs": sidecar.smt_proofs.len(),
+        "cas_updates": sidecar.cas_updates.len(),
         "proofs_missing": answer["proofs_missing"],
     }))
 }

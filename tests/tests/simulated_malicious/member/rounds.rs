@@ -19,7 +19,7 @@ fn changes_a_leaf() {
         cohort_id: simulation.cohort(),
         data: value,
         round: 1,
-        leaves: vec![Leaf { index, value }],
+        leaves: vec![Leaf::blinded(index, value)],
     };
     held(simulation.send(M, C, &Message::RequestSignature(other)));
     held(simulation.announce());
@@ -40,7 +40,7 @@ fn claims_anothers_index() {
         cohort_id: simulation.cohort(),
         data: value,
         round: 1,
-        leaves: vec![Leaf { index, value }],
+        leaves: vec![Leaf::blinded(index, value)],
     };
     held(simulation.send(M, C, &Message::RequestSignature(leaf)));
     held(simulation.pass(5));

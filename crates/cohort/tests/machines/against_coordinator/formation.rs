@@ -9,10 +9,10 @@ fn an_outsider_speaks_in_a_cohort() {
     let nonce = nonce_contributions(&mut world).remove(0);
     world.tell_coordinator(&nonce.0, nonce.1.clone()).unwrap();
     let session_id = nonce.1.session_id;
-    let leaves = vec![Leaf {
-        index: Index::of_did("did:example:x"),
-        value: LeafValue([1; 32]),
-    }];
+    let leaves = vec![Leaf::blinded(
+        Index::of_did("did:example:x"),
+        LeafValue([1; 32]),
+    )];
     let messages: Vec<Message> = vec![
         OptOut { cohort_id: cohort }.into(),
         CohortAck {

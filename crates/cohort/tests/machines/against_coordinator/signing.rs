@@ -10,10 +10,7 @@ fn leaves_that_are_not_the_members_to_give() {
     let member = world.peers[0].id.clone();
     let own = *world.membership(0, cohort_id).dids.keys().next().unwrap();
     let others = *world.membership(1, cohort_id).dids.keys().next().unwrap();
-    let leaf = |index, value| Leaf {
-        index,
-        value: LeafValue([value; 32]),
-    };
+    let leaf = |index, value| Leaf::blinded(index, LeafValue([value; 32]));
     let no_update = |round, leaves| NoUpdate {
         cohort_id,
         round,
@@ -58,12 +55,7 @@ fn leaves_that_are_not_the_members_to_give() {
 #[test]
 fn leaves_out_of_phase() {
     let (mut world, cohort_id, peer, opt_in) = open(21);
-    let leaf = |index| {
-        vec![Leaf {
-            index,
-            value: LeafValue([1; 32]),
-        }]
-    };
+    let leaf = |index| vec![Leaf::blinded(index, LeafValue([1; 32]))];
     let no_update = |leaves| NoUpdate {
         cohort_id,
         round: 1,

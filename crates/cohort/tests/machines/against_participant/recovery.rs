@@ -175,6 +175,7 @@ fn a_rollback_is_made_up() {
             spent_outputs,
             contribution: None,
         }],
+        maps: Vec::new(),
         next_round: Some(8),
     };
     let before = world.snapshot();
