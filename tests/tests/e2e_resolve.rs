@@ -40,8 +40,13 @@ struct Case {
 
 impl Case {
     fn new(set: &str) -> Self {
+        Self::of(set, "resolve")
+    }
+
+    /// One of a set's several cases.
+    fn of(set: &str, case: &str) -> Self {
         let folder = suite().join(set);
-        let input = read(&folder.join("resolve/input.json"));
+        let input = read(&folder.join(case).join("input.json"));
         let scratch = Scratch::new();
         let signals = folder.join("signals.json");
         let signals = if signals.exists() {
@@ -111,6 +116,13 @@ async fn published_cases_resolve_through_the_command() {
         let expected = read(&suite().join(set).join("resolve/output.json"));
         assert_eq!(result, expected, "{set}");
     }
+    // At a time between its third version and a repetition of the update to the second. The suite has no file for it.
+    let case = Case::of("k1/qgp0enf0", "resolve/01");
+    let mut expected = read(&suite().join("k1/qgp0enf0/resolve/output.json"));
+    let result = resolved(&case.resolve(&[]).await);
+    assert!(case.options["versionTime"].is_string());
+    assert_eq!(result["didDocumentMetadata"]["versionId"], "3");
+    assert_eq!(result["didDocument"], expected["didDocument"].take());
 }
 
 #[tokio::test]
@@ -124,6 +136,14 @@ async fn published_failures_have_their_codes_and_an_exit_code() {
     ] {
         failed(&Case::new(set).resolve(&[]).await, code);
     }
+    // The suite has no case of a genesis document that is none.
+    let genesis = json!({ "id": "did:btcr2:_", "verificationMethod": [] });
+    let mut case = Case::new("k1/qgp45a3y");
+    case.did = Did::new(Network::Regtest, GenesisBytes::Document(hash(&genesis))).to_string();
+    case.options = json!({ "sidecar": { "genesisDocument": genesis } });
+    let result = failed(&case.resolve(&[]).await, "INVALID_DID_DOCUMENT");
+    let message = result["didResolutionMetadata"]["errorMessage"].to_string();
+    assert!(message.contains("/@context"), "{message}");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@
 mod agent;
 mod binaries;
 mod chain;
+pub mod dids;
 mod fault;
 pub mod lives;
 mod log;
