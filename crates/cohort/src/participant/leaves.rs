@@ -141,8 +141,8 @@ impl Participant {
         }
         // If the coordinator has registered these by now, it waits for their leaves too: they go out when its word comes.
         for (index, _) in cohort.registering() {
-            let given = cohort.leaves.contains_key(index) && body.round == cohort.round;
-            if !given && !(body.round == cohort.round && cohort.leaves_are_fixed()) {
+            let settled = cohort.leaves_are_fixed() || cohort.leaves.contains_key(index);
+            if body.round != cohort.round || !settled {
                 chosen.push(OwnLeaf {
                     index: *index,
                     update: None,

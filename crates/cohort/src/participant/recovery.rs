@@ -96,19 +96,9 @@ impl Participant {
             let mut sent = sent_proofs(cohort, body, record);
             if let Some(known) = cohort.candidates.iter().find(|known| known.txid == txid) {
                 if !known.recovered {
-                    // We signed it for all that was ours then, so what became ours since has the empty leaf in it.
-                    let lacks =
-                        |index: &&Index| !known.is_proven(index) && !sent.contains_key(*index);
-                    let untold = accepted.iter().find(lacks).copied();
-                    let is_false = |(index, proof): (&Index, &Proof)| {
-                        !known.is_proven(index)
-                            && !carries(proof, index, &LeafValue::EMPTY, &known.root)
-                    };
-                    let wrong: Vec<_> = sent
-                        .extract_if(.., |index, proof| is_false((index, proof)))
-                        .collect();
-                    let wrong = wrong.first().map(|(index, _)| *index);
-                    false_proof = false_proof.or(untold.or(wrong).map(|index| (index, txid)));
+                    let lacking;
+                    (sent, lacking) = empty_leaves(known, accepted, sent);
+                    false_proof = false_proof.or(lacking.map(|index| (index, txid)));
                 }
                 let map = sent_map(body, record, &known.root).filter(|_| known.map.is_none());
                 let recovered = self.recovered(cohort, known, sent, map, &[]);
@@ -345,6 +335,22 @@ fn sent_proofs(
         Some((result.index, sent.proof.clone()))
     };
     ours.filter_map(proof).collect()
+}
+
+/// The proofs of indexes that became ours after this signal, and an index without one. We signed it for all that was ours
+/// then, so the others have the empty leaf in it.
+fn empty_leaves(
+    known: &Candidate,
+    accepted: &BTreeSet<Index>,
+    mut sent: BTreeMap<Index, Proof>,
+) -> (BTreeMap<Index, Proof>, Option<Index>) {
+    let late = sent.keys().chain(accepted).copied();
+    let late: BTreeSet<_> = late.filter(|index| !known.is_proven(index)).collect();
+    sent.retain(|index, proof| {
+        late.contains(index) && carries(proof, index, &LeafValue::EMPTY, &known.root)
+    });
+    let lacking = late.into_iter().find(|index| !sent.contains_key(index));
+    (sent, lacking)
 }
 
 /// The map that came for this signal, if it is the one that the signal announces.

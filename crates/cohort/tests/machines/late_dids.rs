@@ -240,14 +240,15 @@ fn a_registration_that_is_heard_of_while_signing_changes_no_leaf() {
     join(&mut world, cohort);
     let held = answer(&mut world);
     world.request_update(1, cohort, 4);
-    world
-        .settle_until(|message| matches!(message, Message::NoUpdate(_)))
-        .into_iter()
-        .for_each(|mail| world.deliver(mail));
+    for mail in world.settle_until(|message| matches!(message, Message::NoUpdate(_))) {
+        world.deliver(mail);
+    }
     world.pass(62);
     let aggregated = world.settle_until(|message| matches!(message, Message::AggregatedNonces(_)));
     world.deliver(held);
-    aggregated.into_iter().for_each(|mail| world.deliver(mail));
+    for mail in aggregated {
+        world.deliver(mail);
+    }
     world.settle();
     assert_eq!(world.cohort(cohort).signals.len(), 4);
     assert_proven(world.membership(0, cohort), 4);
@@ -267,7 +268,9 @@ fn a_did_that_comes_in_an_open_round_is_registered_after_it() {
     let membership = world.membership(0, cohort);
     assert_eq!(membership.registering().count(), 1);
     assert!(!membership.dids.contains_key(&index()));
-    partials.into_iter().for_each(|mail| world.deliver(mail));
+    for mail in partials {
+        world.deliver(mail);
+    }
     world.settle();
     world.pass(62);
     world.settle();
