@@ -6,7 +6,7 @@ use beacon_signal::{Index, Proof, Root, UpdateId};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
-use super::state::{Offered, Unproven};
+use super::state::{Offered, Standing, Unproven};
 use crate::announcement::Announcement;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::message::Subscribe;
@@ -261,6 +261,19 @@ pub enum Event {
     SignalGone { cohort: CohortId, txid: Txid },
     /// It is as deep as the terms want.
     SignalBuried { cohort: CohortId, txid: Txid },
+    /// An update is announced by a DID's own singleton beacon: the transaction, with its signatures, may leave now.
+    SingletonSigned {
+        did: String,
+        update: UpdateId,
+        #[serde(with = "transaction_hex")]
+        tx: Transaction,
+    },
+    /// The chain source refuses it, for the first time since it was signed or seen last.
+    SingletonRefused { txid: Txid, reason: String },
+    /// Another transaction spends one of its inputs.
+    SingletonConflict { txid: Txid, other: Txid },
+    /// Where it stands now.
+    SingletonMoved { txid: Txid, standing: Standing },
 }
 
 /// What shows that our state is not the newest.
@@ -292,6 +305,10 @@ impl Event {
                  with its key and is not in its log. Nothing is signed with outputs that exist now, in any cohort, until \
                  they are spent or you run `rollback confirm`; see `rollback show`"
             )),
+            Self::SingletonRefused { txid, reason } => Some(format!(
+                "the chain source refuses transaction {txid}, which announces an update of a DID of this agent: {reason}. It \
+                 is offered again; see `did show`"
+            )),
             _ => None,
         }
     }
@@ -302,7 +319,11 @@ impl Event {
             Self::Subscribed { .. }
             | Self::SubscriptionAccepted { .. }
             | Self::Unsubscribed { .. }
-            | Self::UpdateVersioned { .. } => None,
+            | Self::UpdateVersioned { .. }
+            | Self::SingletonSigned { .. }
+            | Self::SingletonRefused { .. }
+            | Self::SingletonConflict { .. }
+            | Self::SingletonMoved { .. } => None,
             Self::CohortAdvertised { cohort, .. }
             | Self::CohortForgotten { cohort }
             | Self::JoinRequested { cohort, .. }

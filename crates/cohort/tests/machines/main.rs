@@ -22,6 +22,7 @@ mod interleavings;
 mod life;
 mod rollback;
 mod seats;
+mod singleton;
 mod strikes;
 mod versions;
 mod wire;
