@@ -67,8 +67,8 @@ impl Alone {
 async fn mined(agent: &mut Agent, chain: &Regtest, answer: &Value) {
     chain.mine();
     agent
-        .wait("singleton_moved", |event| {
-            event["txid"] == answer["txid"] && event["standing"]["Confirmed"].is_object()
+        .wait("singleton_confirmed", |event| {
+            event["txid"] == answer["txid"]
         })
         .await;
 }
@@ -228,18 +228,18 @@ async fn a_signal_survives_the_agent_and_a_reorganisation_and_can_be_replaced() 
     net.mined(&bumped).await;
     assert_eq!(version(&net.resolved(&did).await), "2");
 
+    let seen = net.agent.seen_events().last().unwrap().seq;
     net.chain.reorganise();
     net.agent
-        .wait("singleton_moved", |event| {
-            event["txid"] == bumped["txid"] && event["standing"] == "Published"
+        .wait_after(seen, "singleton_published", |event| {
+            event["txid"] == bumped["txid"]
         })
         .await;
     assert_eq!(version(&net.resolved(&did).await), "1");
-    let seen = net.agent.seen_events().last().unwrap().seq;
     net.chain.mine();
     net.agent
-        .wait_after(seen, "singleton_moved", |event| {
-            event["txid"] == bumped["txid"] && event["standing"]["Confirmed"].is_object()
+        .wait_after(seen, "singleton_confirmed", |event| {
+            event["txid"] == bumped["txid"]
         })
         .await;
     assert_eq!(net.chain.transaction(txid(&bumped)), before);
@@ -250,14 +250,12 @@ async fn a_signal_survives_the_agent_and_a_reorganisation_and_can_be_replaced() 
         net.chain.mine();
     }
     net.agent
-        .wait("singleton_moved", |event| {
-            event["txid"] == told["txid"] && event["standing"] == "Superseded"
+        .wait("singleton_superseded", |event| {
+            event["txid"] == told["txid"]
         })
         .await;
     net.agent
-        .wait("singleton_moved", |event| {
-            event["txid"] == bumped["txid"] && event["standing"]["Buried"].is_object()
-        })
+        .wait("singleton_buried", |event| event["txid"] == bumped["txid"])
         .await;
     assert_eq!(answer(&net.update(&did, "second", &[]).await)["version"], 3);
 }

@@ -6,7 +6,7 @@ use beacon_signal::{Index, Proof, Root, UpdateId};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
-use super::state::{Offered, Standing, Unproven};
+use super::state::{Offered, Unproven};
 use crate::announcement::Announcement;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::message::Subscribe;
@@ -272,8 +272,20 @@ pub enum Event {
     SingletonRefused { txid: Txid, reason: String },
     /// Another transaction spends one of its inputs.
     SingletonConflict { txid: Txid, other: Txid },
-    /// Where it stands now.
-    SingletonMoved { txid: Txid, standing: Standing },
+    /// It waits for a block.
+    SingletonPublished { txid: Txid },
+    /// It is in a block.
+    SingletonConfirmed {
+        txid: Txid,
+        height: u32,
+        block_hash: BlockHash,
+    },
+    /// It left the chain, and the chain source does not know it any more.
+    SingletonGone { txid: Txid },
+    /// It has as many confirmations as resolvers wait for.
+    SingletonBuried { txid: Txid },
+    /// What spends one of its inputs in its place has.
+    SingletonSuperseded { txid: Txid },
 }
 
 /// What shows that our state is not the newest.
@@ -323,7 +335,11 @@ impl Event {
             | Self::SingletonSigned { .. }
             | Self::SingletonRefused { .. }
             | Self::SingletonConflict { .. }
-            | Self::SingletonMoved { .. } => None,
+            | Self::SingletonPublished { .. }
+            | Self::SingletonConfirmed { .. }
+            | Self::SingletonGone { .. }
+            | Self::SingletonBuried { .. }
+            | Self::SingletonSuperseded { .. } => None,
             Self::CohortAdvertised { cohort, .. }
             | Self::CohortForgotten { cohort }
             | Self::JoinRequested { cohort, .. }

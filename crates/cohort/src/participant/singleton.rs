@@ -53,11 +53,6 @@ impl SingletonSignal {
     fn is_live(&self) -> bool {
         !self.standing.is_settled()
     }
-
-    fn moved(&self, standing: Standing) -> Step<Event> {
-        let txid = self.txid;
-        Step::event(Event::SingletonMoved { txid, standing })
-    }
 }
 
 impl Participant {
@@ -118,7 +113,7 @@ impl Participant {
         };
         match outcome {
             BroadcastOutcome::Accepted if signal.standing == Standing::Live => {
-                signal.moved(Standing::Published)
+                Step::event(Event::SingletonPublished { txid })
             }
             BroadcastOutcome::Refused(reason) if signal.refusal.is_none() => {
                 let reason = shortened(reason);
@@ -157,12 +152,17 @@ impl Participant {
     ) -> Step<Event> {
         let deep = |height: u32| tip.saturating_sub(height).saturating_add(1) >= CONFIRMATIONS;
         let mut step = Step::nothing();
-        if let TransactionView::Confirmed { height, .. } = view
-            && deep(height)
-        {
-            let live = self.state.singletons.iter().filter(|live| live.is_live());
-            for signal in live.filter(|signal| signal.conflict == Some(txid)) {
-                step = step.and(signal.moved(Standing::Superseded));
+        let live = self.state.singletons.iter().filter(|live| live.is_live());
+        for signal in live.filter(|signal| signal.conflict == Some(txid)) {
+            match view {
+                TransactionView::Confirmed { height, .. } if deep(height) => {
+                    let txid = signal.txid;
+                    step.events.push(Event::SingletonSuperseded { txid });
+                }
+                TransactionView::Unknown => {
+                    step = step.with(Effect::Broadcast(signal.tx.clone()));
+                }
+                _ => {}
             }
         }
         let Some(signal) = self.state.live_singleton(txid) else {
@@ -177,23 +177,30 @@ impl Participant {
                 },
             ) if (height, block_hash) == (at, in_block) => {
                 if deep(height) {
-                    signal.moved(Standing::Buried { height, block_hash })
+                    Step::event(Event::SingletonBuried { txid })
                 } else {
                     Step::nothing()
                 }
             }
             (_, TransactionView::Confirmed { height, block_hash }) => {
-                signal.moved(Standing::Confirmed { height, block_hash })
+                Step::event(Event::SingletonConfirmed {
+                    txid,
+                    height,
+                    block_hash,
+                })
             }
             (Standing::Published, TransactionView::Mempool) => Step::nothing(),
-            (_, TransactionView::Mempool) => signal.moved(Standing::Published),
+            (_, TransactionView::Mempool) => Step::event(Event::SingletonPublished { txid }),
             // Never offered, dropped, or its block was replaced.
             (standing, TransactionView::Unknown) => {
                 let gone = match standing {
-                    Standing::Confirmed { .. } => signal.moved(Standing::Live),
+                    Standing::Confirmed { .. } => Step::event(Event::SingletonGone { txid }),
                     _ => Step::nothing(),
                 };
-                gone.with(Effect::Broadcast(signal.tx.clone()))
+                match signal.conflict {
+                    Some(_) => gone, // As long as the other one is there, this is refused.
+                    None => gone.with(Effect::Broadcast(signal.tx.clone())),
+                }
             }
         })
     }
@@ -239,7 +246,11 @@ impl State {
         }
         let (Event::SingletonRefused { txid, .. }
         | Event::SingletonConflict { txid, .. }
-        | Event::SingletonMoved { txid, .. }) = event
+        | Event::SingletonPublished { txid }
+        | Event::SingletonConfirmed { txid, .. }
+        | Event::SingletonGone { txid }
+        | Event::SingletonBuried { txid }
+        | Event::SingletonSuperseded { txid }) = event
         else {
             return;
         };
@@ -247,14 +258,34 @@ impl State {
         let Some(signal) = known.find(|signal| signal.txid == *txid) else {
             return;
         };
-        match event {
-            Event::SingletonRefused { reason, .. } => signal.refusal = Some(reason.clone()),
-            Event::SingletonConflict { other, .. } => signal.conflict = Some(*other),
-            Event::SingletonMoved { standing, .. } => {
-                signal.standing = *standing;
-                signal.refusal = None;
+        signal.standing = match (event, signal.standing) {
+            (Event::SingletonRefused { reason, .. }, standing) => {
+                signal.refusal = Some(reason.clone());
+                standing
             }
-            _ => {}
+            (Event::SingletonConflict { other, .. }, standing) => {
+                signal.conflict = Some(*other);
+                standing
+            }
+            (
+                Event::SingletonConfirmed {
+                    height, block_hash, ..
+                },
+                _,
+            ) => Standing::Confirmed {
+                height: *height,
+                block_hash: *block_hash,
+            },
+            (Event::SingletonBuried { .. }, Standing::Confirmed { height, block_hash }) => {
+                Standing::Buried { height, block_hash }
+            }
+            (Event::SingletonGone { .. }, _) => Standing::Live,
+            (Event::SingletonSuperseded { .. }, _) => Standing::Superseded,
+            (Event::SingletonPublished { .. }, _) => Standing::Published,
+            (_, standing) => standing,
+        };
+        if signal.standing != Standing::Live {
+            signal.refusal = None;
         }
     }
 
