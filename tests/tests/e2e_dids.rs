@@ -1,16 +1,13 @@
 //! did:btcr2 identifiers as users make, update, export and restore them with the real binaries; whoever has the exported file
 //! and the chain resolves them.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::Path;
 
 use beacon_tests::harness::Member::Signs;
-use beacon_tests::harness::{Agent, Binary, Cohort, Net, Output, Scratch, run};
+use beacon_tests::harness::dids::{adding, genesis, newest, write_json};
+use beacon_tests::harness::{Agent, Binary, Net, Output, Scratch};
 use serde_json::{Value, json};
 
 /// A participant that does not run.
@@ -35,25 +32,6 @@ fn text<'a>(value: &'a Value, member: &str) -> &'a str {
         .unwrap_or_else(|| panic!("no {member} in {value}"))
 }
 
-fn write(path: &Path, value: &Value) -> String {
-    fs::write(path, value.to_string()).unwrap();
-    path.display().to_string()
-}
-
-/// A genesis document with this key and these services.
-fn genesis(key: &Value, services: &Value) -> Value {
-    json!({
-        "@context": ["https://www.w3.org/ns/did/v1.1", "https://btcr2.dev/context/v1"],
-        "id": "did:btcr2:_",
-        "verificationMethod": [{
-            "id": "did:btcr2:_#key", "type": "Multikey", "controller": "did:btcr2:_",
-            "publicKeyMultibase": key["publicKeyMultibase"],
-        }],
-        "capabilityInvocation": ["did:btcr2:_#key"],
-        "service": services,
-    })
-}
-
 #[tokio::test]
 async fn dids_come_back_from_the_seed_and_from_their_records() {
     let scratch = Scratch::new();
@@ -70,7 +48,7 @@ async fn dids_come_back_from_the_seed_and_from_their_records() {
     assert_eq!(second["key"]["path"], "m/1643'/1'/2'");
     assert_eq!(first["document"]["id"], first["did"]);
     assert_eq!(first["beacons"].as_array().unwrap().len(), 3);
-    let file = write(
+    let file = write_json(
         &scratch.path().join("genesis.json"),
         &genesis(&key, &json!([])),
     );
@@ -174,7 +152,7 @@ async fn what_makes_no_did_is_refused_in_one_line() {
             .command(&[&["did", "create"], arguments].concat())
             .await
     };
-    let file = |name: &str, content: &Value| write(&scratch.path().join(name), content);
+    let file = |name: &str, content: &Value| write_json(&scratch.path().join(name), content);
     let missing = scratch.path().join("none.json").display().to_string();
     fails(&create(&[]).await, 2, "--new");
     fails(
@@ -231,60 +209,10 @@ async fn what_makes_no_did_is_refused_in_one_line() {
     assert_eq!(alice.answer(&["did", "list"]).await["dids"], json!([]));
 }
 
-/// What a stranger finds, who has the file and the chain.
-async fn resolved(net: &Net, did: &str, sidecar: &str) -> Value {
-    let arguments = [
-        "resolve",
-        did,
-        "--sidecar",
-        sidecar,
-        "--min-conf",
-        "1",
-        "--chain-url",
-        net.chain.url(),
-    ];
-    let nobody = net.scratch.path().join("nobody").display().to_string();
-    let output = run(
-        Binary::Participant,
-        arguments.into_iter().chain(["--data-dir", &nobody]),
-    )
-    .await;
-    assert_eq!(output.code, 0, "{output:?}");
-    serde_json::from_str(&output.stdout).unwrap()
-}
-
-/// A patch that adds a service of this name.
-fn adding(name: &str) -> Value {
-    let service = json!({ "id": format!("#{name}"), "type": "Files", "serviceEndpoint": "https://example.org/" });
-    json!([{ "op": "add", "path": "/service/-", "value": service }])
-}
-
-async fn request(net: &Net, cohort: &Cohort, did: &str, patch: &str) -> Output {
-    let command = [
-        "request-update",
-        &cohort.id,
-        "--did",
-        did,
-        "--patch",
-        patch,
-        "--min-conf",
-        "1",
-    ];
-    net.members[0].command(&command).await
-}
-
-async fn export(net: &Net, did: &str) -> (String, Value) {
-    let file = net
-        .scratch
-        .path()
-        .join(format!("{did}.json"))
-        .display()
-        .to_string();
-    let told = net.members[0]
-        .answer(&["sidecar", "export", "--did", did, "--out", &file])
-        .await;
-    assert_eq!(told["proofs_missing"], json!([]));
-    (file, told)
+/// How many updates and proofs a sidecar has.
+fn counts(sidecar: &Value) -> (usize, usize) {
+    let count = |member: &str| sidecar[member].as_array().map_or(0, Vec::len);
+    (count("updates"), count("smtProofs"))
 }
 
 #[expect(
@@ -296,26 +224,14 @@ async fn an_update_through_a_cohort_is_resolved_by_a_stranger_with_the_exported_
     let mut net = Net::start(&[Signs, Signs]).await;
     let mut cohort = net.form(&[0, 1], json!({ "confirmations": 1 })).await;
     let alice = &net.members[0];
-    let key = alice.answer(&["did", "key"]).await;
-    let beacon = json!([{
-        "id": "did:btcr2:_#cohort", "type": "SMTBeacon", "serviceEndpoint": format!("bitcoin:{}", cohort.address),
-    }]);
-    let file = write(
-        &net.scratch.path().join("genesis.json"),
-        &genesis(&key, &beacon),
-    );
-    let made = alice
-        .answer(&["did", "create", "--genesis-document", &file])
-        .await;
-    assert_eq!(made["beacon_of"], json!([cohort.id]), "{made}");
-    let did = text(&made, "did").to_owned();
+    let did = alice.create_did("SMTBeacon", &cohort).await;
     let other = alice.answer(&["did", "create", "--new"]).await;
     let other = text(&other, "did").to_owned();
 
     // Both DIDs are registered before anything is announced for them.
-    let first = write(&net.scratch.path().join("first.json"), &adding("first"));
+    let first = adding("first");
     fails(
-        &request(&net, &cohort, &did, &first).await,
+        &alice.request_patch(&cohort, &did, &first).await,
         1,
         "is not registered in cohort",
     );
@@ -326,11 +242,8 @@ async fn an_update_through_a_cohort_is_resolved_by_a_stranger_with_the_exported_
         "run this again when `cohorts` lists the DID",
     );
     let member = &mut net.members[0];
-    let asked = member.wait("registered", |event| cohort.has(event)).await;
-    member.answer(&["join", &cohort.id, "--did", &did]).await;
-    member
-        .wait_after(asked.seq, "registered", |event| cohort.has(event))
-        .await;
+    member.wait("registered", |event| cohort.has(event)).await;
+    member.register(&did, &cohort).await;
 
     // The k DID gets the cohort's beacon by an update that its singleton beacons have to announce.
     let alice = &net.members[0];
@@ -349,30 +262,27 @@ async fn an_update_through_a_cohort_is_resolved_by_a_stranger_with_the_exported_
     let shown = alice.answer(&["did", "show", &other]).await;
     assert_eq!(shown["updates"][0]["announced"], json!([]), "{shown}");
     fails(
-        &request(&net, &cohort, &other, &first).await,
+        &alice.request_patch(&cohort, &other, &first).await,
         1,
         "`did add-beacon` adds it",
     );
 
     net.fund(&cohort).await;
-    let output = request(&net, &cohort, &did, &first).await;
+    let output = net.members[0].request_patch(&cohort, &did, &first).await;
     assert_eq!(output.code, 0, "{output:?}");
     let requested: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(requested["version"], 2);
     assert!(Path::new(text(&requested, "file")).is_file());
-    let again = request(&net, &cohort, &did, &first).await;
+    let again = net.members[0].request_patch(&cohort, &did, &first).await;
     assert_eq!(
         serde_json::from_str::<Value>(&again.stdout).unwrap(),
         requested
     );
     let signal = net.confirmed(&mut cohort).await;
 
-    let (file, told) = export(&net, &did).await;
-    assert_eq!(
-        (&told["updates"], &told["smt_proofs"]),
-        (&json!(1), &json!(1))
-    );
-    let result = resolved(&net, &did, &file).await;
+    let sidecar = net.members[0].sidecar(&did).await;
+    assert_eq!(counts(&sidecar), (1, 1));
+    let result = newest(&net.chain, &did, &sidecar).await;
     assert_eq!(result["didDocumentMetadata"]["versionId"], "2", "{result}");
     assert_eq!(result["didDocument"]["service"][1]["id"], "#first");
     let shown = net.members[0].answer(&["did", "show", &did]).await;
@@ -381,16 +291,13 @@ async fn an_update_through_a_cohort_is_resolved_by_a_stranger_with_the_exported_
         signal.txid.to_string()
     );
     // The other DID announced nothing; the update that waits is in its file and does no harm.
-    let (file, told) = export(&net, &other).await;
-    assert_eq!(
-        (&told["updates"], &told["smt_proofs"]),
-        (&json!(1), &json!(1))
-    );
-    let result = resolved(&net, &other, &file).await;
+    let sidecar = net.members[0].sidecar(&other).await;
+    assert_eq!(counts(&sidecar), (1, 1));
+    let result = newest(&net.chain, &other, &sidecar).await;
     assert_eq!(result["didDocumentMetadata"]["versionId"], "1", "{result}");
 
     // A second update to the same version would make the DID unresolvable, whoever asks for it.
-    let document = made["document"].to_string();
+    let document = shown["first_document"].to_string();
     let rival = json!({ "did": did, "document": document, "version": 2, "patch": adding("rival").to_string() });
     let refused = net.members[0]
         .try_call("did.sign_update", rival)
@@ -404,17 +311,16 @@ async fn an_update_through_a_cohort_is_resolved_by_a_stranger_with_the_exported_
     assert!(refused.to_string().contains(&announced), "{refused}");
 
     // The next one goes on from there; until its block is deep enough, none is built on it.
-    let second = write(&net.scratch.path().join("second.json"), &adding("second"));
-    let output = request(&net, &cohort, &did, &second).await;
+    let output = net.members[0]
+        .request_patch(&cohort, &did, &adding("second"))
+        .await;
     assert_eq!(output.code, 0, "{output:?}");
     net.confirmed(&mut cohort).await;
-    let (file, told) = export(&net, &did).await;
-    assert_eq!(
-        (&told["updates"], &told["smt_proofs"]),
-        (&json!(2), &json!(2))
-    );
-    let result = resolved(&net, &did, &file).await;
+    let sidecar = net.members[0].sidecar(&did).await;
+    assert_eq!(counts(&sidecar), (2, 2));
+    let result = newest(&net.chain, &did, &sidecar).await;
     assert_eq!(result["didDocumentMetadata"]["versionId"], "3", "{result}");
+    let first = write_json(&net.scratch.path().join("first.json"), &first);
     let early = [
         "request-update",
         &cohort.id,

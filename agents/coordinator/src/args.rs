@@ -16,9 +16,9 @@ Examples:
   beacon-coordinator keys export --out coordinator.age
   beacon-coordinator events --until signal_confirmed
 
-Every option with a value can be set in the environment as BEACON_COORDINATOR_<NAME>, and those of `run` in
-config.toml in the data directory. BEACON_COORDINATOR_PASSPHRASE can hold the passphrase of the keys; a file is
-better (--passphrase-file). RUST_LOG chooses what is logged.
+The options above and those of `run` can be set in the environment as BEACON_COORDINATOR_<NAME>, and those of
+`run` in config.toml in the data directory; every command goes by them. BEACON_COORDINATOR_PASSPHRASE can hold the
+passphrase of the keys; a file is better (--passphrase-file). RUST_LOG chooses what is logged.
 
 Exit codes: 0 done, or proven; 1 refused, failed or not proven; 2 command line, configuration or unreadable file;
 3 the agent is not running; 4 the passphrase is missing or wrong.";

@@ -14,7 +14,7 @@ const AGENT: &str = "beacon-coordinator";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let outcome = match cli::parse::<Args>("BEACON_COORDINATOR") {
+    let outcome = match cli::parse::<Args>(AGENT) {
         Ok(args) => args.dispatch().await,
         Err(failure) => Err(failure),
     };

@@ -23,9 +23,9 @@ Examples:
   beacon-participant resolve did:btcr2:k1q… --sidecar alice.json
   beacon-participant proof verify --did did:btcr2:k1q… --proof proof.json --root 9a…07
 
-Every option with a value can be set in the environment as BEACON_PARTICIPANT_<NAME>, and those of `run` in
-config.toml in the data directory. BEACON_PARTICIPANT_PASSPHRASE can hold the passphrase of the keys; a file is
-better (--passphrase-file). RUST_LOG chooses what is logged.
+The options above and those of `run` can be set in the environment as BEACON_PARTICIPANT_<NAME>, and those of
+`run` in config.toml in the data directory; every command goes by them. BEACON_PARTICIPANT_PASSPHRASE can hold the
+passphrase of the keys; a file is better (--passphrase-file). RUST_LOG chooses what is logged.
 
 Exit codes: 0 done, or valid; 1 refused, failed or invalid; 2 command line, configuration or unreadable file;
 3 the agent is not running; 4 the passphrase is missing or wrong.";

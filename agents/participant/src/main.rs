@@ -19,7 +19,7 @@ const AGENT: &str = "beacon-participant";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let outcome = match cli::parse::<Args>("BEACON_PARTICIPANT") {
+    let outcome = match cli::parse::<Args>(AGENT) {
         Ok(args) => args.dispatch().await,
         Err(failure) => Err(failure),
     };

@@ -47,12 +47,12 @@ pub enum ResolveError {
 }
 
 impl ResolveError {
-    /// Error code of the DID Resolution specification.
+    /// Error code of DID Resolution v1.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Syntax(_) | Self::Invalid { .. } => "invalidDid",
-            Self::MethodNotSupported { .. } => "methodNotSupported",
-            Self::NotFound { .. } => "notFound",
+            Self::Syntax(_) | Self::Invalid { .. } => "INVALID_DID",
+            Self::MethodNotSupported { .. } => "METHOD_NOT_SUPPORTED",
+            Self::NotFound { .. } => "NOT_FOUND",
         }
     }
 }
@@ -217,7 +217,7 @@ pub struct ResolutionMetadata {
     /// Media type of the document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<&'static str>,
-    /// `invalidDid`, `methodNotSupported` or `notFound`.
+    /// `INVALID_DID`, `METHOD_NOT_SUPPORTED` or `NOT_FOUND`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'static str>,
     /// The error in words.

@@ -85,13 +85,22 @@ fn unpack_envelope(identities: &mut Identities, params: Value) -> Result<Value, 
     )
 }
 
-/// Prints a DID resolution result. Fails when there is no document.
+/// Whether a DID has the form of one that agents have. These resolve from their text alone.
+pub fn is_of_agents(did: &str) -> bool {
+    did.starts_with("did:peer:") || did.starts_with("did:key:")
+}
+
+/// Prints the DID resolution result of an agent's DID. Fails when there is no document.
 pub fn resolve(did: &str) -> Result<(), Failure> {
     let result = Resolver::default().resolution(did);
     print_line(&serde_json::to_string_pretty(&result)?)?;
-    match result.did_resolution_metadata.error {
-        None => Ok(()),
-        Some(error) => Err(anyhow!("{did:.80} does not resolve: {error}").into()),
+    let metadata = result.did_resolution_metadata;
+    match (metadata.error, metadata.error_message) {
+        (None, _) => Ok(()),
+        (Some(code), message) => {
+            let message = message.unwrap_or_default();
+            Err(anyhow!("{did:.80} does not resolve: {code}: {message}").into())
+        }
     }
 }
 

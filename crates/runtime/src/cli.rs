@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::error::ErrorKind;
-use clap::{Args, Command, Parser};
+use clap::{Args, Command, FromArgMatches as _, Parser};
 use serde_json::Value;
 
 use crate::agent::{Agent, Call};
@@ -91,10 +91,10 @@ pub fn name_and_value(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// Parses a command line, with the environment's `PREFIX_*` behind it. `--help`, `--version` and a
-/// command line without a command are answered by clap, and end the process here.
-pub fn parse<T: Parser>(prefix: &'static str) -> Result<T, Failure> {
-    let matches = with_environment(T::command(), prefix).try_get_matches();
+/// Parses the command line of the agent of this name, with the environment behind it. `--help`, `--version` and a command
+/// line without a command are answered by clap, and end the process here.
+pub fn parse<T: Parser>(agent: &'static str) -> Result<T, Failure> {
+    let matches = with_environment(T::command(), agent).try_get_matches();
     matches
         .and_then(|matches| T::from_arg_matches(&matches))
         .map_err(|error| {
@@ -155,20 +155,41 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-/// Adds an environment variable to every argument that has a value: `PREFIX_` and its name in capitals.
-fn with_environment(command: Command, prefix: &'static str) -> Command {
-    let name = |id: &str| format!("{prefix}_{}", id.to_uppercase());
-    let add = move |arg: clap::Arg| match arg.get_long() {
-        Some("help" | "version" | "json") | None => arg,
-        Some(_) => {
-            let variable = name(arg.get_id().as_str());
-            arg.env(variable)
-        }
-    };
+/// Adds an environment variable to the options of every command, and to those that `run` and `did` have.
+fn with_environment(command: Command, agent: &'static str) -> Command {
+    let add = move |arg| with_variable(arg, agent);
     command
         .mut_args(add)
         .mut_subcommand("run", |run| run.mut_args(add))
         .mut_subcommand("did", |did| did.mut_args(add))
+}
+
+fn with_variable(arg: clap::Arg, agent: &str) -> clap::Arg {
+    match arg.get_long() {
+        Some("help" | "version" | "json") | None => arg,
+        Some(_) => {
+            let variable = variable(agent, arg.get_id().as_str());
+            arg.env(variable)
+        }
+    }
+}
+
+/// The environment variable for an option of the agent of this name.
+pub(crate) fn variable(agent: &str, option: &str) -> String {
+    format!("{agent}_{option}").replace('-', "_").to_uppercase()
+}
+
+/// What the environment says of the options of `run`.
+fn from_environment(agent: &str) -> Result<Options, Failure> {
+    let command = Options::augment_args(Command::new("environment").no_binary_name(true));
+    let command = command.mut_args(|arg| with_variable(arg, agent));
+    let matches = command.try_get_matches_from([""; 0]);
+    matches
+        .and_then(|matches| Options::from_arg_matches(&matches))
+        .map_err(|error| {
+            let (variables, said) = (variable(agent, "*"), one_line(&error.to_string()));
+            Failure::usage(anyhow!("environment, {variables}: {said} of run"))
+        })
 }
 
 impl Global {
@@ -188,14 +209,19 @@ impl Global {
             .ok_or_else(|| Failure::usage(anyhow!("HOME is not set: give --data-dir")))
     }
 
-    /// What options, environment and file come to.
-    pub(crate) fn config(&self, options: Options, data_dir: &Path) -> Result<Config, Failure> {
+    /// What options, environment and file come to, whatever options of `run` a command has itself.
+    pub(crate) fn config(
+        &self,
+        agent: &str,
+        options: Options,
+        data_dir: &Path,
+    ) -> Result<Config, Failure> {
         let (path, named) = match &self.config {
             Some(path) => (path.clone(), true),
             None => (data_dir.join("config.toml"), false),
         };
         options
-            .over_file(&path, named)
+            .over(&from_environment(agent)?, &path, named)
             .and_then(Options::resolve)
             .map_err(Failure::usage)
     }
@@ -235,7 +261,7 @@ impl Global {
     ) -> Result<(), Failure> {
         init_logging(args.log_json);
         let path = self.data_dir(name)?;
-        let config = self.config(args.options, &path)?.to_run::<A>()?;
+        let config = self.config(name, args.options, &path)?.to_run::<A>()?;
         let choice = Choice::Configured(config.endpoint.clone());
         let home = self.open(name, &config, choice).await?;
         let (agent, machine) = role(&home, &config)?;
@@ -256,7 +282,7 @@ impl Global {
                 "the agent is running: stop it before its endpoint is changed"
             ))),
             Err(CallError::NotRunning { .. }) => {
-                let config = self.config(args.options, &path)?;
+                let config = self.config(name, args.options, &path)?;
                 let choice = Choice::of(&config.endpoint, args.change_endpoint);
                 let mut home = self.open(name, &config, choice).await?;
                 check_endpoint::<A>(home.identities.endpoint())?;
@@ -277,7 +303,7 @@ impl Global {
         let path = self.data_dir(name)?;
         match control::call(&control_socket_of(&path)?, method, params.clone()).await {
             Err(CallError::NotRunning { .. }) => {
-                let config = self.config(Options::default(), &path)?;
+                let config = self.config(name, Options::default(), &path)?;
                 let choice = Choice::of(&config.endpoint, false);
                 let mut home = self.open(name, &config, choice).await?;
                 // No agent took part: the code of its answers means nothing here.
@@ -301,7 +327,7 @@ impl Global {
         let path = self.data_dir(name)?;
         match control::call(&control_socket_of(&path)?, method, params.clone()).await {
             Err(CallError::NotRunning { .. }) => {
-                let config = self.config(Options::default(), &path)?;
+                let config = self.config(name, Options::default(), &path)?;
                 let choice = Choice::of(&config.endpoint, false);
                 let mut home = self.open(name, &config, choice).await?;
                 let (agent, mut machine) = role(&home, &config)?;

@@ -165,8 +165,9 @@ pub(crate) fn check_endpoint<A: Agent>(endpoint: &Endpoint) -> Result<(), Settin
 }
 
 impl Options {
-    /// These options over those of the file, which may be missing unless it was named.
-    pub fn over_file(self, path: &Path, named: bool) -> Result<Self, SettingsError> {
+    /// These options over those of the environment, and these over those of the file, which may be missing unless it was
+    /// named.
+    pub fn over(self, environment: &Self, path: &Path, named: bool) -> Result<Self, SettingsError> {
         let fault = |fault: config::ConfigError| SettingsError::File {
             path: path.to_owned(),
             fault: format!(
@@ -180,6 +181,7 @@ impl Options {
                     .format(config::FileFormat::Toml)
                     .required(named),
             )
+            .add_source(config::Config::try_from(environment).map_err(fault)?)
             .add_source(config::Config::try_from(&self).map_err(fault)?)
             .build()
             .and_then(config::Config::try_deserialize)
@@ -342,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
+    fn flags_win_over_the_environment_then_the_file_then_defaults() {
         let (_dir, path) = file(
             "fee_rate = 7\nlabel = \"from the file\"\ndids = [\"did:a:b\"]\nauto_join = true\n\
              [limits]\nmax_dials = 3\nheartbeat_s = 4\n",
@@ -355,8 +357,14 @@ mod tests {
             },
             ..Options::default()
         };
-        let config = flags.over_file(&path, true).unwrap().resolve().unwrap();
-        assert_eq!(config.fee_rate, 7);
+        let environment = Options {
+            label: Some("from the environment".to_owned()),
+            fee_rate: Some(9),
+            ..Options::default()
+        };
+        let options = flags.over(&environment, &path, true).unwrap();
+        let config = options.resolve().unwrap();
+        assert_eq!(config.fee_rate, 9);
         assert_eq!(config.label.as_deref(), Some("from a flag"));
         assert_eq!(config.auto_join, Some(vec!["did:a:b".to_owned()]));
         assert_eq!(
@@ -376,9 +384,13 @@ mod tests {
     #[test]
     fn a_missing_file_matters_only_where_it_was_named() {
         let path = Path::new("/nonexistent/config.toml");
-        assert!(Options::default().over_file(path, false).is_ok());
+        assert!(
+            Options::default()
+                .over(&Options::default(), path, false)
+                .is_ok()
+        );
         let error = Options::default()
-            .over_file(path, true)
+            .over(&Options::default(), path, true)
             .unwrap_err()
             .to_string();
         assert!(error.contains("/nonexistent/config.toml"), "{error}");
@@ -399,7 +411,7 @@ mod tests {
         ] {
             let (_dir, path) = file(text);
             let error = Options::default()
-                .over_file(&path, true)
+                .over(&Options::default(), &path, true)
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(wording), "{text}: {error}");

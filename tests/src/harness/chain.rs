@@ -3,44 +3,61 @@
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use beacon_chain::{Chain as _, EsploraChain, TransactionStatus};
 use bitcoin::{OutPoint, Transaction, Txid};
 use serde_json::Value;
 
 use super::process::Process;
-use super::{Binary, DEADLINE};
+use super::{Binary, DEADLINE, free_port};
 
 /// A private chain.
 #[derive(Debug)]
 pub struct Regtest {
+    folder: PathBuf,
     url: String,
     chain: EsploraChain,
-    _process: Process,
+    process: Option<Process>,
 }
 
 impl Regtest {
     /// A new chain on a free port.
     pub async fn start(folder: &Path) -> Self {
-        let data_dir = folder.join("chain").display().to_string();
-        let arguments = ["--json", "--data-dir", &data_dir].map(str::to_owned);
+        let url = format!("http://127.0.0.1:{}", free_port());
+        let mut regtest = Self {
+            folder: folder.to_owned(),
+            chain: EsploraChain::new(&url, DEADLINE, 0).unwrap(),
+            url,
+            process: None,
+        };
+        regtest.run().await;
+        regtest
+    }
+
+    /// Ends it at once and starts it again: it has its blocks, and has forgotten what waited for one.
+    pub async fn restart(&mut self) {
+        // Dropped: SIGKILL, and waited for.
+        self.process = None;
+        self.run().await;
+    }
+
+    async fn run(&mut self) {
+        let data_dir = self.folder.join("chain").display().to_string();
+        let listen = self.url.trim_start_matches("http://");
+        let arguments = ["--json", "--listen", listen, "--data-dir", &data_dir];
         let mut process = Process::start(
             "regtest",
-            folder,
+            &self.folder,
             Binary::Regtest,
-            &arguments,
+            &arguments.map(str::to_owned),
             HashMap::new(),
             None,
         );
         let line = process.line().await.unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap();
-        let url = ready["url"].as_str().unwrap().to_owned();
-        Self {
-            chain: EsploraChain::new(&url, DEADLINE, 0).unwrap(),
-            url,
-            _process: process,
-        }
+        assert_eq!(ready["url"], self.url);
+        self.process = Some(process);
     }
 
     /// Its base URL.

@@ -16,6 +16,7 @@
 mod agent;
 mod binaries;
 mod chain;
+pub mod dids;
 mod fault;
 pub mod lives;
 mod log;
@@ -36,7 +37,7 @@ pub use fault::{Fault, Faults, When};
 pub use log::{Ended, Event, Log};
 pub use mortal::{Mortal, on_disk};
 pub use net::{Cohort, Member, Net, Signal, chain_options, coordinator, free_port, verify_proof};
-pub use process::{Output, Scratch, run};
+pub use process::{Output, Scratch, run, run_with};
 pub use resolver::{Resolver, Served};
 pub use tap::Tap;
 pub use wire::{Stranger, anoncrypted, message, now};

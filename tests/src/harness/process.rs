@@ -188,6 +188,16 @@ pub async fn run<S: Into<String>>(
     binary: Binary,
     arguments: impl IntoIterator<Item = S>,
 ) -> Output {
+    run_with(&[], binary, arguments).await
+}
+
+/// Runs a command to its end, with these variables in its environment.
+pub async fn run_with<S: Into<String>>(
+    environment: &[(&str, &str)],
+    binary: Binary,
+    arguments: impl IntoIterator<Item = S>,
+) -> Output {
+    let environment = environment.iter();
     let folder = Scratch::new();
     let arguments: Vec<String> = arguments.into_iter().map(Into::into).collect();
     let mut process = Process::start(
@@ -195,7 +205,9 @@ pub async fn run<S: Into<String>>(
         folder.path(),
         binary,
         &arguments,
-        HashMap::new(),
+        environment
+            .map(|(name, value)| (*name, value.into()))
+            .collect(),
         None,
     );
     let mut stdout = String::new();

@@ -103,7 +103,7 @@ fn numalgo_4_long_and_short() {
         .parse()
         .unwrap();
     let error = resolve(&tampered).unwrap_err();
-    assert_eq!(error.code(), "invalidDid");
+    assert_eq!(error.code(), "INVALID_DID");
     assert!(error.to_string().contains("document hash"), "{error}");
 }
 
@@ -136,15 +136,15 @@ fn resolution_results_have_the_specified_shape() {
         json!({ "contentType": "application/did+ld+json" })
     );
     for (text, code) in [
-        ("nonsense", "invalidDid"),
-        ("did:peer:2.Vz6Mk", "invalidDid"),
-        ("did:peer:2", "invalidDid"),
-        ("did:key:z6Mk", "invalidDid"),
+        ("nonsense", "INVALID_DID"),
+        ("did:peer:2.Vz6Mk", "INVALID_DID"),
+        ("did:peer:2", "INVALID_DID"),
+        ("did:key:z6Mk", "INVALID_DID"),
         (
             "did:peer:1zQmZMygzYqNwU6Uhmewx5Xepf2VLp5S4HLSwwgf2aiKZuwa",
-            "methodNotSupported",
+            "METHOD_NOT_SUPPORTED",
         ),
-        ("did:web:example.com", "methodNotSupported"),
+        ("did:web:example.com", "METHOD_NOT_SUPPORTED"),
         (
             "did:peer:4zQmd8CpeFPci817KDsbSAKWcXAE2mjvCQSasRewvbSF54Bd",
             "notFound",

@@ -78,7 +78,7 @@ impl Global {
             return self.list(name, role).await;
         }
         let path = self.data_dir(name)?;
-        let config = self.config(Options::default(), &path)?;
+        let config = self.config(name, Options::default(), &path)?;
         let unlock = self.unlock(name, &config)?;
         // On a thread that may wait: for a person, and for scrypt.
         let act = move || command.carry_out(&path, unlock);

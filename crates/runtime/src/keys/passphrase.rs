@@ -7,6 +7,7 @@ use std::{env, fmt};
 use zeroize::Zeroizing;
 
 use super::file::{PrivateFault, read_private};
+use crate::cli::variable;
 
 /// Bytes of a passphrase, at most.
 const MAX_BYTES: usize = 1024;
@@ -114,7 +115,7 @@ impl Unlock {
         configured: Option<PathBuf>,
         unencrypted: bool,
     ) -> Result<Self, PassphraseError> {
-        let variable = format!("{}_PASSPHRASE", agent.to_uppercase().replace('-', "_"));
+        let variable = variable(agent, "passphrase");
         let from_environment = || match env::var(&variable) {
             Ok(text) if !text.is_empty() => Ok(Some(Source::Variable(Zeroizing::new(text)))),
             Ok(_) | Err(env::VarError::NotPresent) => Ok(None),

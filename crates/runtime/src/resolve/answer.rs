@@ -36,15 +36,7 @@ impl Answer {
         sources: &Sources,
         progress: &Progress,
     ) -> Self {
-        let parsed = did.parse::<Did>().map_err(|problem| {
-            let code = if is_of_another_method(did) {
-                ErrorCode::MethodNotSupported
-            } else {
-                ErrorCode::InvalidDid
-            };
-            Error::new(code, problem)
-        });
-        let ready = parsed.and_then(|did| Ok((did, options?)));
+        let ready = parse(did).and_then(|did| Ok((did, options?)));
         match ready {
             Ok((did, options)) => match resolve(&did, &options, sources, progress) {
                 Ok(resolution) => resolution.into(),
@@ -52,6 +44,12 @@ impl Answer {
             },
             Err(error) => Resolution::from(error).into(),
         }
+    }
+
+    /// What a text comes to that is no DID of this method, whatever the options and the sources are.
+    pub fn to_no_did(did: &str) -> Option<Self> {
+        let error = parse(did).err()?;
+        Some(Resolution::from(error).into())
     }
 
     /// A failure whose code none of the machine's errors has, or whose words are not the machine's.
@@ -111,6 +109,17 @@ impl From<SourceError> for Answer {
         };
         Self::failed(verdict, &error.to_string())
     }
+}
+
+fn parse(did: &str) -> Result<Did, Error> {
+    did.parse().map_err(|problem| {
+        let code = if is_of_another_method(did) {
+            ErrorCode::MethodNotSupported
+        } else {
+            ErrorCode::InvalidDid
+        };
+        Error::new(code, problem)
+    })
 }
 
 /// Whether a text has the form of a DID (DID Core 1.1, section 3.1) but not of this method.

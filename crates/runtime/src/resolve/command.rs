@@ -51,29 +51,19 @@ pub struct ResolveArgs {
     #[arg(long, value_name = "T")]
     version_time: Option<String>,
     /// Base URL of an Esplora server for the DID's network [default: the configuration's `chain_url`]
-    #[arg(long, value_name = "URL", env = "BEACON_PARTICIPANT_CHAIN_URL")]
+    #[arg(long, value_name = "URL")]
     chain_url: Option<String>,
 }
 
 /// Resolves a DID and prints its resolution result. Fails when there is no document, with an exit code that tells whether
 /// it could be looked for.
 pub async fn run(global: &Global, agent: &str, args: ResolveArgs) -> Result<(), Failure> {
-    if !args.did.starts_with("did:btcr2:") {
+    if by_hand::is_of_agents(&args.did) {
         return by_hand::resolve(&args.did);
     }
-    let options = args.options()?;
-    let sources = args.sources(global, agent)?;
-    let progress = Arc::new(Progress::default());
-    let mut resolving = tokio::task::spawn_blocking({
-        let (did, progress) = (args.did.clone(), Arc::clone(&progress));
-        move || Answer::to(&did, options, &sources, &progress)
-    });
-    let mut pulse = interval_at(Instant::now() + SILENCE, PULSE);
-    let answer = loop {
-        tokio::select! {
-            answer = &mut resolving => break answer?,
-            _ = pulse.tick() => eprintln!("{agent}: resolving: {progress}"),
-        }
+    let answer = match Answer::to_no_did(&args.did) {
+        Some(answer) => answer,
+        None => args.answer(global, agent).await?,
     };
     print_line(&serde_json::to_string_pretty(&answer.result)?)?;
     match answer.failure() {
@@ -85,6 +75,24 @@ pub async fn run(global: &Global, agent: &str, args: ResolveArgs) -> Result<(), 
 }
 
 impl ResolveArgs {
+    /// Resolves, and says how far it is while that takes long.
+    async fn answer(&self, global: &Global, agent: &str) -> Result<Answer, Failure> {
+        let options = self.options()?;
+        let sources = self.sources(global, agent)?;
+        let progress = Arc::new(Progress::default());
+        let mut resolving = tokio::task::spawn_blocking({
+            let (did, progress) = (self.did.clone(), Arc::clone(&progress));
+            move || Answer::to(&did, options, &sources, &progress)
+        });
+        let mut pulse = interval_at(Instant::now() + SILENCE, PULSE);
+        loop {
+            tokio::select! {
+                answer = &mut resolving => return Ok(answer?),
+                _ = pulse.tick() => eprintln!("{agent}: resolving: {progress}"),
+            }
+        }
+    }
+
     /// What the file says, with the flags over it. A file that cannot be read ends the command; what cannot be
     /// understood is an answer.
     fn options(&self) -> Result<Result<ResolutionOptions, Error>, Failure> {
@@ -151,7 +159,7 @@ pub(crate) fn chain(
         chain_url,
         ..Options::default()
     };
-    let config = global.config(options, &global.data_dir(agent)?)?;
+    let config = global.config(agent, options, &global.data_dir(agent)?)?;
     let url = config.chain_url.as_deref().ok_or_else(|| {
         Failure::usage(anyhow!(
             "got no chain to look for signals on, expected an Esplora server: give --chain-url, or set chain_url in the configuration"

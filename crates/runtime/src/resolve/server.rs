@@ -46,7 +46,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// Base URL of an Esplora server [default: the configuration's `chain_url`]
-    #[arg(long, value_name = "URL", env = "BEACON_PARTICIPANT_CHAIN_URL")]
+    #[arg(long, value_name = "URL")]
     chain_url: Option<String>,
     /// Only DIDs of this network: bitcoin, signet, regtest, testnet3, testnet4, mutinynet [default: all with the genesis
     /// block of the chain]
