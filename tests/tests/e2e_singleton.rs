@@ -6,11 +6,8 @@
     reason = "a test fails by panicking"
 )]
 
-use std::fs;
-
-use beacon_tests::harness::{
-    Agent, Binary, Member, Net, Output, Regtest, Scratch, chain_options, run,
-};
+use beacon_tests::harness::dids::{adding, newest, write_json};
+use beacon_tests::harness::{Agent, Binary, Member, Net, Output, Regtest, Scratch, chain_options};
 use bitcoin::Txid;
 use serde_json::{Value, json};
 
@@ -58,8 +55,9 @@ impl Alone {
         mined(&mut self.agent, &self.chain, answer).await;
     }
 
+    /// What a stranger finds.
     async fn resolved(&self, did: &str) -> Value {
-        resolved(&self.agent, &self.chain, &self.scratch, did).await
+        newest(&self.chain, did, &self.agent.sidecar(did).await).await
     }
 }
 
@@ -75,11 +73,7 @@ async fn mined(agent: &mut Agent, chain: &Regtest, answer: &Value) {
 
 /// A patch that adds a service of this name, as a file.
 fn patch(scratch: &Scratch, name: &str) -> String {
-    let service = json!({ "id": format!("#{name}"), "type": "Files", "serviceEndpoint": "https://example.org/" });
-    let patch = json!([{ "op": "add", "path": "/service/-", "value": service }]);
-    let path = scratch.path().join(format!("{name}.json"));
-    fs::write(&path, patch.to_string()).unwrap();
-    path.display().to_string()
+    write_json(&scratch.path().join(format!("{name}.json")), &adding(name))
 }
 
 fn answer(output: &Output) -> Value {
@@ -104,28 +98,6 @@ fn text<'a>(value: &'a Value, member: &str) -> &'a str {
 
 fn txid(answer: &Value) -> Txid {
     text(answer, "txid").parse().unwrap()
-}
-
-/// What a stranger finds, who has the exported file and the chain.
-async fn resolved(agent: &Agent, chain: &Regtest, scratch: &Scratch, did: &str) -> Value {
-    let file = scratch.path().join("sidecar.json").display().to_string();
-    agent
-        .answer(&["sidecar", "export", "--did", did, "--out", &file])
-        .await;
-    let nobody = scratch.path().join("nobody").display().to_string();
-    let arguments = [
-        "resolve",
-        did,
-        "--sidecar",
-        &file,
-        "--min-conf",
-        "1",
-        "--chain-url",
-        chain.url(),
-        "--data-dir",
-        &nobody,
-    ];
-    answer(&run(Binary::Participant, arguments).await)
 }
 
 fn version(result: &Value) -> &str {
@@ -299,7 +271,7 @@ async fn a_new_did_gets_the_cohorts_beacon_and_is_updated_through_it() {
         "{told}"
     );
     mined(&mut net.members[0], &net.chain, &told).await;
-    let result = resolved(&net.members[0], &net.chain, &net.scratch, &did).await;
+    let result = newest(&net.chain, &did, &net.members[0].sidecar(&did).await).await;
     let added = &result["didDocument"]["service"][3];
     assert_eq!(
         added["serviceEndpoint"],
@@ -324,7 +296,7 @@ async fn a_new_did_gets_the_cohorts_beacon_and_is_updated_through_it() {
     let told = net.members[0].answer(&update).await;
     assert_eq!(told["version"], 3);
     net.confirmed(&mut cohort).await;
-    let result = resolved(&net.members[0], &net.chain, &net.scratch, &did).await;
+    let result = newest(&net.chain, &did, &net.members[0].sidecar(&did).await).await;
     assert_eq!(version(&result), "3");
     assert_eq!(result["didDocument"]["service"][4]["id"], "#site");
 }

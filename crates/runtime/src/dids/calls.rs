@@ -98,6 +98,7 @@ pub(crate) fn call(
             let InCohort { named, did } = read(params)?;
             service(named.find(machine)?, &parse_did(&did)?)?
         }
+        "did.sign_update" => sign_update(dids, machine, &change(read(params)?)?)?.1,
         "did.beacons" => announce::beacons(dids, machine, &read(params)?)?,
         "did.announce" => return announce::announce(dids, machine, read(params)?),
         "did.request_update" => return request_update(dids, machine, read(params)?),

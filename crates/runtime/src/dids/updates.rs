@@ -149,7 +149,7 @@ async fn through(
 ) -> Result<Value, Failure> {
     let mut params = cohort;
     newest.change(&mut params, patch);
-    Ok(global.ask(agent, "did.request_update", params).await?)
+    global.ask(agent, "did.request_update", params).await
 }
 
 /// `did add-beacon`.
