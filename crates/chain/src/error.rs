@@ -26,6 +26,12 @@ pub enum ChainError {
         /// What the limit is.
         reason: Reason,
     },
+    /// A source that cannot answer the way it is set up. Asking again does not help: another setting does.
+    #[error("chain source does not suit: {reason}")]
+    Unsuitable {
+        /// What it lacks, and what to set.
+        reason: Reason,
+    },
 }
 
 impl ChainError {
@@ -39,6 +45,13 @@ impl ChainError {
     /// A source whose answer is larger than what is read.
     pub fn too_much(reason: impl fmt::Display) -> Self {
         Self::TooMuch {
+            reason: Reason::new(reason),
+        }
+    }
+
+    /// A source that is not set up for what it was asked.
+    pub fn unsuitable(reason: impl fmt::Display) -> Self {
+        Self::Unsuitable {
             reason: Reason::new(reason),
         }
     }
@@ -135,6 +148,7 @@ mod tests {
             ChainError::unavailable("timeout after 10 s").to_string(),
             ChainError::garbage("got 7 bytes, expected 32").to_string(),
             ChainError::too_much("got 9 pages, expected at most 8").to_string(),
+            ChainError::unsuitable("blocks are pruned").to_string(),
             BroadcastError::refused("dust").to_string(),
             BroadcastError::unavailable("timeout").to_string(),
         ] {

@@ -18,7 +18,7 @@ use crate::{
 pub const MAX_RETRIES: usize = 5;
 
 /// How often an answer that takes several requests is begun again when the tip moves meanwhile.
-const TIP_ATTEMPTS: usize = 3;
+pub(crate) const TIP_ATTEMPTS: usize = 3;
 
 /// An Esplora server.
 ///
@@ -34,11 +34,34 @@ pub struct EsploraChain {
 /// A base URL that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 #[error(
-    "got {:?} as esplora url, expected http:// or https:// followed by a host, such as http://127.0.0.1:3002",
+    "got {:?} as url of a chain source, expected http:// or https:// followed by a host, such as http://127.0.0.1:3002",
     got.as_str()
 )]
 pub struct InvalidBaseUrl {
     got: Reason,
+}
+
+impl InvalidBaseUrl {
+    /// Without the user and password that it may have.
+    pub(crate) fn new(got: &str) -> Self {
+        let got = match got.rsplit_once('@') {
+            Some((_, host)) => Reason::new(format_args!("…@{host}")),
+            None => Reason::new(got),
+        };
+        Self { got }
+    }
+}
+
+/// A URL of a server, without slashes at its end.
+pub(crate) fn base_url(url: &str) -> Option<&str> {
+    let trimmed = url.trim_end_matches('/');
+    let host = trimmed
+        .strip_prefix("http://")
+        .or_else(|| trimmed.strip_prefix("https://"))?;
+    let usable = !host.is_empty()
+        && !host.starts_with([':', '/', '?', '#'])
+        && host.chars().all(|c| c.is_ascii_graphic());
+    usable.then_some(trimmed)
 }
 
 impl EsploraChain {
@@ -47,21 +70,8 @@ impl EsploraChain {
     /// seconds. A request that is answered with 429, 500 or 503 is repeated at most `retries`
     /// times, never more than [`MAX_RETRIES`]. Nothing is sent yet.
     pub fn new(base_url: &str, timeout: Duration, retries: usize) -> Result<Self, InvalidBaseUrl> {
-        let trimmed = base_url.trim_end_matches('/');
-        let host = trimmed
-            .strip_prefix("http://")
-            .or_else(|| trimmed.strip_prefix("https://"));
-        let usable = host.is_some_and(|host| {
-            !host.is_empty()
-                && !host.starts_with([':', '/', '?', '#'])
-                && host.chars().all(|c| c.is_ascii_graphic())
-        });
-        if !usable {
-            return Err(InvalidBaseUrl {
-                got: Reason::new(base_url),
-            });
-        }
-        let client = Builder::new(trimmed)
+        let url = self::base_url(base_url).ok_or_else(|| InvalidBaseUrl::new(base_url))?;
+        let client = Builder::new(url)
             .timeout(timeout.max(Duration::from_secs(1)))
             .max_retries(retries.min(MAX_RETRIES))
             .build_blocking();
@@ -261,7 +271,7 @@ impl Chain for EsploraChain {
     }
 }
 
-fn tip_moved() -> ChainError {
+pub(crate) fn tip_moved() -> ChainError {
     ChainError::unavailable(format_args!(
         "the tip moved during each of {TIP_ATTEMPTS} attempts"
     ))
@@ -288,7 +298,7 @@ fn is_overload(status: u16) -> bool {
 }
 
 /// Errors of the HTTP layer that come from the bytes of an answer. All others mean that there was none.
-fn is_malformed(error: &bitreq::Error) -> bool {
+pub(crate) fn is_malformed(error: &bitreq::Error) -> bool {
     use bitreq::Error::{
         BodyOverflow, HeadersOverflow, InfiniteRedirectionLoop, InvalidUtf8InBody,
         InvalidUtf8InResponse, MalformedChunkEnd, MalformedChunkLength, MalformedContentLength,

@@ -7,8 +7,9 @@
 //! Non-goals: a wallet, a header chain of our own, fee estimation, push notifications. The
 //! runtime polls [`Chain::tip`] and asks again when the tip has moved.
 //!
-//! Two sources exist: [`EsploraChain`] asks an Esplora server over HTTP; `EmbeddedChain` of the crate
-//! `beacon-embedded`, which compiles Bitcoin Core's C++, validates a regtest chain in this process.
+//! Three sources exist: [`EsploraChain`] asks an Esplora server over HTTP; [`CoreChain`] a Bitcoin Core node over
+//! JSON-RPC; `EmbeddedChain` of the crate `beacon-embedded`, which compiles Bitcoin Core's C++, validates a regtest
+//! chain in this process.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -25,8 +26,13 @@ mod chain;
 mod error;
 mod esplora;
 mod history;
+mod rpc;
 
 pub use chain::{Chain, ConfirmedSpend, OutputStatus, Spends, Tip, TransactionStatus, Utxo};
 pub use error::{BroadcastError, ChainError, Reason};
 pub use esplora::{EsploraChain, InvalidBaseUrl, MAX_RETRIES};
 pub use history::{MAX_HISTORY_BYTES, MAX_HISTORY_PAGES, MAX_HISTORY_TRANSACTIONS};
+pub use rpc::{
+    CoreChain, CoreSettings, MAX_FOLLOWED, MAX_FOLLOWED_BYTES, MAX_RPC_RESPONSE, OLDEST_CORE,
+    RpcAuth,
+};

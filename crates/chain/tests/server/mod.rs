@@ -4,6 +4,7 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+#![allow(dead_code, reason = "each test program uses some of it")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,6 +18,11 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 /// Serves every request with the bytes that `answer` makes of its request line. The thread ends
 /// with the test process.
 pub(crate) fn server(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> SocketAddr {
+    whole_server(move |request| answer(request.lines().next().unwrap_or_default()))
+}
+
+/// The same, of its whole request.
+pub(crate) fn whole_server(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -24,7 +30,7 @@ pub(crate) fn server(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> Socke
             let mut stream = stream.unwrap();
             let request = read_request(&mut stream);
             // A client that gave up is no failure of the test.
-            let _ = stream.write_all(&answer(request.lines().next().unwrap_or_default()));
+            let _ = stream.write_all(&answer(&request));
         }
     });
     address

@@ -88,7 +88,7 @@ fn numalgo_4_long_and_short() {
     assert_eq!(as_json(&long), file["expectedDocumentLongForm"]);
     assert_eq!(
         resolver.resolve(&short).unwrap_err().code(),
-        "notFound",
+        "NOT_FOUND",
         "resolving alone must not remember"
     );
     resolver.remember(&long);
@@ -147,7 +147,7 @@ fn resolution_results_have_the_specified_shape() {
         ("did:web:example.com", "METHOD_NOT_SUPPORTED"),
         (
             "did:peer:4zQmd8CpeFPci817KDsbSAKWcXAE2mjvCQSasRewvbSF54Bd",
-            "notFound",
+            "NOT_FOUND",
         ),
     ] {
         let bad = serde_json::to_value(resolver.resolution(text)).unwrap();
