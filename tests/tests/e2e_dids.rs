@@ -215,10 +215,6 @@ fn counts(sidecar: &Value) -> (usize, usize) {
     (count("updates"), count("smtProofs"))
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "one life of a DID, from its creation to version 3"
-)]
 #[tokio::test]
 async fn an_update_through_a_cohort_is_resolved_by_a_stranger_with_the_exported_file() {
     let mut net = Net::start(&[Signs, Signs]).await;

@@ -86,6 +86,25 @@ fn mine(world: &mut World, blocks: usize) {
     }
 }
 
+/// Everything that can become of one: buried after a reorganisation, replaced by somebody else's, refused.
+pub(crate) fn golden_run() -> World {
+    let mut world = World::new(1, 2_028);
+    let (spent, stolen) = (funded(&mut world), funded(&mut world));
+    announce(&mut world, ONE, 2, signal(spent, ONE, 1)).unwrap();
+    mine(&mut world, 2);
+    world.chain.reorganise(2, true);
+    world.settle();
+    mine(&mut world, 6);
+    world.chain.steal(stolen);
+    announce(&mut world, OTHER, 3, signal(stolen, OTHER, 1)).unwrap();
+    mine(&mut world, 7);
+    let nowhere = OutPoint::new(Txid::all_zeros(), 7);
+    let third = UpdateId([3; 32]);
+    announce(&mut world, third, 4, signal(nowhere, third, 1)).unwrap();
+    world.assert_replay_equals_memory();
+    world
+}
+
 #[test]
 fn a_signal_is_followed_until_it_is_buried() {
     let (mut world, _) = World::formed(2, 1);
