@@ -6,7 +6,7 @@
 )]
 
 use beacon_tests::harness::Member::Signs;
-use beacon_tests::harness::dids::{adding, beacon_service, newest, resolve};
+use beacon_tests::harness::dids::{adding, beacon_service, newest, resolve, write_json};
 use beacon_tests::harness::{Net, Output, Regtest, Resolver};
 use serde_json::{Value, json};
 
@@ -211,6 +211,54 @@ async fn after_a_rotation_the_old_beacon_says_nothing_about_the_did() {
         let found = result["didDocument"]["service"].as_array().unwrap();
         assert_eq!(found.len(), services, "{result}");
     }
+}
+
+/// Away from a cohort, to an address of the controller's own: from then on it needs nobody.
+#[tokio::test]
+async fn a_did_leaves_its_cohort_for_an_address_of_its_own() {
+    let mut net = Net::start(&[Signs, Signs]).await;
+    let mut cohort = net.form(&[0, 1], json!({ "confirmations": 1 })).await;
+    let made = net.members[0].answer(&["did", "create", "--new"]).await;
+    let own = made["document"]["service"][2].clone();
+    let address = own["serviceEndpoint"].as_str().unwrap();
+    let address = address.trim_start_matches("bitcoin:").to_owned();
+    let did = made["did"].as_str().unwrap().to_owned();
+    net.members[0].register(&did, &cohort).await;
+    net.chain.fund(&address, 50_000);
+    net.fund(&cohort).await;
+
+    let shared = beacon_service(&did, "SMTBeacon", &cohort);
+    let only =
+        |service: &Value| json!([{ "op": "replace", "path": "/service", "value": [service] }]);
+    let alone = async |net: &Net, patch: &Value| {
+        let file = write_json(&net.scratch.path().join("patch.json"), patch);
+        let command = ["did", "update", "--did", &did, "--patch", &file];
+        let command = [&command[..], &["--min-conf", "1"]].concat();
+        net.members[0].command(&command).await
+    };
+    let output = alone(&net, &only(&shared)).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    net.chain.mine();
+    assert_eq!(net.version(0, &did).await, "2");
+    // Its own address is no beacon of it any more, and what is spent there announces nothing.
+    refused(&alone(&net, &adding("early")).await, "no singleton beacon");
+    net.announce(0, &mut cohort, &did, &only(&own)).await;
+    assert_eq!(net.version(0, &did).await, "3");
+
+    let late = adding("late");
+    let late = net.members[0].request_patch(&cohort, &did, &late).await;
+    refused(&late, "has no beacon at");
+    net.request_update(&cohort, 1).await;
+    net.confirmed(&mut cohort).await;
+    assert_eq!(net.version(0, &did).await, "3");
+    let output = alone(&net, &adding("alone")).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    net.chain.mine();
+    let sidecar = net.members[0].sidecar(&did).await;
+    let found = newest(&net.chain, &did, &sidecar).await;
+    assert_eq!(found["didDocumentMetadata"]["versionId"], "4");
+    assert_eq!(found["didDocument"]["service"][0], own);
+    assert_eq!(found["didDocument"]["service"][1]["id"], "#alone");
 }
 
 #[tokio::test]
