@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use super::commands::{ask, parse_sidecar, read_json, warn_of};
 use crate::cli::{Failure, Global};
-use crate::resolve::command::chain;
 use crate::resolve::{CasDirectory, ChainSource, Progress, SignalSource, Sources, resolve};
+use crate::source::{self, COMMAND_PATIENCE, SourceArgs};
 
 /// Options of `did add-beacon`.
 #[derive(Args, Debug)]
@@ -42,9 +42,8 @@ pub struct ChainArgs {
     /// Confirmations that the DID's last update must have, so that no other one takes its place [default: 6]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     min_conf: Option<u32>,
-    /// Base URL of an Esplora server for the DID's network [default: the agent's]
-    #[arg(long, value_name = "URL")]
-    chain_url: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// `request-update --patch`: `cohort` has the parameters that name the cohort.
@@ -141,16 +140,16 @@ async fn newest(
     let mut options = ResolutionOptions::default();
     options.sidecar = parse_sidecar(&known)?;
     options.set_min_conf(1)?;
-    let url = match &args.chain_url {
-        Some(url) => Some(url.clone()),
-        // That of the running agent, which may have it from its command line.
-        None => match global.ask(agent, "status", Value::Null).await {
-            Ok(status) => status["about"]["chain_url"].as_str().map(str::to_owned),
-            Err(_) => None,
-        },
-    };
+    let mut at = args.source.options();
+    // Those of the running agent, which may have them from its command line.
+    if at.chain_url.is_none()
+        && let Ok(status) = global.ask(agent, "status", Value::Null).await
+    {
+        at = source::options_of(&status["about"]);
+    }
+    let chain = source::open_with(global, agent, at, COMMAND_PATIENCE)?;
     let sources = Sources {
-        signals: SignalSource::Chain(ChainSource::new(chain(global, agent, url)?, None)),
+        signals: SignalSource::Chain(ChainSource::new(chain, None)),
         objects: CasDirectory::default(),
     };
     let progress = Arc::new(Progress::default());
