@@ -398,6 +398,8 @@ codes! {
     ContributionCount = "e.m.contribution-count", Misbehaved;
     /// The cohort key did not sign this contribution.
     Signature = "e.m.signature", Misbehaved;
+    /// No proof, or a wrong one, for a signal that came before the index was registered.
+    Proof = "e.m.proof", Misbehaved;
     /// A nonce that is no pair of points, signed by the member's cohort key.
     Nonce = "e.p.nonce", Misbehaved;
     /// A partial signature that does not verify.

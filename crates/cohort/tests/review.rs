@@ -232,10 +232,10 @@ impl Case {
         self.request.pending_tx =
             transaction::build_signal(&inputs, script, tree.root().0, 2).unwrap();
         self.request.spent_outputs = vec![SpentOutput::from(spent)];
-        self.request.proofs = self
-            .leaves
-            .iter()
-            .map(|(index, _)| IndexProof {
+        let own = self.leaves.iter().map(|(index, _)| index);
+        self.request.proofs = own
+            .chain(&self.registering)
+            .map(|index| IndexProof {
                 index: *index,
                 proof: tree.proof(index),
             })
@@ -607,6 +607,24 @@ fn declines_proof_invalid() {
     declines(DeclineCode::ProofInvalid, |case| {
         case.request.proofs[1].proof.hashes.push(NodeHash([1; 32]));
     });
+    // An index that is being registered has no leaf yet, and nobody else may give it one.
+    declines(DeclineCode::ProofInvalid, |case| {
+        case.registering = vec![Index::of_did("did:example:other")];
+        let spent = case.request.spent_outputs[0].to_txout();
+        case.build(&spent);
+    });
+}
+
+/// The coordinator has registered an index, and its word comes after the request.
+#[test]
+fn accepts_the_empty_leaf_of_an_index_that_is_being_registered() {
+    let mut case = Case::valid();
+    case.registering = vec![Index::of_did("did:example:late")];
+    reviewed(&case); // Not yet registered there.
+    let spent = case.request.spent_outputs[0].to_txout();
+    case.build(&spent);
+    assert_eq!(case.request.proofs.len(), 3);
+    reviewed(&case);
 }
 
 /// The valid CAS case with one thing changed is declined for good, for a map that is not as it must be.

@@ -441,6 +441,7 @@ fn cohort_view(cohort: &Membership) -> Value {
         "terms": cohort.terms.value(),
         "key": cohort.key,
         "dids": cohort.dids.values().collect::<Vec<_>>(),
+        "registering": cohort.registering().map(|(_, did)| did).collect::<Vec<_>>(),
         "beacon_address": cohort.beacon.as_ref().map(|beacon| beacon.address(cohort.terms.btc_network.bitcoin())),
         "members": cohort.beacon.as_ref().map(|beacon| beacon.keys().len()),
         "round": cohort.round,

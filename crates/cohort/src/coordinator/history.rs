@@ -9,16 +9,16 @@ use super::{Cohort, Coordinator, Event, FORMATION_EXPIRY_S, Phase, Signal, Stage
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::{Code, Rejection, Step};
 use crate::message::{
-    DidRegistration, IndexResult, MAX_ANSWER_BYTES, RegistrationResult, RoundMap, RoundProof,
-    SignalProgress, SignalRecord,
+    DidRegistration, IndexResult, MAX_ANSWER_BYTES, ROUND_OPEN, RegistrationResult, RoundMap,
+    RoundProof, SignalProgress, SignalRecord,
 };
 
 /// Rounds that one answer tells of: their trees are built anew.
 const MAX_ANSWER_ROUNDS: usize = 64;
 
 impl Coordinator {
-    /// Registers further indexes, and tells of earlier rounds where that is asked for. Once a signal may exist, a new index
-    /// would need a proof for every root that came before it, and taking those in is not built yet.
+    /// Registers further indexes, and tells of earlier rounds where that is asked for, or where an index is new: a DID that
+    /// gets this beacon later must account for every signal that came before.
     pub(super) fn did_registration(
         &self,
         peer: &PeerId,
@@ -40,11 +40,6 @@ impl Coordinator {
                 format!("1 to {max}, none twice"),
             ));
         }
-        let held: Vec<Index> = asked.intersection(&member.indexes).copied().collect();
-        let mut history = History::default();
-        if let Some(from) = body.from_round {
-            history = History::of(cohort, peer, &held, from);
-        }
         let mut room = max.saturating_sub(member.indexes.len());
         let mut accepted = BTreeSet::new();
         let mut results = Vec::new();
@@ -53,10 +48,8 @@ impl Coordinator {
                 None
             } else if cohort.is_over() {
                 Some("cohort-over")
-            } else if !cohort.signals.is_empty() {
-                Some("earlier-roots-unsupported")
             } else if !matches!(cohort.round.stage, Stage::Waiting) {
-                Some("round-open")
+                Some(ROUND_OPEN)
             } else if cohort.indexes().any(|taken| *taken == index) {
                 Some("index-taken")
             } else if room == 0 {
@@ -70,8 +63,17 @@ impl Coordinator {
                 index,
                 accepted: refusal.is_none(),
                 code: refusal.map(str::to_owned),
-                proofs: history.proofs.remove(&index).unwrap_or_default(),
+                proofs: Vec::new(),
             });
+        }
+        let mut history = History::default();
+        let is_new = !accepted.is_empty();
+        if let Some(from) = body.from_round.or(is_new.then_some(1)) {
+            let held = asked.intersection(&member.indexes).chain(&accepted);
+            history = History::of(cohort, peer, &held.copied().collect::<Vec<_>>(), from);
+        }
+        for result in &mut results {
+            result.proofs = history.proofs.remove(&result.index).unwrap_or_default();
         }
         let mut step = Step::nothing();
         if !accepted.is_empty() {

@@ -117,6 +117,9 @@ pub struct DidRegistration {
     pub from_round: Option<u64>,
 }
 
+/// The code of an [`IndexResult`] that is refused for as long as a round is collecting or signing.
+pub const ROUND_OPEN: &str = "round-open";
+
 /// Body of `keygen/registration_result`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistrationResult {

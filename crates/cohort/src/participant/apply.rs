@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use beacon_signal::Index;
+
 use super::event::Event;
 use super::state::{
     Candidate, Ended, MAX_ENDED, Membership, Offered, Progress, Relationship, Session, Stage,
@@ -180,13 +182,20 @@ impl Membership {
             Event::Registered {
                 accepted, refused, ..
             } => {
+                let fixed = self.leaves_are_fixed();
                 for index in accepted {
                     if let Some(did) = self.registering.remove(index) {
                         self.dids.insert(*index, did);
+                        if fixed {
+                            self.leaves.remove(index); // It was never sent, and comes too late for the root.
+                        }
                     }
                 }
-                self.registering
-                    .retain(|index, _| !refused.contains_key(index));
+                let refused = |index: &Index| refused.contains_key(index);
+                self.registering.retain(|index, _| !refused(index));
+                let dids = &self.dids;
+                self.leaves
+                    .retain(|index, _| !refused(index) || dids.contains_key(index));
             }
             event => self.apply_signing(event),
         }

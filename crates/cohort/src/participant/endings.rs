@@ -53,7 +53,8 @@ impl Participant {
             step = self.restart_join(cohort, step, now);
             if cohort.is_watched() {
                 // If this state is an old one, the coordinator may know more than we do.
-                step = step.and(Self::inquire(cohort, cohort.round, now));
+                let first = cohort.first_unproven().unwrap_or(cohort.round);
+                step = step.and(Self::inquire(cohort, first.min(cohort.round), now));
             }
             let Some(session) = &cohort.session else {
                 continue;

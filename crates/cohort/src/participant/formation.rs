@@ -9,7 +9,9 @@ use crate::announcement::AnnouncedDid;
 use crate::coordinator::FORMATION_EXPIRY_S;
 use crate::ids::{CohortId, PeerId, Timestamp};
 use crate::machine::{Code, Effect, Rejection, Step};
-use crate::message::{CohortAck, CohortSet, OptIn, OptOut, RegistrationResult, shortened};
+use crate::message::{
+    CohortAck, CohortSet, OptIn, OptOut, ROUND_OPEN, RegistrationResult, shortened,
+};
 use crate::review::{self, OptedIn};
 use crate::signer::{KeyPath, SignerRequest};
 use crate::statement;
@@ -51,8 +53,11 @@ impl Participant {
     ) -> Result<Step<Event>, Rejection> {
         let max = cohort.terms.max_indexes_per_member;
         let asked = by_index(dids);
-        if asked.is_empty() || (asked.len() + cohort.dids.len()) as u64 > max {
-            let got = format!("{} DIDs besides {}", asked.len(), cohort.dids.len());
+        let known = cohort.dids.keys().chain(cohort.registering.keys());
+        let known = known.filter(|index| !asked.contains_key(index));
+        let known = known.collect::<BTreeSet<_>>().len();
+        if asked.is_empty() || (asked.len() + known) as u64 > max {
+            let got = format!("{} DIDs besides {known}", asked.len());
             return Err(Rejection::new(
                 Code::IndexCount,
                 got,
@@ -212,9 +217,10 @@ impl Participant {
 
     fn register(
         cohort: &Membership,
-        asked: BTreeMap<beacon_signal::Index, String>,
+        mut asked: BTreeMap<beacon_signal::Index, String>,
         now: Timestamp,
     ) -> Step<Event> {
+        asked.retain(|index, _| !cohort.dids.contains_key(index));
         // Asked again until it is answered, with the proofs that a DID needs of earlier rounds.
         let mut after = cohort.clone();
         after.registering.extend(asked.clone());
@@ -233,14 +239,17 @@ impl Participant {
     ) -> Result<Step<Event>, Rejection> {
         let cohort = self.agreed_once(body.cohort_id, from)?;
         let (mut accepted, mut refused) = (BTreeSet::new(), BTreeMap::new());
+        let mut waits = false;
         for result in &body.results {
             if !cohort.registering.contains_key(&result.index) {
                 continue; // Answered before, or never asked for.
             }
+            let code = result.code.as_deref().unwrap_or_default();
             if result.accepted {
                 accepted.insert(result.index);
+            } else if code == ROUND_OPEN && cohort.inquiry.is_some() {
+                waits = true; // Rounds end: it is asked again.
             } else {
-                let code = result.code.as_deref().unwrap_or_default();
                 refused.insert(result.index, shortened(code));
             }
         }
@@ -248,11 +257,12 @@ impl Participant {
         if !accepted.is_empty() || !refused.is_empty() {
             step.events.push(Event::Registered {
                 cohort: cohort.handle,
-                accepted: accepted.into_iter().collect(),
+                accepted: accepted.iter().copied().collect(),
                 refused,
             });
         }
-        Ok(step.and(self.recover(cohort, body, now)))
+        step = Self::registered_leaves(step, cohort, &accepted, now);
+        Ok(step.and(self.recover(cohort, body, &accepted, waits, now)))
     }
 
     pub(super) fn cohort_set(

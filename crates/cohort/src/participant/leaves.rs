@@ -1,5 +1,7 @@
 //! Leaves: which of our DIDs announces what in which round.
 
+use std::collections::BTreeSet;
+
 use beacon_signal::{Index, LeafNonce, UpdateId};
 
 use super::endings::end;
@@ -137,6 +139,17 @@ impl Participant {
             chosen.push(leaf.clone());
             leaves.push(leaf);
         }
+        // If the coordinator has registered these by now, it waits for their leaves too: they go out when its word comes.
+        for (index, _) in cohort.registering() {
+            let settled = cohort.leaves_are_fixed() || cohort.leaves.contains_key(index);
+            if body.round != cohort.round || !settled {
+                chosen.push(OwnLeaf {
+                    index: *index,
+                    update: None,
+                    nonce: self.leaf_nonce(cohort, body.round, index),
+                });
+            }
+        }
         let mut step = Step::nothing();
         if let Some(session) = cohort
             .session
@@ -165,14 +178,27 @@ impl Participant {
         cohort: &Membership,
         now: Timestamp,
     ) -> Step<Event> {
-        let leaves: Vec<_> = cohort.leaves.values().cloned().collect();
-        send_leaves(
-            step,
-            cohort,
-            cohort.round,
-            &leaves,
-            now.after(LEAF_EXPIRY_S),
-        )
+        let leaves = cohort.leaves.values();
+        let leaves = leaves.filter(|leaf| cohort.dids.contains_key(&leaf.index));
+        let leaves: Vec<_> = leaves.cloned().collect();
+        let expires = now.after(LEAF_EXPIRY_S);
+        send_leaves(step, cohort, cohort.round, &leaves, expires)
+    }
+
+    /// The leaves of indexes that are registered from now on, where the round had asked for leaves before that was known.
+    pub(super) fn registered_leaves(
+        step: Step<Event>,
+        cohort: &Membership,
+        accepted: &BTreeSet<Index>,
+        now: Timestamp,
+    ) -> Step<Event> {
+        if cohort.leaves_are_fixed() || cohort.signed_round(cohort.round) {
+            return step;
+        }
+        let leaves = accepted.iter().filter_map(|index| cohort.leaves.get(index));
+        let leaves: Vec<_> = leaves.cloned().collect();
+        let expires = now.after(LEAF_EXPIRY_S);
+        send_leaves(step, cohort, cohort.round, &leaves, expires)
     }
 
     /// What blinds a leaf. A CAS cohort's are in the open.

@@ -27,7 +27,7 @@ impl Membership {
                 .keys()
                 .map(|index| (*index, self.leaves.get(index)))
                 .collect(),
-            registering: self.registering.keys().copied().collect(),
+            registering: self.registering().map(|(index, _)| *index).collect(),
             live: self.unsettled().map(|candidate| &candidate.tx).collect(),
             published: self
                 .live()
@@ -205,7 +205,25 @@ impl Membership {
         waiting
     }
 
-    fn signed_round(&self, round: u64) -> bool {
+    /// DIDs that we asked to answer for, and do not yet.
+    pub fn registering(&self) -> impl Iterator<Item = (&Index, &String)> {
+        let asked = self.registering.iter();
+        asked.filter(|(index, _)| !self.dids.contains_key(*index))
+    }
+
+    /// The first round with a signal that may be mined and does not show here what it says of one of our DIDs, where that was
+    /// not found to be unknown.
+    pub(super) fn first_unproven(&self) -> Option<u64> {
+        let possible = self.candidates.iter();
+        let possible = possible.filter(|signed| signed.standing != Standing::Superseded);
+        let known = |signed: &Candidate, index| {
+            signed.is_proven(index) || signed.unproven.contains_key(index)
+        };
+        let lacking = possible.filter(|signed| self.dids.keys().any(|index| !known(signed, index)));
+        lacking.map(|signed| signed.round).min()
+    }
+
+    pub(super) fn signed_round(&self, round: u64) -> bool {
         self.candidates
             .iter()
             .any(|candidate| candidate.round == round)

@@ -4,19 +4,19 @@
 //! signature under one of them shows that it is ours; leaf nonces follow from the seed; and the updates are known to the
 //! log or to the user. So the proofs come back, and the transaction is live again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_signal::{Index, LeafValue, Proof, Root, Strictness, UpdateId, transaction};
 use bitcoin::Transaction;
 
 use super::endings::end;
 use super::event::RollbackEvidence;
-use super::state::{Candidate, Membership, Unproven};
+use super::state::{Candidate, Membership, Standing, Unproven};
 use super::{Event, Participant};
 use crate::announcement::Announcement;
 use crate::coordinator::FORMATION_EXPIRY_S;
 use crate::ids::Timestamp;
-use crate::machine::{Code, Rejection, Step};
+use crate::machine::{Code, Effect, Rejection, Step};
 use crate::message::{
     AuthorizationRequest, DidRegistration, IndexProof, RegistrationResult, SignalProgress,
     SignalRecord, SpentOutput,
@@ -75,22 +75,31 @@ impl Participant {
         Ok(step.and(Self::inquire(cohort, 1, now)))
     }
 
-    /// The coordinator's answer: what it says was signed, and the proofs.
+    /// The coordinator's answer: what it says was signed, and the proofs. `accepted` are new indexes of ours, and where it
+    /// `waits` with others, they are asked for again.
     pub(super) fn recover(
         &self,
         cohort: &Membership,
         body: &RegistrationResult,
+        accepted: &BTreeSet<Index>,
+        waits: bool,
         now: Timestamp,
     ) -> Step<Event> {
         let mut step = Step::nothing();
         let (mut adopted, mut has_ours) = (Vec::new(), false);
+        let mut false_proof = None;
         let asked_from = cohort.inquiry.map(|inquiry| inquiry.from_round);
         for record in &body.signals {
             let mut tx = record.transaction.clone();
             tx.input.iter_mut().for_each(|input| input.witness.clear());
             let txid = tx.compute_txid();
-            let sent = sent_proofs(cohort, body, record);
+            let mut sent = sent_proofs(cohort, body, record);
             if let Some(known) = cohort.candidates.iter().find(|known| known.txid == txid) {
+                if !known.recovered {
+                    let lacking;
+                    (sent, lacking) = empty_leaves(known, accepted, sent);
+                    false_proof = false_proof.or(lacking.map(|index| (index, txid)));
+                }
                 let map = sent_map(body, record, &known.root).filter(|_| known.map.is_none());
                 let recovered = self.recovered(cohort, known, sent, map, &[]);
                 step.events.extend(recovered);
@@ -138,18 +147,47 @@ impl Participant {
                 });
             }
         }
-        let Some(inquiry) = cohort.inquiry else {
-            return step;
-        };
+        if let Some((index, txid)) = false_proof {
+            // Nothing of it is kept. Without the proof, no document gets this beacon (docs/protocol.md, section 3).
+            let got = format!("no proof of the empty leaf for index {index} in signal {txid}");
+            let expected = "one, since the index was registered after that signal";
+            step = step.with(Effect::Report {
+                to: cohort.coordinator.clone(),
+                cohort: cohort.id,
+                rejection: Rejection::new(Code::Proof, got, expected),
+            });
+        }
         // Each question goes to the log. An answer that tells of nothing that we signed leads to no other one, so that there
         // are no more of them than rounds.
-        let more = body.next_round.filter(|_| has_ours);
-        match more.filter(|next| *next > inquiry.from_round) {
-            Some(next) => step.and(Self::inquire(cohort, next, now)),
-            None => step.and(Step::event(Event::ProofsAnswered {
+        let asked = cohort.inquiry.map(|inquiry| inquiry.from_round);
+        let more = body
+            .next_round
+            .filter(|next| has_ours && asked.is_some_and(|asked| *next > asked));
+        let next = more.or_else(|| Self::first_untold(cohort, body, accepted));
+        match (next, asked) {
+            (Some(next), _) => step.and(Self::inquire(cohort, next, now)),
+            (None, Some(_)) if !waits => step.and(Step::event(Event::ProofsAnswered {
                 cohort: cohort.handle,
             })),
+            (None, _) => step,
         }
+    }
+
+    /// The first round that an answer does not tell of, though a signal in it says something of these indexes.
+    fn first_untold(
+        cohort: &Membership,
+        body: &RegistrationResult,
+        accepted: &BTreeSet<Index>,
+    ) -> Option<u64> {
+        let told = |round| body.signals.iter().any(|record| record.round == round);
+        let possible = cohort.candidates.iter();
+        let possible = possible.filter(|signed| signed.standing != Standing::Superseded);
+        let lacking =
+            possible.filter(|signed| accepted.iter().any(|index| !signed.is_proven(index)));
+        lacking
+            .map(|signed| signed.round)
+            .filter(|round| !told(*round))
+            .min()
     }
 
     /// What these proofs add to a signal that is known.
@@ -297,6 +335,22 @@ fn sent_proofs(
         Some((result.index, sent.proof.clone()))
     };
     ours.filter_map(proof).collect()
+}
+
+/// The proofs of indexes that became ours after this signal, and an index without one. We signed it for all that was ours
+/// then, so the others have the empty leaf in it.
+fn empty_leaves(
+    known: &Candidate,
+    accepted: &BTreeSet<Index>,
+    mut sent: BTreeMap<Index, Proof>,
+) -> (BTreeMap<Index, Proof>, Option<Index>) {
+    let late = sent.keys().chain(accepted).copied();
+    let late: BTreeSet<_> = late.filter(|index| !known.is_proven(index)).collect();
+    sent.retain(|index, proof| {
+        late.contains(index) && carries(proof, index, &LeafValue::EMPTY, &known.root)
+    });
+    let lacking = late.into_iter().find(|index| !sent.contains_key(index));
+    (sent, lacking)
 }
 
 /// The map that came for this signal, if it is the one that the signal announces.

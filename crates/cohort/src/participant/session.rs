@@ -365,6 +365,7 @@ impl Participant {
         let complete = request.proofs.iter().map(|IndexProof { index, proof }| {
             let mut proof = proof.clone();
             let leaf = cohort.leaves.get(index);
+            let leaf = leaf.filter(|_| cohort.dids.contains_key(index));
             proof.nonce = leaf.and_then(|leaf| leaf.nonce.clone());
             proof.update_id = leaf.and_then(|leaf| leaf.update);
             (*index, proof)

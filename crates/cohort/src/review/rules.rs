@@ -178,12 +178,16 @@ pub(super) fn one_proof_for_each_index(
     proposal: &Proposal,
     context: &Context<'_>,
 ) -> Result<(), String> {
-    let indexes = match context.terms.beacon_type {
-        BeaconType::Smt => context.leaves.as_slice(),
-        BeaconType::Cas => &[],
+    let (indexes, not_yet) = match context.terms.beacon_type {
+        BeaconType::Smt => (context.leaves.as_slice(), context.registering.as_slice()),
+        BeaconType::Cas => (&[][..], &[][..]),
     };
     // No more either: what is asked of us is written to our log.
-    let (got, expected) = (proposal.0.proofs.len(), indexes.len());
+    // The coordinator's word that an index is registered may come after the request.
+    let not_yet = not_yet
+        .iter()
+        .filter(|index| proposal.proof(index).is_some());
+    let (got, expected) = (proposal.0.proofs.len(), indexes.len() + not_yet.count());
     ensure(got == expected, || {
         format!(
             "got {got} proofs, expected {expected}, one for each registered index of an SMT cohort"
@@ -216,8 +220,12 @@ pub(super) fn proofs_carry_own_leaves(
     let Some(root) = transaction::signal_bytes(&proposal.0.pending_tx) else {
         return Ok(()); // Another check's business.
     };
-    for (index, leaf) in &context.leaves {
-        let value = leaf.map_or(LeafValue::EMPTY, OwnLeaf::value);
+    let own = context.leaves.iter();
+    let own = own.map(|(index, leaf)| (index, leaf.map_or(LeafValue::EMPTY, OwnLeaf::value)));
+    // No leaf was sent for these.
+    let not_yet = context.registering.iter();
+    let not_yet = not_yet.map(|index| (index, LeafValue::EMPTY));
+    for (index, value) in own.chain(not_yet) {
         if let Some(IndexProof { proof, .. }) = proposal.proof(index) {
             proof
                 .verify(index, &value, &Root(root), Strictness::Member)

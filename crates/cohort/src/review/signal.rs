@@ -53,7 +53,7 @@ pub struct SignalContext<'a> {
     pub round: u64,
     /// Every index that the member registered, with its leaf of this round if it gave one.
     pub leaves: Vec<(Index, Option<&'a OwnLeaf>)>,
-    /// Indexes that the member asked to answer for besides, and does not yet.
+    /// Indexes that the member asked to answer for besides, and does not yet: they have no leaf.
     pub registering: Vec<Index>,
     /// Transactions that were signed and may still be mined.
     pub live: Vec<&'a Transaction>,

@@ -21,6 +21,7 @@ mod cheating_coordinator;
 mod forged_history;
 mod growth;
 mod hostile_member;
+mod late_proofs;
 mod life;
 mod matrix;
 mod past;

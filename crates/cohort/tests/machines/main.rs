@@ -19,6 +19,7 @@ mod evidence;
 mod golden;
 mod history;
 mod interleavings;
+mod late_dids;
 mod life;
 mod rollback;
 mod seats;

@@ -159,7 +159,7 @@ fn create(dids: &Dids, machine: &Participant, params: CreateParams) -> Result<Va
         .collect();
     if !shared.is_empty() {
         answer["next"] = json!(
-            "its document has the beacon of a cohort: register the DID there (`join`) before the next signal, and `proof fetch` the proofs of earlier ones; without them it does not resolve"
+            "its document has the beacon of a cohort: register the DID there (`join`), which brings the proofs of earlier signals; without them it does not resolve"
         );
         answer["beacon_of"] = json!(shared);
     }
@@ -311,7 +311,7 @@ fn sign_update(
     let did = change.source.did();
     for cohort in machine.state().cohorts.values() {
         if beacon_in(cohort, &target) && !beacon_in(cohort, &change.source) {
-            may_be_added(cohort, did)?;
+            may_be_added(dids, cohort, did)?;
         }
     }
     not_announced(dids, machine, did, &unsigned)?;

@@ -55,7 +55,7 @@ pub(super) fn not_announced(
 }
 
 /// A cohort's beacon in a document brings all signals of its past with it: each of them needs its proof for the DID.
-pub(super) fn may_be_added(cohort: &Membership, did: &Did) -> Result<(), RpcError> {
+pub(super) fn may_be_added(dids: &Dids, cohort: &Membership, did: &Did) -> Result<(), RpcError> {
     let id = cohort.id;
     check_network(cohort, did)?;
     if !cohort.dids.contains_key(&did.index()) {
@@ -68,6 +68,25 @@ pub(super) fn may_be_added(cohort: &Membership, did: &Did) -> Result<(), RpcErro
         return Err(RpcError::failed(format!(
             "{} signals of cohort {id} have no complete proof for {did} here, such as {first}: `proof fetch {id}` asks for them; with the beacon and without them, the DID would not resolve",
             missing.len()
+        )));
+    }
+    let known = dids.records().updates(did).map_err(RpcError::failed)?;
+    let unknown = |signed: &Candidate| {
+        let mut updates = signed.updates();
+        let is_known = |id| {
+            known
+                .records
+                .iter()
+                .any(|update| UpdateId::from(update.id()) == id)
+        };
+        updates.find(|(index, id)| *index == did.index() && !is_known(*id))
+    };
+    let possible = cohort.candidates.iter();
+    let mut possible = possible.filter(|signed| signed.standing != Standing::Superseded);
+    if let Some((signed, (_, id))) = possible.find_map(|signed| Some((signed, unknown(signed)?))) {
+        return Err(RpcError::failed(format!(
+            "signal {} of cohort {} announces update {id} of {did}, which has no record here; with the beacon and without that update, the DID would not resolve",
+            signed.txid, cohort.id
         )));
     }
     let unexplained = cohort.unexplained().count();

@@ -50,7 +50,7 @@ fn use_did(did: &Did) {
         }
         Err(error) => {
             let words = error.to_string();
-            assert!(["invalidDid", "methodNotSupported", "notFound"].contains(&error.code()));
+            assert!(["INVALID_DID", "METHOD_NOT_SUPPORTED", "NOT_FOUND"].contains(&error.code()));
             assert!(
                 words.len() < 16_384 && !words.contains(char::is_control),
                 "{words:?}"

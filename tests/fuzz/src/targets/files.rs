@@ -103,7 +103,7 @@ pub fn terms(data: &[u8]) {
 pub fn config(data: &[u8]) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(data).unwrap();
-    let options = match Options::default().over_file(file.path(), true) {
+    let options = match Options::default().over(&Options::default(), file.path(), true) {
         Ok(options) => options,
         Err(error) => {
             let words = error.to_string();
