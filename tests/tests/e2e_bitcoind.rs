@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use beacon_tests::harness::Member::Signs;
-use beacon_tests::harness::{Agent, DEADLINE, Net, Regtest, Scratch};
+use beacon_tests::harness::{Agent, Binary, DEADLINE, Net, Regtest, Scratch, run};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -60,4 +60,38 @@ async fn down(agent: &Agent) -> String {
         }
     };
     timeout(DEADLINE, asked).await.unwrap()
+}
+
+/// A resolver finds nothing on a new chain, and a first document therefore.
+#[tokio::test]
+async fn a_did_is_resolved_on_a_node() {
+    // Key 0 of the phrase of ADR 0005.
+    const DID: &str = "did:btcr2:k1qgplcn4t9yllgdp7wqd4h7jdmqpvn4r8x6d8qezz26zv6dsf9pfc7nq4yamnd";
+    let scratch = Scratch::new();
+    let chain = Regtest::bitcoind();
+    let data_dir = scratch.path().display().to_string();
+    let home = ["--data-dir", &data_dir];
+    let resolve = ["resolve", DID];
+    let options = chain.options();
+    let [url, cookie] = ["--chain-url", "--chain-cookie-file"].map(|name| {
+        let at = options.iter().position(|option| option == name).unwrap();
+        options[at + 1].clone()
+    });
+    let file =
+        format!("chain = \"bitcoind\"\nchain_url = \"{url}\"\nchain_cookie_file = \"{cookie}\"\n");
+    std::fs::write(scratch.path().join("config.toml"), file).unwrap();
+    let output = run(Binary::Participant, home.into_iter().chain(resolve)).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    let result: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(result["didDocument"]["id"], DID);
+
+    // The kind alone is overruled: an Esplora server is not what is there.
+    let output = run(
+        Binary::Participant,
+        home.into_iter()
+            .chain(resolve)
+            .chain(["--chain", "esplora"]),
+    )
+    .await;
+    assert_eq!(output.code, 1, "{output:?}");
 }

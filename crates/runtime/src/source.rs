@@ -260,3 +260,122 @@ pub(crate) fn open_with(
         .open(&config.limits, patience)
         .map_err(Failure::usage)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> Options {
+        Options {
+            network: Some(BtcNetwork::Signet),
+            chain: Some(SourceKind::Bitcoind),
+            chain_url: Some("http://127.0.0.1:38332".to_owned()),
+            chain_cookie_file: Some("/node/.cookie".into()),
+            chain_start_height: Some(7),
+            ..Options::default()
+        }
+    }
+
+    fn source(options: Options) -> Source {
+        options.resolve().unwrap().chain.unwrap()
+    }
+
+    #[test]
+    fn an_agent_says_of_its_node_what_leads_to_it_again() {
+        let with_user = Options {
+            chain_cookie_file: None,
+            chain_user: Some("beacon".to_owned()),
+            chain_password_file: Some("/etc/password".into()),
+            ..node()
+        };
+        let esplora = Options {
+            chain_url: Some("http://127.0.0.1:3002".to_owned()),
+            ..Options::default()
+        };
+        for options in [node(), with_user, esplora] {
+            let network = options.network;
+            let source = source(options);
+            let again = Options {
+                network,
+                ..options_of(&source.about())
+            };
+            assert_eq!(again.resolve().unwrap().chain.unwrap(), source);
+        }
+    }
+
+    #[test]
+    fn a_private_chain_is_looked_at_from_its_first_block_on() {
+        let regtest = Options {
+            network: None,
+            chain_start_height: None,
+            ..node()
+        };
+        let Source::Bitcoind { start_height, .. } = source(regtest) else {
+            panic!("expected a node");
+        };
+        assert_eq!(start_height, 0);
+    }
+
+    #[test]
+    fn a_node_needs_one_way_in_and_a_height_to_begin_at() {
+        let cases = [
+            (
+                Options {
+                    chain_start_height: None,
+                    ..node()
+                },
+                "chain_start_height: got none on signet, expected the height of a block before",
+            ),
+            (
+                Options {
+                    chain_cookie_file: None,
+                    ..node()
+                },
+                "chain_cookie_file: got none, expected the .cookie",
+            ),
+            (
+                Options {
+                    chain_user: Some("beacon".to_owned()),
+                    ..node()
+                },
+                "chain_cookie_file: got one beside a user",
+            ),
+            (
+                Options {
+                    chain_cookie_file: None,
+                    chain_user: Some("beacon".to_owned()),
+                    ..node()
+                },
+                "a user without a password",
+            ),
+            (
+                Options {
+                    chain_cookie_file: None,
+                    chain_user: Some("a:b".to_owned()),
+                    chain_password_file: Some("/etc/password".into()),
+                    ..node()
+                },
+                "a user with a colon",
+            ),
+            (
+                Options {
+                    chain: None,
+                    ..node()
+                },
+                "chain: got none with chain_cookie_file, expected bitcoind",
+            ),
+            (
+                Options {
+                    chain_url: Some("http://beacon:secret@127.0.0.1:38332".to_owned()),
+                    ..node()
+                },
+                "chain_url: got one with a password, expected http://",
+            ),
+        ];
+        for (options, wording) in cases {
+            let error = options.resolve().unwrap_err().to_string();
+            assert!(error.contains(wording), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}
