@@ -21,7 +21,9 @@ fn with_deposits(
     let cohort = world.advertise(change);
     (0..2).for_each(|number| world.subscribe(number));
     world.settle();
-    deposits.iter().for_each(|sats| world.fund(cohort, *sats));
+    for sats in deposits {
+        world.fund(cohort, *sats);
+    }
     world.settle();
     (world, cohort)
 }
