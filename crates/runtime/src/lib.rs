@@ -21,6 +21,7 @@ pub mod proofs;
 pub mod rates;
 pub mod resolve;
 pub mod settings;
+pub mod source;
 pub mod store;
 pub mod transport;
 pub mod watcher;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use beacon_btcr2::json::{self, Limits};
+use beacon_btcr2::json::{self, JsonError, Limits};
+use beacon_btcr2::options::OptionsError;
+use beacon_btcr2::sidecar::SidecarError;
 use beacon_btcr2::{Error, ErrorCode, ResolutionOptions, Sidecar};
-use beacon_chain::{Chain, EsploraChain};
 use clap::Args;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, interval_at};
@@ -17,7 +18,7 @@ use tokio::time::{Instant, interval_at};
 use super::{Answer, CasDirectory, ChainSource, Progress, SignalSource, SignalsFile, Sources};
 use crate::by_hand;
 use crate::cli::{Failure, Global, print_line};
-use crate::settings::Options;
+use crate::source::{self, COMMAND_PATIENCE, SourceArgs};
 
 /// How long a resolution takes before it is said how far it has come, and how long until it is said again.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -50,9 +51,8 @@ pub struct ResolveArgs {
     /// The version of this moment, such as 2026-01-31T23:59:59Z
     #[arg(long, value_name = "T")]
     version_time: Option<String>,
-    /// Base URL of an Esplora server for the DID's network [default: the configuration's `chain_url`]
-    #[arg(long, value_name = "URL")]
-    chain_url: Option<String>,
+    #[command(flatten)]
+    chain: SourceArgs,
 }
 
 /// Resolves a DID and prints its resolution result. Fails when there is no document, with an exit code that tells whether
@@ -101,7 +101,7 @@ impl ResolveArgs {
             match parse(path, "options")? {
                 Ok(Value::Object(found)) => members = found,
                 Ok(other) => return Ok(ResolutionOptions::from_value(other)),
-                Err(error) => return Ok(Err(error)),
+                Err(error) => return Ok(Err(invalid(OptionsError::Json(error)))),
             }
         }
         if let Some(path) = &self.sidecar {
@@ -112,7 +112,7 @@ impl ResolveArgs {
             }
             match parse(path, "sidecar")? {
                 Ok(sidecar) => members.insert("sidecar".to_owned(), sidecar),
-                Err(error) => return Ok(Err(error)),
+                Err(error) => return Ok(Err(invalid(SidecarError::Json(error)))),
             };
         }
         // One version is asked for: a flag takes the place of either option.
@@ -141,33 +141,12 @@ impl ResolveArgs {
                 .map_err(Failure::usage)?;
             SignalSource::File(file)
         } else {
-            let chain = chain(global, agent, self.chain_url.clone())?;
+            let chain = source::open(global, agent, &self.chain, COMMAND_PATIENCE)?;
             SignalSource::Chain(ChainSource::new(chain, None))
         };
         let objects = cas(agent, self.cas.as_deref())?;
         Ok(Sources { signals, objects })
     }
-}
-
-/// The chain source of the command line or the configuration.
-pub(crate) fn chain(
-    global: &Global,
-    agent: &str,
-    chain_url: Option<String>,
-) -> Result<Arc<dyn Chain>, Failure> {
-    let options = Options {
-        chain_url,
-        ..Options::default()
-    };
-    let config = global.config(agent, options, &global.data_dir(agent)?)?;
-    let url = config.chain_url.as_deref().ok_or_else(|| {
-        Failure::usage(anyhow!(
-            "got no chain to look for signals on, expected an Esplora server: give --chain-url, or set chain_url in the configuration"
-        ))
-    })?;
-    let patience = Duration::from_secs(config.limits.chain_timeout_s);
-    let chain = EsploraChain::new(url, patience, config.limits.chain_retries);
-    Ok(Arc::new(chain.map_err(Failure::usage)?))
 }
 
 /// The documents of a directory; none without one.
@@ -187,10 +166,14 @@ pub(super) fn cas(agent: &str, directory: Option<&Path>) -> Result<CasDirectory,
 }
 
 /// The JSON value of a file with options or sidecar data.
-fn parse(path: &Path, what: &str) -> Result<Result<Value, Error>, Failure> {
+fn parse(path: &Path, what: &str) -> Result<Result<Value, JsonError>, Failure> {
     const LIMITS: Limits = Sidecar::LIMITS;
     let text = read(path, what, LIMITS.bytes)?;
-    Ok(json::parse(&text, &LIMITS).map_err(|error| Error::new(ErrorCode::InvalidOptions, error)))
+    Ok(json::parse(&text, &LIMITS))
+}
+
+fn invalid(error: impl Into<OptionsError>) -> Error {
+    Error::new(ErrorCode::InvalidOptions, error.into())
 }
 
 /// The bytes of a file: of one that is too large, one more than it may have.
