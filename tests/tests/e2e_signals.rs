@@ -188,6 +188,64 @@ async fn small_deposits_pay_together() {
     net.verify(&cohort, &signal).await;
 }
 
+/// The operator's way to pay: an address to scan, once everybody agreed to it, and the command ends when the money is there.
+#[tokio::test]
+async fn an_operator_is_shown_where_to_pay_and_when_it_has_come() {
+    let mut net = Net::start(&[Signs, Signs]).await;
+    let id = net.advertise(2, json!({})).await;
+    let early = net.coordinator.command(&["cohort", "fund", &id]).await;
+    assert_eq!(early.code, 1, "{early:?}");
+    assert!(
+        early.stderr.contains("takes no money: no address yet"),
+        "{early:?}"
+    );
+    for member in [0, 1] {
+        net.join(&id, member).await;
+    }
+    let cohort = net.acknowledged(id, &[0, 1]).await;
+    let fund = ["cohort", "fund", &cohort.id, "--amount"];
+    let fund = |more: &[&'static str]| [&fund[..], more].concat();
+    let much = net.coordinator.command(&fund(&["100001"])).await;
+    assert_eq!(much.code, 2, "{much:?}");
+    assert!(
+        much.stderr.contains("expected at most 100000 sat"),
+        "{much:?}"
+    );
+    let short = net
+        .coordinator
+        .command(&fund(&["5000", "--wait", "1"]))
+        .await;
+    assert_eq!(short.code, 1, "{short:?}");
+    assert!(
+        short.stderr.contains("no deposit in 1 s: 0 sat are there"),
+        "{short:?}"
+    );
+    net.chain.fund(&cohort.address, 5_000);
+    let told = net.coordinator.answer(&fund(&["5000"])).await;
+    let uri = format!(
+        "bitcoin:{}?label=beacon%20cohort%20{}&amount=0.00005000",
+        cohort.address, cohort.id
+    );
+    assert_eq!(
+        (&told["uri"], &told["balance_sat"]),
+        (&json!(uri), &json!(5_000)),
+        "{told}"
+    );
+    // People see the code that a camera reads.
+    let arguments = ["cohort", "fund", &cohort.id, "--wait", "0"];
+    let home = net.coordinator.data_dir().display().to_string();
+    let shown = run(
+        Binary::Coordinator,
+        ["--data-dir", &home].into_iter().chain(arguments),
+    )
+    .await;
+    assert_eq!(shown.code, 0, "{shown:?}");
+    assert!(
+        shown.stdout.contains('█') && shown.stdout.contains("At risk: 5000 sat"),
+        "{shown:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_second_signal_spends_the_first_ones_change() {
     let (mut net, mut cohort) = one_signal(2, json!({ "confirmations": 2 })).await;

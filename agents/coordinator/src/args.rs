@@ -93,6 +93,17 @@ pub(crate) enum CohortCommand {
         /// Its id
         cohort_id: String,
     },
+    /// Show where a cohort's money goes, as a code to scan as well, and wait for it
+    Fund {
+        /// Its id
+        cohort_id: String,
+        /// What is to be paid, sat: part of the URI, and waited for in blocks
+        #[arg(long, value_name = "SAT", value_parser = clap::value_parser!(u64).range(330..))]
+        amount: Option<u64>,
+        /// Seconds to wait until what is there pays for the next signal; 0: show only
+        #[arg(long, value_name = "S", default_value_t = 3_600)]
+        wait: u64,
+    },
     /// Set a cohort with the members it has
     CloseAdmission {
         /// Its id

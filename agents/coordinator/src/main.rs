@@ -3,11 +3,12 @@
 mod args;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use args::{Args, CohortCommand, Command, EvidenceCommand, SessionCommand};
-use beacon_runtime::cli::{self, Failure};
+use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::coordinator::{self, CoordinatorAgent};
-use beacon_runtime::{evidence, proofs};
+use beacon_runtime::{evidence, fund, proofs};
 use serde_json::{Map, Value, json};
 
 const AGENT: &str = "beacon-coordinator";
@@ -34,10 +35,7 @@ impl Args {
                     .did::<CoordinatorAgent>(AGENT, args, coordinator::own_did)
                     .await
             }
-            Command::Cohort(command) => {
-                let (method, params) = cohort(command);
-                global.call(AGENT, method, params).await
-            }
+            Command::Cohort(command) => cohort(&global, command).await,
             Command::Session(SessionCommand::Start { cohort_id }) => {
                 global
                     .call(AGENT, "session.start", json!({ "cohort_id": cohort_id }))
@@ -76,9 +74,22 @@ impl Args {
     }
 }
 
-/// The control method of a cohort command.
-fn cohort(command: CohortCommand) -> (&'static str, Value) {
-    match command {
+/// Carries out `cohort …`.
+async fn cohort(global: &Global, command: CohortCommand) -> Result<(), Failure> {
+    let (method, params) = match command {
+        CohortCommand::Fund {
+            cohort_id,
+            amount,
+            wait,
+        } => {
+            let wait = Duration::from_secs(wait);
+            let request = fund::Request {
+                cohort_id,
+                amount,
+                wait,
+            };
+            return fund::run(global, AGENT, request).await;
+        }
         CohortCommand::Advertise {
             min_members,
             max_members,
@@ -121,5 +132,6 @@ fn cohort(command: CohortCommand) -> (&'static str, Value) {
             "cohort.dissolve",
             json!({ "cohort_id": cohort_id, "without": without, "successor": !no_successor }),
         ),
-    }
+    };
+    global.call(AGENT, method, params).await
 }

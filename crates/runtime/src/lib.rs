@@ -11,6 +11,7 @@ pub mod data_dir;
 pub mod dids;
 pub mod driver;
 pub mod evidence;
+pub mod fund;
 pub mod identities;
 pub mod keys;
 pub mod limits;

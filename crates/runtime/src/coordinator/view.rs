@@ -73,6 +73,7 @@ pub(super) fn detail(machine: &Coordinator, cohort: &Cohort) -> Value {
         .collect();
     value["stage"] = stage(&cohort.round.stage);
     value["funds"] = json!(cohort.funds);
+    value["max_balance_sat"] = json!(cohort.terms.max_balance_sat);
     value["funding"] = match cohort.phase {
         Phase::Acknowledged => json!(funding(machine, cohort)),
         Phase::Set => json!(format!(
