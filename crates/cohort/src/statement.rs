@@ -51,6 +51,24 @@ pub fn possession(cohort: CohortId, did: &PeerId, key: &CohortKey, terms: &Terms
     )
 }
 
+/// "I control this DID, and contest its index in this cohort": cohort id (16 bytes) ‖ length of the sender's DID (4 bytes,
+/// big endian) ‖ the sender's DID (UTF-8) ‖ length of the DID (4, big endian) ‖ the DID (UTF-8), tag
+/// `beacon-cohort/proof-of-control/1`. Signed by a key of the DID's document, not by the cohort key.
+pub fn control(cohort: CohortId, sender: &PeerId, did: &str) -> Statement {
+    let length = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let sender = sender.as_str();
+    tagged(
+        "beacon-cohort/proof-of-control/1",
+        &[
+            cohort.0.as_bytes(),
+            &length(sender),
+            sender.as_bytes(),
+            &length(did),
+            did.as_bytes(),
+        ],
+    )
+}
+
 /// "These are my public nonces": session id (16 bytes) ‖ number of inputs (4, big endian) ‖ sighash of each
 /// input (32) ‖ public nonce of each input (66), tag `beacon-cohort/nonce-contribution/1`.
 pub fn nonces(

@@ -129,7 +129,7 @@ impl<M: Comparable> Node<M> {
                     let envelope = pen.report(to, cohort.to_string(), ack, rejection);
                     (envelope, "problem-report")
                 }
-                Effect::Broadcast(_) | Effect::Sign(_) => continue,
+                Effect::Broadcast(_) | Effect::Sign(_) | Effect::ProveControl(_) => continue,
             };
             if !self.outbox.has_room(to.as_str(), kind) {
                 continue; // Dropped with a warning: dead peers must not stop others.
@@ -178,6 +178,7 @@ impl<M: Comparable> Node<M> {
         let (node, run) = (self.id, self.run);
         match effect {
             Effect::Send { .. } | Effect::Report { .. } => {} // In the outbox since the commit.
+            Effect::ProveControl(_) => {} // Nobody contests here.
             Effect::Broadcast(tx) => {
                 let delay = world.dice.between(20, 200);
                 world.schedule(delay, Happening::Broadcast { node, run, tx });
