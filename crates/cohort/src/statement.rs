@@ -166,6 +166,10 @@ mod tests {
                 "de409d20d7f760eb128981b5ee69090d6f599b0542f3b1aa3df4ebd3fc54540c",
             ),
             (
+                control(cohort, &did, "did:btcr2:k1q").0,
+                "2472244ba2189016725c77273f2bd85de41b5b96fed98a3f100bccabe140c5e5",
+            ),
+            (
                 cohort_ack(&terms, &[key, key], "bcrt1p").0,
                 "3b1c03f8f5c83e2d64c272f4f8edb7ae6db37a9d1bc0da2fbdd1cebdcba4c4c7",
             ),

@@ -14,7 +14,9 @@ use beacon_cohort::statement;
 use beacon_cohort::values::CohortKey;
 use tokio::sync::mpsc::WeakSender;
 
-use crate::resolve::{CasDirectory, ChainSource, Progress, SignalSource, SourceError, Sources, resolve};
+use crate::resolve::{
+    CasDirectory, ChainSource, Progress, SignalSource, SourceError, Sources, resolve,
+};
 use crate::watcher::Report;
 
 /// Questions that wait. Others are dropped, and asked again by the machine.
@@ -24,13 +26,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The thread's handle. Dropping it ends the thread after what it is doing.
 #[derive(Debug)]
-pub struct Prover {
+pub(crate) struct Prover {
     questions: SyncSender<ControlQuestion>,
 }
 
 impl Prover {
     /// Starts the thread.
-    pub fn start(chain: Arc<dyn Chain>, reports: WeakSender<Report>) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        chain: Arc<dyn Chain>,
+        reports: WeakSender<Report>,
+    ) -> std::io::Result<Self> {
         let (questions, inbox) = mpsc::sync_channel::<ControlQuestion>(MAX_QUESTIONS);
         std::thread::Builder::new()
             .name("prover".to_owned())
@@ -55,7 +60,7 @@ impl Prover {
 
     /// Finds it out. `false` when too many questions wait.
     #[must_use]
-    pub fn ask(&self, question: ControlQuestion) -> bool {
+    pub(crate) fn ask(&self, question: ControlQuestion) -> bool {
         self.questions.try_send(question).is_ok()
     }
 }
@@ -75,7 +80,10 @@ fn in_time(question: ControlQuestion, chain: Arc<dyn Chain>) -> ControlVerdict {
     }
     judged.recv_timeout(PATIENCE).unwrap_or_else(|_| {
         progress.give_up();
-        ControlVerdict::Unavailable(format!("not resolved within {} s: {progress}", PATIENCE.as_secs()))
+        ControlVerdict::Unavailable(format!(
+            "not resolved within {} s: {progress}",
+            PATIENCE.as_secs()
+        ))
     })
 }
 
@@ -115,15 +123,20 @@ fn proven(
     if resolved.document.is_deactivated() {
         return Err("the DID is deactivated".to_owned());
     }
-    let key = resolved.document.update_key(&contest.method).map_err(text)?;
+    let key = resolved
+        .document
+        .update_key(&contest.method)
+        .map_err(text)?;
     let key = proof::parse_multikey(key).map_err(text)?;
-    let key = CohortKey::from_bytes(&key.serialize())
-        .ok_or_else(|| "the key is no point of secp256k1".to_owned())?;
+    let key = CohortKey::from_bytes(&key.serialize()).map_err(text)?;
     let said = statement::control(contest.cohort_id, &question.peer, &contest.did);
     if said.is_signed_by(&key, &contest.signature) {
         Ok(ControlVerdict::Proven)
     } else {
-        Err(format!("the signature is not of {}'s key over this cohort, its sender and the DID", contest.method))
+        Err(format!(
+            "the signature is not of {}'s key over this cohort, its sender and the DID",
+            contest.method
+        ))
     }
 }
 

@@ -16,7 +16,7 @@ use super::cohorts::{
     announces, beacon, beacon_in, may_be_added, missing, not_announced, not_set, registered,
     service,
 };
-use super::{Change, DidKey, Dids, Found, Origin, OwnDid, RecordError, Signed};
+use super::{Change, DidKey, Dids, Found, Origin, OwnDid, RecordError, Signed, contest};
 use crate::agent::Call;
 use crate::control::RpcError;
 use crate::params::read;
@@ -98,6 +98,7 @@ pub(crate) fn call(
             service(named.find(machine)?, &parse_did(&did)?)?
         }
         "did.sign_update" => sign_update(dids, machine, &change(read(params)?)?)?.1,
+        "did.contest" => return contest::claim(dids, machine, read(params)?),
         "did.request_update" => return request_update(dids, machine, read(params)?),
         other => return Err(RpcError::method_not_found(other)),
     };
@@ -239,7 +240,7 @@ fn show(dids: &Dids, machine: &Participant, did: &Did) -> Result<Value, RpcError
 
 /// The specification's sidecar data, of all that may ever be asked for: proofs of signals that never got into a block, and
 /// updates that nobody announced, are passed over by resolvers.
-fn sidecar(dids: &Dids, machine: &Participant, did: &Did) -> Result<Value, RpcError> {
+pub(super) fn sidecar(dids: &Dids, machine: &Participant, did: &Did) -> Result<Value, RpcError> {
     let own = dids.get(did).map_err(RpcError::failed)?;
     let updates = dids.records().updates(did).map_err(RpcError::failed)?;
     let mut sidecar = Sidecar {
@@ -397,7 +398,7 @@ fn texts(problems: &[RecordError]) -> Value {
     problems.iter().map(ToString::to_string).collect()
 }
 
-fn parse_did(text: &str) -> Result<Did, RpcError> {
+pub(super) fn parse_did(text: &str) -> Result<Did, RpcError> {
     text.parse().map_err(RpcError::invalid_params)
 }
 
@@ -417,6 +418,6 @@ fn network_of(dids: &Dids, name: Option<&str>) -> Result<Network, RpcError> {
     Ok(network.unwrap_or_else(|| dids.network()))
 }
 
-fn in_member(member: &str, fault: impl std::fmt::Display) -> RpcError {
+pub(super) fn in_member(member: &str, fault: impl std::fmt::Display) -> RpcError {
     RpcError::invalid_params(format!("{member}: {fault}"))
 }

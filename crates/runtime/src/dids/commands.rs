@@ -11,6 +11,7 @@ use beacon_btcr2::json::{self, Limits};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::contest::{ContestArgs, contest};
 use super::updates::{AddBeaconArgs, add_beacon};
 use crate::cli::{Failure, Global, print_line};
 use crate::participant;
@@ -48,6 +49,8 @@ pub enum DidCommand {
     },
     /// Sign the update that adds a cohort's beacon to a DID's document. A beacon that the document has must announce it
     AddBeacon(AddBeaconArgs),
+    /// Prove to a coordinator that a DID is yours, whose index another member has registered. It learns the DID
+    Contest(ContestArgs),
 }
 
 /// Options of `did create`.
@@ -94,6 +97,7 @@ pub async fn run(global: &Global, agent: &str, command: DidCommand) -> Result<()
         }
         DidCommand::List => ("did.list", json!({})),
         DidCommand::Show { did } => ("did.show", json!({ "did": did })),
+        DidCommand::Contest(args) => return contest(global, agent, args).await,
         DidCommand::AddBeacon(args) => return add_beacon(global, agent, args).await,
     };
     let answer = ask(global, agent, method, params).await?;

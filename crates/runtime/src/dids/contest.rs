@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::calls::{in_member, parse_did, sidecar};
 use super::cohorts::check_network;
-use super::commands::ask;
 use super::updates::{ChainArgs, newest};
 use super::{Dids, DidsError};
 use crate::agent::Call;
@@ -38,18 +37,20 @@ pub struct ContestArgs {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct ContestParams {
-    cohort_id: beacon_cohort::ids::CohortId,
-    #[serde(default)]
-    coordinator: Option<String>,
+    #[serde(flatten)]
+    named: Named,
     did: String,
     /// The newest document: JSON text.
     document: String,
 }
 
 /// `did contest`.
-pub(super) async fn contest(global: &Global, agent: &str, args: ContestArgs) -> Result<(), Failure> {
+pub(super) async fn contest(
+    global: &Global,
+    agent: &str,
+    args: ContestArgs,
+) -> Result<(), Failure> {
     let newest = newest(global, agent, &args.did, &args.chain).await?;
     let params = json!({
         "cohort_id": args.cohort,
@@ -68,12 +69,10 @@ pub(super) fn claim(
     params: ContestParams,
 ) -> Result<Call<Command>, RpcError> {
     let ContestParams {
-        cohort_id,
-        coordinator,
+        named,
         did,
         document,
     } = params;
-    let named = Named::new(cohort_id, coordinator);
     let cohort = named.find(machine)?;
     let did = parse_did(&did)?;
     check_network(cohort, &did)?;
@@ -84,6 +83,7 @@ pub(super) fn claim(
     let sender = known.ok_or_else(|| RpcError::failed("its coordinator is not known any more"))?;
     let said = statement::control(cohort.id, &sender.own, did.as_str());
     let (method, signature) = sign(dids, &document, said.digest()).map_err(RpcError::failed)?;
+    let signature = StatementSignature::from_bytes(&signature).map_err(RpcError::failed)?;
     let told = sidecar(dids, machine, &did)?;
     let claim = DidContest {
         cohort_id: cohort.id,
@@ -107,13 +107,13 @@ fn sign(
     dids: &Dids,
     document: &Document,
     digest: &[u8; 32],
-) -> Result<(String, StatementSignature), DidsError> {
-    let (method, mut pair) = dids.key_pair(document, None)?;
+) -> Result<(String, [u8; 64]), DidsError> {
     let mut aux = [0; 32];
-    let drawn = OsRng.try_fill_bytes(&mut aux);
-    let signature = drawn.map(|()| proof::sign(&pair, &aux, digest));
+    OsRng
+        .try_fill_bytes(&mut aux)
+        .map_err(DidsError::Randomness)?;
+    let (method, mut pair) = dids.key_pair(document, None)?;
+    let signature = proof::sign(&pair, &aux, digest);
     pair.non_secure_erase();
-    let signature = signature.map_err(DidsError::Randomness)?.serialize();
-    let signature = StatementSignature::from_bytes(&signature).ok_or(DidsError::Signature)?;
-    Ok((method, signature))
+    Ok((method, signature.serialize()))
 }

@@ -178,7 +178,7 @@ impl<M: Comparable> Node<M> {
         let (node, run) = (self.id, self.run);
         match effect {
             Effect::Send { .. } | Effect::Report { .. } => {} // In the outbox since the commit.
-            Effect::ProveControl(_) => {} // Nobody contests here.
+            Effect::ProveControl(_) => {}                     // Nobody contests here.
             Effect::Broadcast(tx) => {
                 let delay = world.dice.between(20, 200);
                 world.schedule(delay, Happening::Broadcast { node, run, tx });
