@@ -36,11 +36,17 @@ two_members_and_two_signals() {
   expect "last line" "$(result 'd["verified"], d["members"], len(d["signals"])')" "True 2 2" &&
     expect "address" "$(result 'd["beacon_address"][:6]')" "bcrt1p" &&
     expect "bytes" "$(result '[len(s["signal_bytes"]) for s in d["signals"]]')" "[64, 64]" &&
+    expect "versions" "$(result '[x["version_id"] for x in d["dids"]]')" "['3', '3']" &&
     nothing_left
 }
 
 pull_flow_with_three_members() {
-  demo --json --flow pull --members 3 && expect "last line" "$(result 'd["verified"], d["members"]')" "True 3"
+  demo --json --flow pull --members 3 && expect "last line" "$(result 'd["verified"], d["members"]')" "True 3" &&
+    expect "versions" "$(result '[x["version_id"] for x in d["dids"]]')" "['3', '2', '2']"
+}
+
+a_cas_beacon() {
+  demo --json --beacon cas && expect "versions" "$(result '[x["version_id"] for x in d["dids"]]')" "['3', '2']"
 }
 
 two_demos_at_once() {
@@ -51,15 +57,21 @@ two_demos_at_once() {
 }
 
 an_altered_proof_fails_the_demo() {
-  BEACON_DEMO_TAMPER=1 demo --json
+  BEACON_DEMO_TAMPER=proof demo --json
   expect "exit code" "$?" 1 && expect "standard output" "$(<"$TMPDIR/out")" "" || return
-  grep -q 'FAILED in step 9, Signal 1 of 1: verify every proof: member 2: .*invalid proof' "$TMPDIR/err" || return
+  grep -q 'FAILED in step 11, Signal 1 of 1: verify every proof: member 2: .*invalid proof' "$TMPDIR/err" || return
   nothing_left
+}
+
+an_altered_update_fails_the_demo() {
+  BEACON_DEMO_TAMPER=sidecar demo --json
+  expect "exit code" "$?" 1 && expect "standard output" "$(<"$TMPDIR/out")" "" || return
+  grep -q 'FAILED in step 13, Resolve every identifier: member 1: .*does not resolve' "$TMPDIR/err"
 }
 
 wrong_arguments_are_refused() {
   local arguments
-  for arguments in "--members 1" "--members 51" "--members x" "--members" "--flow sideways" "--signals 0" "--what"; do
+  for arguments in "--members 1" "--members 51" "--members x" "--members" "--flow sideways" "--beacon lamp" "--signals 0" "--what"; do
     # shellcheck disable=SC2086 # words are wanted
     demo $arguments
     expect "exit code of $arguments" "$?" 2 && expect "lines" "$(wc -l <"$TMPDIR/err")" 1 || return
@@ -76,7 +88,7 @@ stop_under_way() {
   script=$!
   set +m
   exec {story}<"$TMPDIR/story"
-  while read -r -t 120 -u "$story" line && [[ $line != 7.* ]]; do :; done
+  while read -r -t 120 -u "$story" line && [[ $line != 9.* ]]; do :; done
   kill "-$1" "$script"
   cat <&"$story" >"$TMPDIR/err"
   exec {story}<&-
@@ -127,8 +139,8 @@ didcomm_by_hand() {
 }
 
 passed=0 failed=0
-for check in two_members_and_two_signals pull_flow_with_three_members two_demos_at_once an_altered_proof_fails_the_demo \
-  wrong_arguments_are_refused ctrl_c_stops_everything sigterm_stops_everything no_process_survives_kill_9 \
+for check in two_members_and_two_signals pull_flow_with_three_members a_cas_beacon two_demos_at_once \
+  an_altered_proof_fails_the_demo an_altered_update_fails_the_demo wrong_arguments_are_refused ctrl_c_stops_everything sigterm_stops_everything no_process_survives_kill_9 \
   three_terminals didcomm_by_hand; do
   # What one check has left behind is not the next one's fault.
   rm -rf "${TMPDIR:?}"/*

@@ -4,19 +4,23 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<'TEXT'
-Usage: demo.sh [--members N] [--signals K] [--flow push|pull] [--json] [--keep-data]
+Usage: demo.sh [--members N] [--signals K] [--beacon smt|cas] [--flow push|pull] [--json] [--keep-data]
 
-A coordinator and N participants form a cohort over encrypted DIDComm, co-sign K beacon signals with MuSig2 and see
-them mined by Bitcoin Core's own validation code, on a private chain that lives as long as the demo.
+A coordinator and N participants form a cohort over encrypted DIDComm. Each participant makes a did:btcr2 identifier and
+adds the cohort's beacon to its document. They co-sign K beacon signals with MuSig2, each of which announces an update of
+one document, and see them mined by Bitcoin Core's own validation code, on a private chain that lives as long as the
+demo. At last somebody else resolves every identifier, with nothing but the chain and one file for each.
 
   --members N       participants, 2 to 50 (2)
   --signals K       signals, 1 to 50; each one spends the change of the one before (1)
+  --beacon smt|cas  what a signal commits to: a tree of blinded leaves, or a map in the open (smt)
   --flow push|pull  who speaks first in a round: a member that has an update, or the coordinator (push)
   --json            end standard output with one line of JSON
   --keep-data       leave keys, states and logs behind, and say where
 
 The first run builds everything, which takes some minutes. BEACON_BIN_DIR names a directory with ready binaries.
-Exit codes: 0 every proof of every signal was verified; 1 a step failed; 2 wrong arguments.
+Exit codes: 0 every proof of every signal was verified, and every identifier resolved to its newest version; 1 a step
+failed; 2 wrong arguments.
 TEXT
 }
 
@@ -27,12 +31,16 @@ number() {
   fi
 }
 
-members=2 signals=1 flow=push json=false
+members=2 signals=1 beacon=smt flow=push json=false
 while (($#)); do
   case $1 in
-    --members | --signals | --flow) (($# > 1)) || usage_error demo.sh "$1 needs a value" ;;&
+    --members | --signals | --beacon | --flow) (($# > 1)) || usage_error demo.sh "$1 needs a value" ;;&
     --members) number "$1" "$2" 2 50 && members=$((10#$2)) && shift 2 ;;
     --signals) number "$1" "$2" 1 50 && signals=$((10#$2)) && shift 2 ;;
+    --beacon)
+      [[ $2 == smt || $2 == cas ]] || usage_error demo.sh "--beacon: got '$2', expected smt or cas"
+      beacon=$2 && shift 2
+      ;;
     --flow)
       [[ $2 == push || $2 == pull ]] || usage_error demo.sh "--flow: got '$2', expected push or pull"
       flow=$2 && shift 2
@@ -77,14 +85,22 @@ for ((i = 1; i <= members; i++)); do
   launch "member$i" "$bin/beacon-participant" --data-dir "$work/member$i" --json \
     run --chain-url "$chain_url" "${poll[@]}" --auto-sign
 done
-did=("")
+peer=("")
 for ((i = 1; i <= members; i++)); do
   must_be_ready "member$i"
-  did+=("$(tool get did <<<"$ready")")
-  ((i > 3)) || say "member $i: $(short "${did[i]}")"
+  peer+=("$(tool get did <<<"$ready")")
+  ((i > 3)) || say "member $i: $(short "${peer[i]}")"
 done
-say "Each has a seed of its own, listens on no port, and looks at the chain with its own eyes." \
-  "In this demo each member answers for its did:peer; in earnest that would be a did:btcr2."
+say "Each has a seed of its own, listens on no port, and looks at the chain with its own eyes."
+
+step "Make a did:btcr2 identifier for each"
+did=("") own_address=("")
+for ((i = 1; i <= members; i++)); do
+  { read -r made && read -r endpoint; } < <(agent "member$i" did create --new | tool get did beacons.2.serviceEndpoint)
+  did+=("$made") own_address+=("${endpoint#bitcoin:}")
+  ((i > 3)) || say "member $i: $made"
+done
+say "Made from a key of the seed, offline. Its first document has three singleton beacons: addresses of that key."
 
 step "Subscribe to the coordinator"
 subscribe() {
@@ -95,7 +111,9 @@ everyone subscribe
 say "Every message is DIDComm authcrypt over a WebSocket: encrypted, and from a proven sender."
 
 step "Form a cohort"
-cohort=$(agent coordinator cohort advertise --min-members "$members" --flow "$flow" | tool get cohort_id)
+type=${beacon^^}Beacon
+cohort=$(agent coordinator cohort advertise --min-members "$members" --flow "$flow" --term beacon_type="$type" |
+  tool get cohort_id)
 say "The coordinator advertises cohort $cohort."
 join() {
   until_event "$patience" "member$1" "the cohort was not heard of" cohort_advertised "cohort=$cohort"
@@ -104,36 +122,71 @@ join() {
 }
 everyone join
 for ((i = 1; i <= members; i++)); do
-  until_event "$patience" coordinator "member $i did not acknowledge" acknowledged "cohort=$cohort" "peer=${did[i]}"
+  until_event "$patience" coordinator "member $i did not acknowledge" acknowledged "cohort=$cohort" "peer=${peer[i]}"
 done
 { read -r phase && read -r address; } < <(agent coordinator cohort show "$cohort" | tool get phase beacon_address)
 [[ $phase == acknowledged ]] || fail "the cohort is $phase, expected acknowledged" coordinator
 say "Each member gave a fresh key with a proof of possession. All $members keys are aggregated with MuSig2 into one" \
   "taproot address, the beacon. Each member computed it again, and said that it agrees:" "$address"
 
+step "Put the cohort's beacon into every document"
+for ((i = 1; i <= members; i++)); do pay "${own_address[i]}" 20000; done
+mine 1
+add_beacon() { agent "member$1" did add-beacon --cohort "$cohort" --did "${did[$1]}"; }
+everyone add_beacon
+added=("")
+for ((i = 1; i <= members; i++)); do added+=("$(tool get txid <"$work/add_beacon.$i.out")"); done
+mine 1
+see_it() {
+  until_event "$patience" "member$1" "the update was not confirmed" singleton_confirmed "txid=${added[$1]}"
+}
+everyone see_it
+say "An update is announced by a beacon that the document has already: here by a spend of the identifier's own address," \
+  "which its controller pays for alone. From version 2 on, the cohort announces what changes, for all at once."
+
 step "Fund the beacon"
 fund "$cohort" "$address" 50000
 say "Only now that everybody agrees on the address. At risk:" \
   "$(agent coordinator cohort show "$cohort" | tool get at_risk)."
 
+told_to_coordinator() {
+  if [[ $beacon == smt ]]; then
+    printf 'The coordinator gets an index and a blinded leaf: neither the DID nor the update.'
+  else
+    printf 'The coordinator and all members learn which DID is updated: a CAS beacon announces in the open.'
+  fi
+}
+what_is_signed() {
+  if [[ $beacon == smt ]]; then
+    printf '%s' 'The others answered "no update", with leaves that look the same. All leaves are in a sparse Merkle tree,' \
+      ' whose root is what the signal carries.'
+  else
+    printf '%s' 'The others have no update. The map of all updates is what they sign, and its hash what the signal carries.'
+  fi
+}
+
 announced=()
+version=("")
+for ((i = 1; i <= members; i++)); do version+=(2); done
 spent=
 for ((round = 1; round <= signals; round++)); do
   updater=$(((round - 1) % members + 1))
   step "Signal $round of $signals: member $updater announces an update"
-  update=$(printf 'update %d of %s' "$round" "${did[updater]}" | sha256sum)
-  agent "member$updater" request-update "$cohort" --update-hash "${update%% *}" \
-    --version-id $((round + 1)) >/dev/null
-  say "Member $updater has an update, whose hash is $(short "${update%% *}")." \
-    "The coordinator gets an index and a blinded leaf: neither the DID nor the update."
+  printf '[{"op":"add","path":"/service/-","value":{"id":"#site-%d","type":"LinkedDomains","serviceEndpoint":"%s"}}]' \
+    "$round" "https://example.com/$round" >"$work/patch.json"
+  { read -r version[updater] && read -r update; } < <(
+    agent "member$updater" request-update "$cohort" --did "${did[updater]}" --patch "$work/patch.json" --min-conf 1 |
+      tool get version update_id
+  )
+  say "Member $updater adds a service to its document, signs the update to version ${version[updater]}," \
+    "and keeps it: $(short "$update")." "$(told_to_coordinator)"
   if [[ $flow == pull ]]; then
     agent coordinator session start "$cohort" >/dev/null
     say "The coordinator asks every member for its leaf."
   fi
   until_event "$patience" coordinator "members were not asked to sign" session_started "cohort=$cohort" "round=$round"
   session=$(tool get event.session <<<"$answer")
-  say "The others answered \"no update\", with leaves that look the same. All leaves are in a sparse Merkle tree," \
-    "whose root is what the signal carries."
+  say "$(what_is_signed)"
   until_event "$patience" coordinator "the signal was not signed" session_signed "cohort=$cohort" "session=$session"
   txid=$(agent coordinator session list "$cohort" | tool get "$((round - 1)).txid")
   say "Every member checked the transaction, the money it spends and the proof of its own leaf; then, and only then," \
@@ -159,7 +212,7 @@ for ((round = 1; round <= signals; round++)); do
   export_proof() { agent "member$1" proof export "$cohort" --txid "$txid" --out "$work/proof.$1.json"; }
   everyone export_proof
   # For tests: an altered proof must make the demo fail.
-  if [[ -n ${BEACON_DEMO_TAMPER:-} ]]; then tool alter "$work/proof.$members.json" hashes.0; fi
+  if [[ ${BEACON_DEMO_TAMPER:-} == proof ]]; then tool alter "$work/proof.$members.json" hashes.0; fi
   verify_proof() {
     "$bin/beacon-participant" proof verify --did "${did[$1]}" --proof "$work/proof.$1.json" --root "$signal_bytes"
   }
@@ -171,12 +224,34 @@ done
 step "Bury the last signal"
 mine 5
 until_event "$patience" coordinator "the last signal was not buried" signal_buried "txid=$txid"
+say "Six confirmations, as the cohort's terms want, and as who resolves waits for."
+
+step "Resolve every identifier"
+resolve() {
+  agent "member$1" sidecar export --did "${did[$1]}" --out "$work/sidecar.$1.json"
+  # For tests: an altered update must make the demo fail.
+  if [[ ${BEACON_DEMO_TAMPER:-} == sidecar && $1 == 1 ]]; then tool alter "$work/sidecar.1.json" updates.0.targetHash; fi
+  local found
+  "$bin/beacon-participant" --data-dir "$work/nobody" resolve "${did[$1]}" --sidecar "$work/sidecar.$1.json" \
+    --chain-url "$chain_url" >"$work/resolved.$1.json" || return
+  found=$(tool get didDocumentMetadata.versionId <"$work/resolved.$1.json")
+  [[ $found == "${version[$1]}" ]] || { printf 'got version %s, expected %s\n' "$found" "${version[$1]}" >&2 && false; }
+}
+everyone resolve
+resolved=()
+for ((i = 1; i <= members; i++)); do
+  resolved+=("{\"did\":\"${did[i]}\",\"version_id\":\"${version[i]}\"}")
+  ((i > 3)) || say "$(short "${did[i]}"): version ${version[i]}"
+done
 elapsed_ms=$(((${EPOCHREALTIME/[.,]/} - began) / 1000))
-say "Six confirmations, as the cohort's terms want. All of it took $elapsed_ms ms."
+say "Each by a process that has one exported file and the chain: genesis key, updates, and what proves for every signal" \
+  "that it announces an update, or none. All of it took $elapsed_ms ms."
 
 if $json; then
-  printf '{"cohort_id":"%s","beacon_address":"%s","members":%d,"signals":[%s],"verified":true,"elapsed_ms":%d}\n' \
-    "$cohort" "$address" "$members" "$(IFS=, && printf '%s' "${announced[*]}")" "$elapsed_ms"
+  printf '{"cohort_id":"%s","beacon_address":"%s","members":%d,"signals":[%s],"dids":[%s],"verified":true,"elapsed_ms":%d}\n' \
+    "$cohort" "$address" "$members" "$(IFS=, && printf '%s' "${announced[*]}")" \
+    "$(IFS=, && printf '%s' "${resolved[*]}")" "$elapsed_ms"
 else
-  printf '\n%d signal(s) of %d members in %d ms, every proof verified.\n' "$signals" "$members" "$elapsed_ms"
+  printf '\n%d signal(s) of %d members in %d ms, every proof verified, every identifier resolved.\n' \
+    "$signals" "$members" "$elapsed_ms"
 fi

@@ -197,9 +197,12 @@ start_coordinator() {
   fail "the coordinator did not come up at $address (attempt $attempt)" coordinator
 }
 
+# pay ADDRESS SATS: pays to an address in the next block.
+pay() { tool post "$chain_url/regtest/fund?address=$1&sats=$2" >/dev/null; }
+
 # fund COHORT ADDRESS SATS: pays to the address, mines, and waits until the coordinator sees it in a block.
 fund() {
-  tool post "$chain_url/regtest/fund?address=$2&sats=$3" >/dev/null
+  pay "$2" "$3"
   mine 1
   # A look at the chain may have come between the payment and the block.
   local funds='' from=1

@@ -63,7 +63,7 @@ become_member() {
 
   step "Join it"
   say "We opt in with a fresh key, a proof that we hold it, and the hash of the DID that we will answer for:" \
-    "the did:peer that we have, in this version; in earnest that would be a did:btcr2."
+    "here the did:peer that we have; the demo does it with did:btcr2 identifiers."
   shown "$who" join "$cohort" --did "$did" >/dev/null
   until_event 0 "$who" "we did not agree to the cohort" cohort_agreed "cohort=$cohort"
   address=$(tool get event.address <<<"$answer")

@@ -225,7 +225,24 @@ async fn sidecar_data_comes_with_the_options_or_by_itself() {
 
     // A malformed file is an answer, one that cannot be read is none.
     case.options = json!({});
-    fs::write(&file, r#"{"updates":[],"updates":[]}"#).unwrap();
+    for (text, words) in [
+        (r#"{"updates":[],"updates":[]}"#, "/sidecar: got the member"),
+        ("", "/sidecar: got the end at byte 0"),
+        ("[]", "/sidecar: got an array, expected an object"),
+        (r#"{"updates":[1]}"#, "/sidecar/updates/0: got a number"),
+        (&"[".repeat(1 << 20), "/sidecar: got more than 23 levels"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let result = failed(
+            &case.resolve(&["--sidecar", &file]).await,
+            "INVALID_OPTIONS",
+        );
+        let message = result["didResolutionMetadata"]["errorMessage"].to_string();
+        assert!(message.contains(words), "{message}");
+    }
+    // More than is read of it, and no blocks on the disk.
+    let huge = fs::File::create(&file).unwrap();
+    huge.set_len(1 << 40).unwrap();
     failed(
         &case.resolve(&["--sidecar", &file]).await,
         "INVALID_OPTIONS",

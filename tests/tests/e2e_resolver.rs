@@ -94,6 +94,7 @@ async fn results_and_documents_are_served_with_the_statuses_of_the_binding() {
             "INVALID_DID",
         ),
         (path(&format!("{did}/path")), "", None, 400, "INVALID_DID"),
+        (path("%ff%fe"), "", None, 400, "INVALID_DID"),
         (
             path("did:web:example.org"),
             "",

@@ -31,6 +31,12 @@ pub enum DidError {
         /// Its length in bytes.
         got: usize,
     },
+    /// It is a DID URL: a DID with a path, a query or a fragment.
+    #[error("got a DID URL, expected a DID alone: leave out {from:?} and what follows")]
+    Url {
+        /// What ends the DID.
+        from: char,
+    },
     /// It does not begin as a DID of the method does.
     #[error("got {got:?}, expected a DID that begins with \"{PREFIX}\"")]
     Prefix {
@@ -289,10 +295,15 @@ impl FromStr for Did {
     type Err = DidError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let of_method = text.strip_prefix(PREFIX);
+        let mut ends = of_method.into_iter().flat_map(str::chars);
+        if let Some(from) = ends.find(|c| ['/', '?', '#'].contains(c)) {
+            return Err(DidError::Url { from });
+        }
         if text.len() > MAX_DID_LEN {
             return Err(DidError::TooLong { got: text.len() });
         }
-        let Some(id) = text.strip_prefix(PREFIX) else {
+        let Some(id) = of_method else {
             return Err(DidError::Prefix { got: text.into() });
         };
         if let Some((at, got)) = text.char_indices().find(|(_, c)| c.is_ascii_uppercase()) {

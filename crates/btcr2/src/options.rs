@@ -43,6 +43,12 @@ pub enum OptionsError {
     /// The text is not JSON, or more of it than is read.
     #[error("resolution options: {0}")]
     Json(#[from] JsonError),
+    /// They are no object.
+    #[error("resolution options: got {got}, expected an object")]
+    NoObject {
+        /// The JSON type that they are.
+        got: &'static str,
+    },
     /// An option is not what it should be.
     #[error("/{name}: got {got}, expected {expected}")]
     Kind {
@@ -54,8 +60,13 @@ pub enum OptionsError {
         expected: &'static str,
     },
     /// The time cannot be read.
-    #[error("/versionTime: {0}")]
-    Time(#[from] ParseTimestampError),
+    #[error("/versionTime: got {got}: {why}")]
+    Time {
+        /// What is there, shortened.
+        got: String,
+        /// What it should be.
+        why: ParseTimestampError,
+    },
     /// Two options that exclude each other.
     #[error("got both versionId and versionTime, expected at most one of them")]
     Both,
@@ -95,7 +106,9 @@ impl ResolutionOptions {
 
     fn read(value: Value) -> Result<Self, OptionsError> {
         let Value::Object(mut members) = value else {
-            return Err(wrong("", &value, "an object"));
+            return Err(OptionsError::NoObject {
+                got: json::kind(&value),
+            });
         };
         let mut options = Self::default();
         if let Some(value) = members.get("versionId") {
@@ -164,7 +177,11 @@ impl ResolutionOptions {
     }
 
     fn read_version_time(&mut self, text: &str) -> Result<(), OptionsError> {
-        self.choose(Select::Time(Timestamp::parse(text)?))
+        let time = Timestamp::parse(text).map_err(|why| OptionsError::Time {
+            got: json::shorten(&text.into()),
+            why,
+        })?;
+        self.choose(Select::Time(time))
     }
 
     fn choose(&mut self, select: Select) -> Result<(), OptionsError> {
@@ -259,7 +276,7 @@ mod tests {
     #[test]
     fn malformed_options_are_refused_with_their_place() {
         for (options, place) in [
-            (json!([]), "/"),
+            (json!([]), "resolution options: got an array"),
             (json!({ "versionId": 2 }), "/versionId"),
             (json!({ "versionId": "" }), "/versionId"),
             (json!({ "versionId": "-1" }), "/versionId"),
@@ -270,7 +287,10 @@ mod tests {
             (json!({ "versionId": "18446744073709551616" }), "/versionId"),
             (json!({ "versionId": null }), "/versionId"),
             (json!({ "versionTime": 1_789_570_888 }), "/versionTime"),
-            (json!({ "versionTime": "yesterday" }), "/versionTime"),
+            (
+                json!({ "versionTime": "yesterday" }),
+                "/versionTime: got \"yesterday\": expected a date",
+            ),
             (
                 json!({ "versionTime": "2026-02-30T00:00:00Z" }),
                 "/versionTime",

@@ -81,7 +81,12 @@ fn a_did_of_another_method_or_shape_is_refused() {
     ] {
         assert_eq!(refusal(text), DidError::Prefix { got: text.into() });
     }
-    for tail in ["#initialKey", "?versionId=1", "/path", " ", "\n"] {
+    for (tail, from) in [("#initialKey", '#'), ("?versionId=1", '?'), ("/a#b", '/')] {
+        for did in [DOCUMENT_DID, KEY_DID, "did:btcr2:k1"] {
+            assert_eq!(refusal(&format!("{did}{tail}")), DidError::Url { from });
+        }
+    }
+    for tail in [" ", "\n"] {
         let text = format!("{DOCUMENT_DID}{tail}");
         let refused = refusal(&text);
         assert!(

@@ -541,8 +541,9 @@ fn declines_unbalanced() {
 #[test]
 fn declines_fee_too_high() {
     let at = |case: &mut Case, more: u64| {
-        let cap =
-            case.terms.max_fee_rate_sat_vb * transaction::signed_vsize(&case.request.pending_tx);
+        let script = case.request.spent_outputs[0].script.clone();
+        let size = transaction::signed_vsize(&case.request.pending_tx, &script);
+        let cap = case.terms.max_fee_rate_sat_vb * size;
         case.change().value = SPENT - Amount::from_sat(cap + more);
     };
     let mut case = Case::valid();

@@ -338,6 +338,7 @@ impl Agent for ParticipantAgent {
                     | Command::Join { .. }
                     | Command::Contest { .. }
                     | Command::RequestUpdate { .. }
+                    | Command::AnnounceSingleton { .. }
             ),
             Input::Message { message, .. } => matches!(
                 message,
@@ -622,13 +623,13 @@ fn candidate_view(cohort: &Membership, candidate: &Candidate) -> Value {
         value["block_height"] = json!(height);
         value["block_hash"] = json!(block_hash);
     }
-    value["status"] = json!(status(candidate));
+    value["status"] = json!(standing(candidate.standing));
     value
 }
 
 /// Where a signal stands, in a word.
-pub(crate) fn status(candidate: &Candidate) -> &'static str {
-    match candidate.standing {
+pub(crate) fn standing(standing: Standing) -> &'static str {
+    match standing {
         Standing::Live => "live",
         Standing::Published => "published",
         Standing::Superseded => "superseded",

@@ -6,11 +6,16 @@
 
 use bitcoin::absolute::LockTime;
 use bitcoin::opcodes::all::OP_RETURN;
+use bitcoin::script::Builder;
 use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, Script, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness};
 
 /// Length of a key-path signature with `SIGHASH_DEFAULT`, in bytes.
 const SIGNATURE_LEN: usize = 64;
+
+/// Longest ECDSA signature with a low R and its sighash byte, and length of a compressed key, in bytes.
+const ECDSA_LEN: usize = 72;
+const KEY_LEN: usize = 33;
 
 /// Why a signal cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,9 +23,9 @@ pub enum BuildError {
     /// There is nothing to spend.
     #[error("got no input, expected at least one output of the beacon to spend")]
     NoInputs,
-    /// The beacon does not spend by a taproot key path, which the predicted size relies on.
-    #[error("got beacon script {script}, expected a pay-to-taproot script")]
-    NotTaproot {
+    /// The beacon is not spent by one signature, which the predicted size relies on.
+    #[error("got beacon script {script}, expected P2TR, P2WPKH or P2PKH")]
+    NotOneKey {
         /// The script, in Bitcoin's assembly notation.
         script: ScriptBuf,
     },
@@ -57,7 +62,8 @@ pub enum BuildError {
 ///
 /// Version 2, lock time 0, every sequence 0xfffffffd, so that it can be replaced. Change returns to `beacon_script` as
 /// first output unless it would be dust: then it is left to the fee. The last output is `OP_RETURN` with `root`, value
-/// 0. The fee is `fee_rate_sat_vb` (sat/vB) times the size that the transaction has once it is signed.
+/// 0. The fee is `fee_rate_sat_vb` (sat/vB) times the size that the transaction has once it is signed: exactly, for P2TR; for
+/// P2WPKH and P2PKH, which singleton beacons may be, by at most one byte for each input more.
 pub fn build_signal(
     inputs: &[(OutPoint, TxOut)],
     beacon_script: &Script,
@@ -77,7 +83,7 @@ pub fn build_signal(
             script_pubkey: ScriptBuf::new_op_return(root),
         }],
     };
-    let fee = fee_for(&signal, fee_rate_sat_vb);
+    let fee = fee_for(&signal, beacon_script, fee_rate_sat_vb);
     if total < fee {
         return Err(BuildError::NeedsMore {
             missing_sat: (fee - total).to_sat(),
@@ -93,7 +99,7 @@ pub fn build_signal(
             script_pubkey: beacon_script.to_owned(),
         },
     );
-    let fee = fee_for(&with_change, fee_rate_sat_vb);
+    let fee = fee_for(&with_change, beacon_script, fee_rate_sat_vb);
     let change = TxOut {
         value: total.checked_sub(fee).unwrap_or(Amount::ZERO),
         script_pubkey: beacon_script.to_owned(),
@@ -112,8 +118,8 @@ fn spendable_total(
     if inputs.is_empty() {
         return Err(BuildError::NoInputs);
     }
-    if !beacon_script.is_p2tr() {
-        return Err(BuildError::NotTaproot {
+    if signature_space(beacon_script).is_none() {
+        return Err(BuildError::NotOneKey {
             script: beacon_script.to_owned(),
         });
     }
@@ -150,18 +156,37 @@ fn unsigned_input(previous_output: OutPoint) -> TxIn {
 }
 
 /// The fee of the signed transaction; a rate beyond all reason gives an amount that no input can pay.
-fn fee_for(transaction: &Transaction, fee_rate_sat_vb: u64) -> Amount {
-    Amount::from_sat(signed_vsize(transaction).saturating_mul(fee_rate_sat_vb))
+fn fee_for(transaction: &Transaction, beacon_script: &Script, fee_rate_sat_vb: u64) -> Amount {
+    Amount::from_sat(signed_vsize(transaction, beacon_script).saturating_mul(fee_rate_sat_vb))
 }
 
-/// The virtual size in vB once every input has its key-path signature of 64 bytes (`SIGHASH_DEFAULT`), whatever
-/// witnesses the transaction has now.
-pub fn signed_vsize(transaction: &Transaction) -> u64 {
+/// The virtual size in vB once every input that spends the beacon script has its signature, whatever it has now: one of 64
+/// bytes for P2TR (`SIGHASH_DEFAULT`), an ECDSA signature of 72 bytes at most and the key for P2WPKH and P2PKH.
+pub fn signed_vsize(transaction: &Transaction, beacon_script: &Script) -> u64 {
+    let (script_sig, witness) = signature_space(beacon_script).unwrap_or_default();
     let mut signed = transaction.clone();
     for input in &mut signed.input {
-        input.witness = Witness::from_slice(&[[0; SIGNATURE_LEN]]);
+        input.script_sig.clone_from(&script_sig);
+        input.witness.clone_from(&witness);
     }
     signed.weight().to_vbytes_ceil()
+}
+
+/// What an input that spends this script by one signature is as long as; `None` for other scripts.
+fn signature_space(script: &Script) -> Option<(ScriptBuf, Witness)> {
+    let (signature, key) = ([0; ECDSA_LEN], [0; KEY_LEN]);
+    if script.is_p2tr() {
+        let witness = Witness::from_slice(&[[0; SIGNATURE_LEN]]);
+        Some((ScriptBuf::new(), witness))
+    } else if script.is_p2wpkh() {
+        let witness = Witness::from_slice(&[&signature[..], &key]);
+        Some((ScriptBuf::new(), witness))
+    } else if script.is_p2pkh() {
+        let pushes = Builder::new().push_slice(signature).push_slice(key);
+        Some((pushes.into_script(), Witness::new()))
+    } else {
+        None
+    }
 }
 
 /// Whether nodes would not relay a transaction with this output since spending it costs more than it is worth, by
@@ -240,7 +265,7 @@ pub fn fee(transaction: &Transaction, spent: &[TxOut]) -> Option<Amount> {
 /// of the change output itself and an amount that would have been dust.
 pub fn max_fee(transaction: &Transaction, beacon_script: &Script, cap_sat_vb: u64) -> Amount {
     if !change_outputs(transaction).is_empty() {
-        return fee_for(transaction, cap_sat_vb);
+        return fee_for(transaction, beacon_script, cap_sat_vb);
     }
     let dust_limit = beacon_script.minimal_non_dust();
     let mut with_change = transaction.clone();
@@ -252,7 +277,7 @@ pub fn max_fee(transaction: &Transaction, beacon_script: &Script, cap_sat_vb: u6
         },
     );
     let largest_dust = Amount::from_sat(dust_limit.to_sat().saturating_sub(1));
-    fee_for(&with_change, cap_sat_vb)
+    fee_for(&with_change, beacon_script, cap_sat_vb)
         .checked_add(largest_dust)
         .unwrap_or(Amount::MAX)
 }

@@ -182,17 +182,46 @@ fn inputs_that_a_signal_cannot_have_are_refused() {
 
     let script = ScriptBuf::new_op_return([0; 4]);
     let error = build_signal(&inputs(&[1_000]), &script, ROOT, 1).unwrap_err();
-    assert_eq!(error, BuildError::NotTaproot { script });
+    assert_eq!(error, BuildError::NotOneKey { script });
+}
+
+/// Sizes of a spend with one input and change, counted by hand from BIP141. P2WPKH: 10.5 for the frame, 41 and a quarter of
+/// 1 + 1 + 72 + 1 + 33 for the input, 31 and 43 for the outputs. P2PKH: 10, 41 + 107, 34 and 43.
+#[test]
+fn other_scripts_of_one_key_are_priced_by_their_own_signatures() {
+    let key = bitcoin::PubkeyHash::from_byte_array([7; 20]);
+    let wkey = bitcoin::WPubkeyHash::from_byte_array([7; 20]);
+    for (script, size, dust) in [
+        (ScriptBuf::new_p2wpkh(&wkey), 153, 294),
+        (ScriptBuf::new_p2pkh(&key), 235, 546),
+    ] {
+        let build = |value| {
+            let output = TxOut {
+                value: Amount::from_sat(value),
+                script_pubkey: script.clone(),
+            };
+            build_signal(&[(outpoint(1), output)], &script, ROOT, 2)
+        };
+        let signal = build(10_000).unwrap();
+        assert_eq!(signed_vsize(&signal, &script), size);
+        let [change] = change_outputs(&signal) else {
+            panic!("{signal:?}")
+        };
+        assert_eq!(change.value.to_sat(), 10_000 - 2 * size);
+        let least = 2 * size + dust;
+        assert_eq!(change_outputs(&build(least).unwrap()).len(), 1);
+        assert_eq!(change_outputs(&build(least - 1).unwrap()).len(), 0);
+    }
 }
 
 #[test]
 fn predicted_size_is_that_of_the_signed_transaction() {
     assert_eq!(
-        signed_vsize(&build(&[1_000], 1).unwrap()),
+        signed_vsize(&build(&[1_000], 1).unwrap(), &beacon()),
         VSIZE_WITH_CHANGE
     );
     assert_eq!(
-        signed_vsize(&build(&[400], 1).unwrap()),
+        signed_vsize(&build(&[400], 1).unwrap(), &beacon()),
         VSIZE_WITHOUT_CHANGE
     );
     for count in [1, 2, 3, 8, 252, 253, 254] {
@@ -202,17 +231,17 @@ fn predicted_size_is_that_of_the_signed_transaction() {
             input.witness = Witness::from_slice(&[[1; 64]]);
         }
         assert_eq!(
-            signed_vsize(&signal),
+            signed_vsize(&signal, &beacon()),
             u64::try_from(signed.vsize()).unwrap(),
             "{count} inputs"
         );
         assert_eq!(
-            signed_vsize(&signal),
+            signed_vsize(&signal, &beacon()),
             size_with_real_witnesses(signal),
             "{count} inputs"
         );
         assert_eq!(
-            signed_vsize(&signed),
+            signed_vsize(&signed, &beacon()),
             u64::try_from(signed.vsize()).unwrap(),
             "{count} inputs"
         );
@@ -343,7 +372,7 @@ fn fee_needs_one_spent_output_for_each_input() {
     );
     assert_eq!(
         fee(&signal, &spent(&[10_000, 10_000])).map(Amount::to_sat),
-        Some(signed_vsize(&signal))
+        Some(signed_vsize(&signal, &beacon()))
     );
 }
 
@@ -357,12 +386,12 @@ proptest! {
             Ok(signal) => {
                 let paid = fee(&signal, &spent(&values)).unwrap();
                 prop_assert!(paid <= max_fee(&signal, &beacon(), rate));
-                prop_assert!(paid.to_sat() >= rate * signed_vsize(&signal));
+                prop_assert!(paid.to_sat() >= rate * signed_vsize(&signal, &beacon()));
                 prop_assert!(change_outputs(&signal).len() <= 1);
                 for change in change_outputs(&signal) {
                     prop_assert_eq!(&change.script_pubkey, &beacon());
                     prop_assert!(!is_dust(change));
-                    prop_assert_eq!(paid.to_sat(), rate * signed_vsize(&signal));
+                    prop_assert_eq!(paid.to_sat(), rate * signed_vsize(&signal, &beacon()));
                 }
                 prop_assert_eq!(signal_bytes(&signal), Some(ROOT));
             }

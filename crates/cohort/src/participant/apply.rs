@@ -100,11 +100,14 @@ impl State {
                     quarantine.complete = false;
                 }
             }
-            event => {
-                if let Some(cohort) = event.cohort().and_then(|id| self.cohorts.get_mut(&id)) {
-                    cohort.apply_formation(event);
+            event => match event.cohort() {
+                Some(id) => {
+                    if let Some(cohort) = self.cohorts.get_mut(&id) {
+                        cohort.apply_formation(event);
+                    }
                 }
-            }
+                None => self.apply_singleton(event),
+            },
         }
     }
 }

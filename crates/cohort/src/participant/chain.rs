@@ -21,13 +21,16 @@ impl Participant {
                     .filter(|cohort| cohort.checked_output() == Some(outpoint));
                 // Every one of them: a coordinator that claims another's output must not use the fact up.
                 let reviews = concerned.map(|cohort| Self::review(cohort, &view, now));
-                reviews.fold(self.spend_seen(outpoint, &view, now), Step::and)
+                reviews
+                    .fold(self.spend_seen(outpoint, &view, now), Step::and)
+                    .and(self.singleton_spent(outpoint, &view))
             }
             ChainFact::Transaction { txid, view, tip } => self
                 .transaction_seen(txid, view, tip)
-                .and(self.foreign_seen(txid, view, tip)),
+                .and(self.foreign_seen(txid, view, tip))
+                .and(self.singleton_seen(txid, view, tip)),
             ChainFact::Funds { script, funds } => self.funds_seen(&script, &funds, now),
-            ChainFact::Broadcast { .. } => Step::nothing(),
+            ChainFact::Broadcast { txid, outcome } => self.singleton_offered(txid, &outcome),
         }
     }
 

@@ -52,6 +52,12 @@ impl Participant {
                 update,
                 version,
             } => self.request_update(self.named(cohort)?, &did, update, version, now),
+            Command::AnnounceSingleton {
+                did,
+                update,
+                version,
+                tx,
+            } => self.announce_singleton(did, update, version, tx),
             Command::FetchProofs { cohort, updates } => {
                 self.fetch_proofs(self.named(cohort)?, &updates, now)
             }

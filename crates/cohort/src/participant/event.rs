@@ -274,6 +274,31 @@ pub enum Event {
     SignalGone { cohort: CohortId, txid: Txid },
     /// It is as deep as the terms want.
     SignalBuried { cohort: CohortId, txid: Txid },
+    /// An update is announced by a DID's own singleton beacon: the transaction, with its signatures, may leave now.
+    SingletonSigned {
+        did: String,
+        update: UpdateId,
+        #[serde(with = "transaction_hex")]
+        tx: Transaction,
+    },
+    /// The chain source refuses it, for the first time since it was signed or seen last.
+    SingletonRefused { txid: Txid, reason: String },
+    /// Another transaction spends one of its inputs.
+    SingletonConflict { txid: Txid, other: Txid },
+    /// It waits for a block.
+    SingletonPublished { txid: Txid },
+    /// It is in a block.
+    SingletonConfirmed {
+        txid: Txid,
+        height: u32,
+        block_hash: BlockHash,
+    },
+    /// It left the chain, and the chain source does not know it any more.
+    SingletonGone { txid: Txid },
+    /// It has as many confirmations as resolvers wait for.
+    SingletonBuried { txid: Txid },
+    /// What spends one of its inputs in its place has.
+    SingletonSuperseded { txid: Txid },
 }
 
 /// What shows that our state is not the newest.
@@ -305,6 +330,10 @@ impl Event {
                  with its key and is not in its log. Nothing is signed with outputs that exist now, in any cohort, until \
                  they are spent or you run `rollback confirm`; see `rollback show`"
             )),
+            Self::SingletonRefused { txid, reason } => Some(format!(
+                "the chain source refuses transaction {txid}, which announces an update of a DID of this agent: {reason}. It \
+                 is offered again; see `did show`"
+            )),
             _ => None,
         }
     }
@@ -315,7 +344,15 @@ impl Event {
             Self::Subscribed { .. }
             | Self::SubscriptionAccepted { .. }
             | Self::Unsubscribed { .. }
-            | Self::UpdateVersioned { .. } => None,
+            | Self::UpdateVersioned { .. }
+            | Self::SingletonSigned { .. }
+            | Self::SingletonRefused { .. }
+            | Self::SingletonConflict { .. }
+            | Self::SingletonPublished { .. }
+            | Self::SingletonConfirmed { .. }
+            | Self::SingletonGone { .. }
+            | Self::SingletonBuried { .. }
+            | Self::SingletonSuperseded { .. } => None,
             Self::CohortAdvertised { cohort, .. }
             | Self::CohortForgotten { cohort }
             | Self::JoinRequested { cohort, .. }

@@ -43,7 +43,7 @@ impl Participant {
             ));
         };
         let mut step = self.versioned(update, version)?;
-        self.has_no_rival(cohort, *index, update, version)?;
+        self.has_no_rival(Some(cohort), *index, update, version)?;
         let given = cohort.leaves.get(index);
         if let Some(leaf) = given.filter(|leaf| leaf.update == Some(update)) {
             // It has its leaf in this round: asked for again, that leaf is sent again, byte for byte.

@@ -130,10 +130,8 @@ impl Membership {
 
     /// Candidates that may still be mined, or leave the chain again.
     pub fn live(&self) -> impl Iterator<Item = &Candidate> {
-        let settled = |standing| matches!(standing, Standing::Buried { .. } | Standing::Superseded);
-        self.candidates
-            .iter()
-            .filter(move |candidate| !settled(candidate.standing))
+        let signed = self.candidates.iter();
+        signed.filter(|candidate| !candidate.standing.is_settled())
     }
 
     /// The last round in which an honest coordinator can be: every round ends with a signature of ours.

@@ -17,6 +17,7 @@ mod leaves;
 mod membership;
 mod recovery;
 mod session;
+mod singleton;
 mod state;
 mod succession;
 mod versions;
@@ -25,10 +26,12 @@ mod watch;
 use std::collections::BTreeMap;
 
 use beacon_signal::{Index, UpdateId};
+use bitcoin::Transaction;
 use rand_core::CryptoRng;
 
 pub use derive::LeafSecret;
 pub use event::{Event, RollbackEvidence};
+pub use singleton::SingletonSignal;
 pub use state::{
     Candidate, Claim, Ended, ForeignSpend, Inquiry, Membership, Offered, Progress, Quarantine,
     Relationship, Session, Stage, Standing, State, Unproven,
@@ -115,6 +118,17 @@ pub enum Command {
         update: UpdateId,
         /// Its `targetVersionId`, where the user says it: at least 2.
         version: Option<u64>,
+    },
+    /// Announce an update by a DID's own singleton beacon.
+    AnnounceSingleton {
+        /// Of which DID.
+        did: String,
+        /// SHA-256 of the signed update's canonical form.
+        update: UpdateId,
+        /// Its `targetVersionId`: at least 2.
+        version: u64,
+        /// A spend of the beacon's address with its signatures; the last output announces the update.
+        tx: Transaction,
     },
     /// Have all proofs of a cohort sent again, and complete those that lack an update.
     FetchProofs {

@@ -7,6 +7,7 @@ use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::derive;
+use super::singleton::SingletonSignal;
 use crate::announcement::Announcement;
 use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
@@ -34,6 +35,9 @@ pub struct State {
     /// The `targetVersionId` of each update of which the user said it, kept for ever like the proofs.
     #[serde(default)]
     pub versions: BTreeMap<UpdateId, u64>,
+    /// Signals of our DIDs' own singleton beacons, oldest first: all that may be mined, and some that are settled.
+    #[serde(default)]
+    pub singletons: Vec<SingletonSignal>,
 }
 
 /// What we have with one coordinator.
@@ -346,6 +350,13 @@ pub enum Standing {
     },
     /// Another transaction that spends one of its inputs is buried: it can never be mined.
     Superseded,
+}
+
+impl Standing {
+    /// Whether it can change no more.
+    pub fn is_settled(self) -> bool {
+        matches!(self, Self::Buried { .. } | Self::Superseded)
+    }
 }
 
 /// A session that is over.

@@ -38,7 +38,7 @@ impl Participant {
         updates.retain(|index, update| {
             successor.dids.contains_key(index)
                 && (self.state)
-                    .rival(successor, *index, *update, None)
+                    .rival(Some(successor), *index, *update, None)
                     .is_none()
         });
         if updates.is_empty() {

@@ -35,15 +35,16 @@ impl Participant {
         }
     }
 
-    /// Refuses an update beside which another one of its DID, and maybe of its version, is live or waits for a leaf.
+    /// Refuses an update beside which another one of its DID, and maybe of its version, is live or waits for a leaf. What waits
+    /// in `cohort` itself is not announced yet: a later wish takes its place.
     pub(super) fn has_no_rival(
         &self,
-        cohort: &Membership,
+        cohort: Option<&Membership>,
         index: Index,
         update: UpdateId,
         version: Option<u64>,
     ) -> Result<(), Rejection> {
-        let Some((other, rival)) = self.state.rival(cohort, index, update, version) else {
+        let Some((place, rival)) = self.state.rival(cohort, index, update, version) else {
             return Ok(());
         };
         let described = |update: UpdateId, version: Option<&u64>| match version {
@@ -53,43 +54,44 @@ impl Participant {
         let known = self.state.versions.get(&update).or(version.as_ref());
         let got = described(update, known);
         let rival = described(rival, self.state.versions.get(&rival));
-        let expected = format!(
-            "the same as in cohort {}, {rival}, until that is buried; or another version",
-            other.id
-        );
+        let expected =
+            format!("the same as {place}, {rival}, until that is buried; or another version");
         Err(Rejection::new(Code::Conflict, got, expected))
     }
 }
 
 impl State {
-    /// Another update of this DID, maybe of the same version, that is live or waits for its leaf. What waits in `cohort` itself
-    /// is not announced yet: a later wish takes its place.
+    /// Another update of this DID, maybe of the same version, that is live or waits for its leaf, and where.
     pub(super) fn rival(
         &self,
-        cohort: &Membership,
+        cohort: Option<&Membership>,
         index: Index,
         update: UpdateId,
         version: Option<u64>,
-    ) -> Option<(&Membership, UpdateId)> {
+    ) -> Option<(String, UpdateId)> {
+        let here = cohort.map(|cohort| cohort.handle);
         let waits = |other: &Membership| {
-            let elsewhere = other.handle != cohort.handle && other.stage == Stage::Agreed;
+            let elsewhere = Some(other.handle) != here && other.stage == Stage::Agreed;
             other.queued.get(&index).copied().filter(|_| elsewhere)
         };
         let version = self.versions.get(&update).copied().or(version);
-        self.cohorts.values().find_map(|other| {
-            let mut updates = other.announced(index).chain(waits(other));
-            let rival = updates.find(|rival| self.is_rival(update, version, *rival))?;
-            Some((other, rival))
-        })
+        let in_cohorts = self.cohorts.values().flat_map(|other| {
+            let updates = other.announced(index).chain(waits(other));
+            updates.map(|rival| (format!("in cohort {}", other.id), rival))
+        });
+        let alone = self.live_singletons(index);
+        let alone = alone.map(|signal| (format!("in transaction {}", signal.txid), signal.update));
+        let mut all = in_cohorts.chain(alone);
+        all.find(|(_, rival)| self.is_rival(update, version, *rival))
     }
 
     /// Whether this update can get a leaf: no other one that may be of the same version has one that may be mined.
     pub(super) fn may_be_announced(&self, index: Index, update: UpdateId) -> bool {
         let version = self.versions.get(&update).copied();
-        let mut announced = self
-            .cohorts
-            .values()
-            .flat_map(|cohort| cohort.announced(index));
+        let in_cohorts = self.cohorts.values();
+        let in_cohorts = in_cohorts.flat_map(|cohort| cohort.announced(index));
+        let alone = self.live_singletons(index).map(|signal| signal.update);
+        let mut announced = in_cohorts.chain(alone);
         !announced.any(|other| self.is_rival(update, version, other))
     }
 

@@ -28,11 +28,13 @@ impl Participant {
         let outpoints: BTreeSet<OutPoint> = watched()
             .flat_map(Membership::watched_outputs)
             .chain(cohorts().filter_map(Membership::checked_output))
+            .chain(self.state.singleton_inputs())
             .collect();
         let transactions: BTreeSet<Txid> = cohorts()
             .flat_map(Membership::live)
             .map(|candidate| candidate.txid)
             .chain(watched().flat_map(Membership::foreign_spenders))
+            .chain(self.state.singleton_transactions())
             .collect();
         Watches {
             scripts: watched()

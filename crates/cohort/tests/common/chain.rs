@@ -15,7 +15,7 @@ pub struct Chain {
     pub tip: u32,
     outputs: BTreeMap<OutPoint, TxOut>,
     txs: BTreeMap<Txid, (Transaction, Option<u32>)>,
-    deposits: u8,
+    deposits: u32,
     branch: u8,
 }
 
@@ -34,7 +34,7 @@ impl Chain {
         self.deposits += 1;
         let tx = Transaction {
             version: bitcoin::transaction::Version::TWO,
-            lock_time: bitcoin::absolute::LockTime::from_consensus(self.deposits.into()),
+            lock_time: bitcoin::absolute::LockTime::from_consensus(self.deposits),
             input: vec![bitcoin::TxIn::default()],
             output: vec![TxOut {
                 value: Amount::from_sat(sats),

@@ -380,7 +380,12 @@ impl World {
                         self.at_peer(number, Input::Signer(answer))?;
                     }
                 }
-                Effect::Broadcast(tx) => panic!("participants do not broadcast: {tx:?}"),
+                Effect::Broadcast(tx) => {
+                    let txid = tx.compute_txid();
+                    let outcome = self.chain.broadcast(tx);
+                    let fact = ChainFact::Broadcast { txid, outcome };
+                    self.at_peer(number, Input::Chain(fact))?;
+                }
                 Effect::ProveControl(question) => panic!("participants judge nobody: {question:?}"),
                 effect => self.post(id.clone(), effect),
             }

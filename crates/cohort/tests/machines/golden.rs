@@ -20,6 +20,7 @@ use beacon_cohort::participant::{self, Stage};
 use beacon_cohort::values::CohortKey;
 use bitcoin::{Amount, OutPoint, TxOut};
 
+use super::singleton;
 use crate::common::{World, coordinator_id, did, participant as new_participant};
 
 /// The version that today's code writes.
@@ -211,10 +212,12 @@ pub(crate) fn lines(version: &str, role: &str) -> Vec<String> {
 #[test]
 fn todays_code_still_writes_the_golden_logs() {
     let (world, failures) = (run(), run_of_failures());
+    let singletons = singleton::golden_run();
     let logs = [
         ("coordinator", &world.coordinator.log),
         ("coordinator-failures", &failures.coordinator.log),
         ("participant", &world.peers[0].node.log),
+        ("participant-singletons", &singletons.peers[0].node.log),
     ];
     for (role, log) in logs {
         if is_writing() {
@@ -258,7 +261,8 @@ fn every_kind_of_event_is_pinned() {
     let mut logged = roles.map(|role| lines(VERSION, role)).concat();
     logged.push(asked.to_owned());
     assert_eq!(kinds(&logged), all_kinds::<coordinator::Event>());
-    let logged = [lines(VERSION, "participant"), rare.to_vec()].concat();
+    let logged = ["participant", "participant-singletons"].map(|role| lines(VERSION, role));
+    let logged = [logged.concat(), rare.to_vec()].concat();
     assert_eq!(kinds(&logged), all_kinds::<participant::Event>());
 }
 
@@ -344,6 +348,24 @@ fn the_golden_logs_of_failures_replay() {
     }
 }
 
+#[test]
+fn the_golden_log_of_singletons_replays() {
+    let mut participant = new_participant(0);
+    for line in lines(VERSION, "participant-singletons") {
+        participant.apply(&serde_json::from_str(&line).unwrap());
+    }
+    let signals = participant.state().singletons.iter();
+    let standings: Vec<_> = signals.map(|signal| signal.standing).collect();
+    let [
+        participant::Standing::Buried { .. },
+        participant::Standing::Superseded,
+        participant::Standing::Live,
+    ] = standings[..]
+    else {
+        panic!("{standings:?}");
+    };
+}
+
 fn failures_replay(version: &str) {
     let mut coordinator = Coordinator::new(coordinator::Config::default());
     for line in lines(version, "coordinator-failures") {
@@ -386,7 +408,7 @@ fn a_snapshot_of_an_older_version_is_read() {
 
     let state = world.peers[0].node.machine.state();
     let mut snapshot = serde_json::to_value(state).unwrap();
-    without(&mut snapshot, &["versions"]);
+    without(&mut snapshot, &["versions", "singletons"]);
     for known in snapshot["coordinators"]
         .as_object_mut()
         .unwrap()

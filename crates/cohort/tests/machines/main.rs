@@ -24,6 +24,7 @@ mod late_dids;
 mod life;
 mod rollback;
 mod seats;
+mod singleton;
 mod strikes;
 mod versions;
 mod wire;

@@ -12,6 +12,7 @@ use bitcoin::secp256k1::PublicKey;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::announce;
 use super::cohorts::{
     announces, beacon, beacon_in, may_be_added, missing, not_announced, not_set, registered,
     service,
@@ -20,7 +21,7 @@ use super::{Change, DidKey, Dids, Found, Origin, OwnDid, RecordError, Signed, co
 use crate::agent::Call;
 use crate::control::RpcError;
 use crate::params::read;
-use crate::participant::{Named, status};
+use crate::participant::{Named, standing};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,7 +58,7 @@ struct InCohort {
 
 /// What becomes of the newest document.
 #[derive(Deserialize)]
-struct ChangeParams {
+pub(super) struct ChangeParams {
     did: String,
     /// The newest document: JSON text.
     document: String,
@@ -99,6 +100,8 @@ pub(crate) fn call(
         }
         "did.sign_update" => sign_update(dids, machine, &change(read(params)?)?)?.1,
         "did.contest" => return contest::claim(dids, machine, read(params)?),
+        "did.beacons" => announce::beacons(dids, machine, &read(params)?)?,
+        "did.announce" => return announce::announce(dids, machine, read(params)?),
         "did.request_update" => return request_update(dids, machine, read(params)?),
         other => return Err(RpcError::method_not_found(other)),
     };
@@ -194,7 +197,7 @@ fn list(dids: &Dids, machine: &Participant) -> Result<Value, RpcError> {
 fn show(dids: &Dids, machine: &Participant, did: &Did) -> Result<Value, RpcError> {
     let own = dids.get(did).map_err(RpcError::failed)?;
     let Found { records, problems } = dids.records().updates(did).map_err(RpcError::failed)?;
-    let signals = |id: UpdateId| -> Vec<Value> {
+    let signals_of = |id: UpdateId| -> Vec<Value> {
         let signals = registered(machine, did).flat_map(|cohort| {
             let candidates = cohort.candidates.iter();
             candidates.map(move |candidate| (cohort, candidate))
@@ -205,9 +208,10 @@ fn show(dids: &Dids, machine: &Participant, did: &Did) -> Result<Value, RpcError
                 json!({
                     "cohort_id": cohort.id,
                     "txid": candidate.txid,
-                    "status": status(candidate),
+                    "status": standing(candidate.standing),
                 })
             })
+            .chain(announce::announcing(machine, did, id))
             .collect()
     };
     let updates: Vec<_> = records
@@ -217,7 +221,7 @@ fn show(dids: &Dids, machine: &Participant, did: &Did) -> Result<Value, RpcError
                 "version": update.target_version(),
                 "update_id": update.id().to_hex(),
                 "patch": update.unsigned().patch().value(),
-                "announced": signals(update.id().into()),
+                "announced": signals_of(update.id().into()),
             })
         })
         .collect();
@@ -285,12 +289,17 @@ pub(super) fn sidecar(dids: &Dids, machine: &Participant, did: &Did) -> Result<V
     }))
 }
 
+/// Reads a document of a DID.
+pub(super) fn document(did: &Did, text: &str) -> Result<Document, RpcError> {
+    let value = json::parse(text.as_bytes(), &Limits::DOCUMENT);
+    let value = value.map_err(|error| in_member("document", error))?;
+    Document::new(did, value).map_err(|error| in_member("document", error))
+}
+
 /// Reads what is to become of a document.
-fn change(params: ChangeParams) -> Result<Change, RpcError> {
+pub(super) fn change(params: ChangeParams) -> Result<Change, RpcError> {
     let did = parse_did(&params.did)?;
-    let document = json::parse(params.document.as_bytes(), &Limits::DOCUMENT);
-    let document = document.map_err(|error| in_member("document", error))?;
-    let source = Document::new(&did, document).map_err(|error| in_member("document", error))?;
+    let source = document(&did, &params.document)?;
     let patch = json::parse(params.patch.as_bytes(), &Limits::UPDATE);
     let patch = patch.map_err(|error| in_member("patch", error))?;
     let patch = Patch::from_value(patch).map_err(|error| in_member("patch", error))?;
@@ -303,7 +312,7 @@ fn change(params: ChangeParams) -> Result<Change, RpcError> {
 }
 
 /// Signs an update and keeps it.
-fn sign_update(
+pub(super) fn sign_update(
     dids: &Dids,
     machine: &Participant,
     change: &Change,

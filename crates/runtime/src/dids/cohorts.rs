@@ -8,7 +8,7 @@ use beacon_signal::UpdateId;
 use bitcoin::{Address, Txid};
 use serde_json::{Value, json};
 
-use super::{Dids, of_method};
+use super::{Dids, announce, of_method};
 use crate::control::RpcError;
 
 /// The service that puts the cohort's beacon into a document, and what the DID needs before.
@@ -40,12 +40,15 @@ pub(super) fn not_announced(
             && update.unsigned().hash() != wanted.hash()
     });
     for update in later {
+        let id = update.id().into();
         let signals = registered(machine, did).flat_map(|cohort| &cohort.candidates);
-        let mut signals = signals.filter(|signed| signed.standing != Standing::Superseded);
-        if let Some(signal) = signals.find(|signed| announces(signed, did, update.id().into())) {
+        let signals = signals.filter(|signed| announces(signed, did, id));
+        let signals = signals.map(|signed| (signed.txid, signed.standing));
+        let alone = announce::signals(machine, did).filter(|signal| signal.update == id);
+        let mut all = signals.chain(alone.map(|signal| (signal.txid, signal.standing)));
+        if let Some((txid, _)) = all.find(|(_, standing)| *standing != Standing::Superseded) {
             return Err(RpcError::failed(format!(
-                "signal {} announces update {} to version {} of {did} already, expected a later version: try again when that signal is confirmed",
-                signal.txid,
+                "signal {txid} announces update {} to version {} of {did} already, expected a later version: try again when that signal is confirmed",
                 update.id().to_hex(),
                 update.target_version()
             )));

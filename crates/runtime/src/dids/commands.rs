@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::contest::{ContestArgs, contest};
-use super::updates::{AddBeaconArgs, add_beacon};
+use super::updates::{AddBeaconArgs, DeactivateArgs, UpdateArgs, add_beacon, deactivate, update};
 use crate::cli::{Failure, Global, print_line};
 use crate::participant;
 
@@ -24,6 +24,17 @@ Examples:
   beacon-participant did create --genesis-document genesis.json
 
 The record is kept in `dids` in the data directory: back it up with the seed. A DID is on a network for ever.";
+
+const UPDATE_EXAMPLES: &str = "\
+Examples:
+  beacon-participant did update --did did:btcr2:k1q… --patch patch.json
+  beacon-participant did update --did did:btcr2:k1q… --patch patch.json --beacon '#initialP2WPKH' --fee-rate 5
+  beacon-participant did update --did did:btcr2:k1q… --patch patch.json --through 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11
+
+patch.json: [{\"op\":\"add\",\"path\":\"/service/-\",\"value\":{\"id\":\"#site\",\"type\":\"LinkedDomains\",\"serviceEndpoint\":\"https://example.com\"}}]
+
+The address of the beacon must hold the fee in a confirmed output; the rest comes back to it. The same command again with a
+higher --fee-rate replaces a signal that no block takes. Back up `dids` in the data directory afterwards.";
 
 /// Commands about did:btcr2 identifiers.
 #[derive(Debug, Subcommand)]
@@ -47,7 +58,12 @@ pub enum DidCommand {
         /// The DID
         did: String,
     },
-    /// Sign the update that adds a cohort's beacon to a DID's document. A beacon that the document has must announce it
+    /// Update a DID: change its newest document, and announce that by a spend of one of its singleton beacons
+    #[command(after_help = UPDATE_EXAMPLES)]
+    Update(UpdateArgs),
+    /// Deactivate a DID for ever
+    Deactivate(DeactivateArgs),
+    /// Add a cohort's beacon to a DID's document
     AddBeacon(AddBeaconArgs),
     /// Prove to a coordinator that a DID is yours, whose index another member has registered. It learns the DID
     Contest(ContestArgs),
@@ -98,6 +114,8 @@ pub async fn run(global: &Global, agent: &str, command: DidCommand) -> Result<()
         DidCommand::List => ("did.list", json!({})),
         DidCommand::Show { did } => ("did.show", json!({ "did": did })),
         DidCommand::Contest(args) => return contest(global, agent, args).await,
+        DidCommand::Update(args) => return update(global, agent, args).await,
+        DidCommand::Deactivate(args) => return deactivate(global, agent, args).await,
         DidCommand::AddBeacon(args) => return add_beacon(global, agent, args).await,
     };
     let answer = ask(global, agent, method, params).await?;

@@ -56,7 +56,7 @@ pub(super) async fn contest(
         "cohort_id": args.cohort,
         "coordinator": args.coordinator,
         "did": args.did,
-        "document": json::canonical(newest.document.value()),
+        "document": json::canonical(newest.resolved.document.value()),
     });
     let answer = global.ask(agent, "did.contest", params).await?;
     global.print(&answer)

@@ -3,6 +3,8 @@
 //! An update must be on the disk before anything announces its hash: a signal that announces an update which nobody has
 //! makes the DID unresolvable for ever. So [`Dids::sign_update`] gives an update only when its record is durable.
 
+mod announce;
+mod by_singleton;
 mod calls;
 mod cohorts;
 pub mod commands;
@@ -10,6 +12,7 @@ mod contest;
 mod file;
 mod key;
 mod records;
+mod singleton;
 #[cfg(test)]
 mod tests;
 pub mod updates;
@@ -32,6 +35,7 @@ use crate::keys::{KeyError, Seed};
 pub(crate) use calls::{call, keys};
 pub use key::{DidKey, DidKeyPath, MAX_INDEX};
 pub use records::{Fault, Found, MAX_DIDS, MAX_KEYS, MAX_UPDATES, Origin, RecordError, Records};
+pub use singleton::{Draft, OwnBeacon, SingletonError};
 
 /// The identifiers of one participant.
 #[derive(Clone, Debug)]

@@ -1,17 +1,19 @@
-//! The commands that sign updates: `request-update --patch` and `did add-beacon`.
+//! The commands that sign updates: `request-update --patch`, `did update`, `did deactivate` and `did add-beacon`.
 //!
 //! The newest document is always resolved afresh: an update of an older one would be worthless, and could make the DID
 //! unresolvable.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::anyhow;
 use beacon_btcr2::json::{self, Limits};
 use beacon_btcr2::{Did, Document, ResolutionOptions, Resolved};
+use beacon_chain::Chain;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::by_singleton::{SingletonArgs, by_singleton};
 use super::commands::{ask, parse_sidecar, read_json, warn_of};
 use crate::cli::{Failure, Global};
 use crate::resolve::command::chain;
@@ -33,7 +35,33 @@ pub struct AddBeaconArgs {
     #[arg(long, value_name = "FRAGMENT")]
     id: Option<String>,
     #[command(flatten)]
-    chain: ChainArgs,
+    by: By,
+}
+
+/// Options of `did update`.
+#[derive(Args, Debug)]
+pub struct UpdateArgs {
+    /// The DID
+    #[arg(long)]
+    did: String,
+    /// What changes in its newest document, as JSON Patch (RFC 6902)
+    #[arg(long, value_name = "FILE")]
+    patch: PathBuf,
+    #[command(flatten)]
+    by: By,
+}
+
+/// Options of `did deactivate`.
+#[derive(Args, Debug)]
+pub struct DeactivateArgs {
+    /// The DID
+    #[arg(long)]
+    did: String,
+    /// I know that this is for ever
+    #[arg(long, required = true)]
+    yes: bool,
+    #[command(flatten)]
+    by: By,
 }
 
 /// Where the newest document is looked for.
@@ -47,6 +75,18 @@ pub struct ChainArgs {
     chain_url: Option<String>,
 }
 
+/// Who announces.
+#[derive(Args, Debug)]
+pub(super) struct By {
+    #[command(flatten)]
+    singleton: SingletonArgs,
+    /// Have this cohort announce it, whose beacon the newest document has, instead of a singleton beacon
+    #[arg(long, value_name = "ID", conflicts_with_all = ["beacon", "fee_rate", "max_fee"])]
+    through: Option<String>,
+    #[command(flatten)]
+    chain: ChainArgs,
+}
+
 /// `request-update --patch`: `cohort` has the parameters that name the cohort.
 pub async fn request_update(
     global: &Global,
@@ -58,11 +98,58 @@ pub async fn request_update(
 ) -> Result<(), Failure> {
     let patch = read_json(patch, "patch", &Limits::UPDATE)?;
     let newest = newest(global, agent, did, chain).await?;
-    let mut params = cohort;
-    params["did"] = did.into();
-    change(&mut params, &newest, &patch);
-    let answer = global.ask(agent, "did.request_update", params).await?;
+    let answer = through(global, agent, cohort, &newest, &patch).await?;
     global.print(&answer)
+}
+
+/// `did update`.
+pub(super) async fn update(global: &Global, agent: &str, args: UpdateArgs) -> Result<(), Failure> {
+    let UpdateArgs { did, patch, by } = args;
+    let patch = read_json(&patch, "patch", &Limits::UPDATE)?;
+    let newest = newest(global, agent, &did, &by.chain).await?;
+    global.print(&announce(global, agent, &newest, &patch, &by).await?)
+}
+
+/// `did deactivate`.
+pub(super) async fn deactivate(
+    global: &Global,
+    agent: &str,
+    args: DeactivateArgs,
+) -> Result<(), Failure> {
+    let DeactivateArgs { did, yes: _, by } = args;
+    let newest = newest(global, agent, &did, &by.chain).await?;
+    let patch = json!([{ "op": "add", "path": "/deactivated", "value": true }]);
+    global.print(&announce(global, agent, &newest, &patch, &by).await?)
+}
+
+/// Has an update announced by whom the user chose.
+async fn announce(
+    global: &Global,
+    agent: &str,
+    newest: &Newest,
+    patch: &Value,
+    by: &By,
+) -> Result<Value, Failure> {
+    match &by.through {
+        Some(cohort) => {
+            let cohort = json!({ "cohort_id": cohort });
+            through(global, agent, cohort, newest, patch).await
+        }
+        None => by_singleton(global, agent, newest, patch, &by.singleton).await,
+    }
+}
+
+/// Has a cohort announce an update.
+async fn through(
+    global: &Global,
+    agent: &str,
+    cohort: Value,
+    newest: &Newest,
+    patch: &Value,
+) -> Result<Value, Failure> {
+    let mut params = cohort;
+    newest.change(&mut params, patch);
+    global.ask(agent, "did.request_update", params).await
 }
 
 /// `did add-beacon`.
@@ -76,7 +163,7 @@ pub(super) async fn add_beacon(
         cohort,
         coordinator,
         did,
-        chain,
+        by,
         ..
     } = args;
     let named = json!({ "cohort_id": cohort, "coordinator": coordinator });
@@ -93,15 +180,10 @@ pub(super) async fn add_beacon(
         global.ask(agent, "proof.fetch", named).await?;
         return Err(anyhow!("signals of cohort {cohort} have no proof for {did} here: the coordinator is asked for them now, run this again when `did show` lists none as missing; where that stays so, `proof fetch --update-hash` helps").into());
     }
-    let newest = newest(global, agent, &did, &chain).await?;
-    let patch = patch_adding(&newest.document, &service, &fragment)?;
-    let mut params = json!({ "did": did });
-    change(&mut params, &newest, &patch);
-    let mut answer = ask(global, agent, "did.sign_update", params).await?;
+    let newest = newest(global, agent, &did, &by.chain).await?;
+    let patch = patch_adding(&newest.resolved.document, &service, &fragment)?;
+    let mut answer = announce(global, agent, &newest, &patch, &by).await?;
     answer["patch"] = patch;
-    answer["next"] = json!(
-        "the update is signed and kept, and nobody knows it yet: have a beacon announce it that the document has already"
-    );
     global.print(&answer)
 }
 
@@ -134,7 +216,7 @@ pub(super) async fn newest(
     agent: &str,
     did: &str,
     args: &ChainArgs,
-) -> Result<Resolved, Failure> {
+) -> Result<Newest, Failure> {
     let known = ask(global, agent, "did.sidecar", json!({ "did": did })).await?;
     warn_of(agent, &known);
     let did: Did = did.parse().map_err(Failure::usage)?;
@@ -149,8 +231,9 @@ pub(super) async fn newest(
             Err(_) => None,
         },
     };
+    let chain = chain(global, agent, url)?;
     let sources = Sources {
-        signals: SignalSource::Chain(ChainSource::new(chain(global, agent, url)?, None)),
+        signals: SignalSource::Chain(ChainSource::new(Arc::clone(&chain), None)),
         objects: CasDirectory::default(),
     };
     let progress = Arc::new(Progress::default());
@@ -174,14 +257,24 @@ pub(super) async fn newest(
     if resolved.document.is_deactivated() {
         return Err(anyhow!("{did} is deactivated, so it cannot be updated any more").into());
     }
-    Ok(resolved)
+    Ok(Newest { resolved, chain })
 }
 
-/// The parameters of an update of the newest document.
-fn change(params: &mut Value, newest: &Resolved, patch: &Value) {
-    params["document"] = json::canonical(newest.document.value()).into();
-    params["version"] = (newest.version_id + 1).into();
-    params["patch"] = json::canonical(patch).into();
+/// A DID as it is now, and the chain that says so.
+pub(super) struct Newest {
+    pub(super) resolved: Resolved,
+    pub(super) chain: Arc<dyn Chain>,
+}
+
+impl Newest {
+    /// Adds the parameters of an update of the newest document.
+    pub(super) fn change(&self, params: &mut Value, patch: &Value) {
+        let document = &self.resolved.document;
+        params["did"] = document.did().as_str().into();
+        params["document"] = json::canonical(document.value()).into();
+        params["version"] = (self.resolved.version_id + 1).into();
+        params["patch"] = json::canonical(patch).into();
+    }
 }
 
 impl AddBeaconArgs {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use beacon_btcr2::json::{self, Limits};
+use beacon_btcr2::json::{self, JsonError, Limits};
+use beacon_btcr2::options::OptionsError;
+use beacon_btcr2::sidecar::SidecarError;
 use beacon_btcr2::{Error, ErrorCode, ResolutionOptions, Sidecar};
 use beacon_chain::{Chain, EsploraChain};
 use clap::Args;
@@ -101,7 +103,7 @@ impl ResolveArgs {
             match parse(path, "options")? {
                 Ok(Value::Object(found)) => members = found,
                 Ok(other) => return Ok(ResolutionOptions::from_value(other)),
-                Err(error) => return Ok(Err(error)),
+                Err(error) => return Ok(Err(invalid(OptionsError::Json(error)))),
             }
         }
         if let Some(path) = &self.sidecar {
@@ -112,7 +114,7 @@ impl ResolveArgs {
             }
             match parse(path, "sidecar")? {
                 Ok(sidecar) => members.insert("sidecar".to_owned(), sidecar),
-                Err(error) => return Ok(Err(error)),
+                Err(error) => return Ok(Err(invalid(SidecarError::Json(error)))),
             };
         }
         // One version is asked for: a flag takes the place of either option.
@@ -187,10 +189,14 @@ pub(super) fn cas(agent: &str, directory: Option<&Path>) -> Result<CasDirectory,
 }
 
 /// The JSON value of a file with options or sidecar data.
-fn parse(path: &Path, what: &str) -> Result<Result<Value, Error>, Failure> {
+fn parse(path: &Path, what: &str) -> Result<Result<Value, JsonError>, Failure> {
     const LIMITS: Limits = Sidecar::LIMITS;
     let text = read(path, what, LIMITS.bytes)?;
-    Ok(json::parse(&text, &LIMITS).map_err(|error| Error::new(ErrorCode::InvalidOptions, error)))
+    Ok(json::parse(&text, &LIMITS))
+}
+
+fn invalid(error: impl Into<OptionsError>) -> Error {
+    Error::new(ErrorCode::InvalidOptions, error.into())
 }
 
 /// The bytes of a file: of one that is too large, one more than it may have.

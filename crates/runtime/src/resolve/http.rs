@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use beacon_btcr2::{Error, ErrorCode, Network, ResolutionOptions, Sidecar, json};
+use beacon_btcr2::{Error, ErrorCode, Network, ResolutionOptions};
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -88,7 +89,7 @@ pub(super) fn routes(service: Service) -> Router {
 async fn identifiers(
     State(service): State<Arc<Service>>,
     Extension(Caller(ip)): Extension<Caller>,
-    Path(did): Path<String>,
+    path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     method: Method,
     headers: HeaderMap,
@@ -105,6 +106,13 @@ async fn identifiers(
             "too many requests from this address",
         );
     }
+    let Ok(Path(did)) = path else {
+        return with_error(
+            StatusCode::BAD_REQUEST,
+            ErrorCode::InvalidDid.as_str(),
+            "got bytes that are not UTF-8 in the path, expected a DID",
+        );
+    };
     let Some(form) = Form::asked_for(&headers) else {
         let message = format!(
             "got no media type in Accept that is served, expected {RESULT} or application/did"
@@ -196,9 +204,7 @@ impl Asked {
             Self::Body(body) if body.iter().all(u8::is_ascii_whitespace) => {
                 Ok(Ok(ResolutionOptions::default()))
             }
-            Self::Body(body) => Ok(json::parse(&body, &Sidecar::LIMITS)
-                .map_err(|error| Error::new(ErrorCode::InvalidOptions, error))
-                .and_then(ResolutionOptions::from_value)),
+            Self::Body(body) => Ok(ResolutionOptions::from_json(&body)),
             Self::Query(query) => {
                 of_query(&query).map(|members| ResolutionOptions::from_value(members.into()))
             }

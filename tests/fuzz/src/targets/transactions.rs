@@ -86,15 +86,10 @@ fn look(tx: &Transaction) {
         "no two outputs hold all bitcoin"
     );
     for cap in [0, 1, 50, u64::MAX] {
-        let most = transaction::max_fee(
-            tx,
-            &spent
-                .first()
-                .map(|s| s.script_pubkey.clone())
-                .unwrap_or_default(),
-            cap,
-        );
-        assert!(most.to_sat() >= transaction::signed_vsize(tx).saturating_mul(cap));
+        let script = spent.first().map(|output| output.script_pubkey.clone());
+        let script = script.unwrap_or_default();
+        let most = transaction::max_fee(tx, &script, cap);
+        assert!(most.to_sat() >= transaction::signed_vsize(tx, &script).saturating_mul(cap));
     }
     if let [first, ..] = tx.output.as_slice() {
         let inputs: Vec<_> = tx
@@ -174,6 +169,7 @@ pub(super) fn assert_is_a_signal(request: &AuthorizationRequest, membership: &Me
         .value
         .checked_sub(paid)
         .expect("it spends no more than there is");
-    let cap = membership.terms.max_fee_rate_sat_vb * (transaction::signed_vsize(tx) + 43) + 330;
+    let size = transaction::signed_vsize(tx, beacon.script());
+    let cap = membership.terms.max_fee_rate_sat_vb * (size + 43) + 330;
     assert!(fee <= cap, "a fee of {fee} sat, at most {cap}");
 }
