@@ -74,7 +74,7 @@ async fn the_controller_of_a_did_wins_its_index_from_a_squatter() {
 }
 
 #[tokio::test]
-async fn a_set_cohort_loses_its_squatter_and_who_claims_falsely() {
+async fn a_set_cohort_goes_on_without_its_squatter() {
     let mut net = Net::start(&[Signs, Signs, Signs]).await;
     let did = create(&net.members[1]).await;
     let spare = create(&net.members[1]).await;

@@ -22,7 +22,7 @@ use crate::watcher::Report;
 /// Questions that wait. Others are dropped, and asked again by the machine.
 const MAX_QUESTIONS: usize = 64;
 /// Time for one resolution: a document may name many beacons with long histories.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The thread's handle. Dropping it ends the thread after what it is doing.
 #[derive(Debug)]
@@ -177,12 +177,10 @@ mod tests {
         Err(ChainError::unavailable("not asked for"))
     }
 
-    impl Short {
-        fn tip(&self) -> Tip {
-            Tip {
-                height: 200,
-                hash: BlockHash::from_byte_array([1; 32]),
-            }
+    fn newest() -> Tip {
+        Tip {
+            height: 200,
+            hash: BlockHash::from_byte_array([1; 32]),
         }
     }
 
@@ -211,11 +209,11 @@ mod tests {
             let spend = spend.map(|(_, transaction)| ConfirmedSpend {
                 transaction: transaction.clone(),
                 height: 200,
-                block_hash: self.tip().hash,
+                block_hash: newest().hash,
                 block_time: 1_800_000_000,
                 median_time: 1_800_000_000,
             });
-            let (tip, transactions) = (self.tip(), spend.collect());
+            let (tip, transactions) = (newest(), spend.collect());
             Ok(Spends { tip, transactions })
         }
 

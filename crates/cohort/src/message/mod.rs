@@ -116,10 +116,10 @@ messages! {
     CohortAck = "keygen/cohort_ack";
     /// P→C: further indexes that I answer for.
     DidRegistration = "keygen/did_registration";
-    /// P→C: this DID is mine, whoever answers for it.
-    DidContest = "keygen/did_contest";
     /// C→P: which of them were accepted.
     RegistrationResult = "keygen/registration_result";
+    /// P→C: this DID is mine, whoever answers for it.
+    DidContest = "keygen/did_contest";
     /// C→P: a round is open; answer for your indexes.
     UpdateOpportunity = "sign/update_opportunity";
     /// P→C: updates to announce.
