@@ -184,7 +184,7 @@ async fn a_value_out_of_range_names_itself_the_expectation_and_the_remedy() {
     let flags: [(&[&str], &str); 6] = [
         (
             &[],
-            "chain_url: got none, expected an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one)",
+            "chain_url: got none, expected an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one), or a Bitcoin Core node with --chain bitcoind",
         ),
         (
             &["--chain-url", "ftp://x"],

@@ -1,8 +1,12 @@
 //! Lives of did:btcr2 identifiers in cohorts: what a stranger with the exported file resolves before and after each change.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use beacon_tests::harness::Member::Signs;
-use beacon_tests::harness::dids::{adding, beacon_service, newest, resolve};
+use beacon_tests::harness::dids::{adding, beacon_service, newest, resolve, write_json};
 use beacon_tests::harness::{Net, Output, Regtest, Resolver};
 use serde_json::{Value, json};
 
@@ -22,11 +26,17 @@ async fn unresolved(chain: &Regtest, did: &str, sidecar: &Value, code: &str) {
     assert_eq!(result["didResolutionMetadata"]["error"], code, "{result}");
 }
 
-/// The same document with its names in another order is the same; any other one is not.
-async fn every_change_is_noticed(net: &Net, did: &str, sidecar: &Value) {
+/// Whichever byte of the sidecar is another one: the DID does not resolve, or to the same document, for not every byte matters.
+async fn no_change_makes_another_document(net: &Net, did: &str, sidecar: &Value) {
     let expected = newest(&net.chain, did, sidecar).await["didDocument"].clone();
     let home = net.scratch.path();
-    let server = Resolver::start(home, &["--chain-url", net.chain.url()]).await;
+    let options = [
+        "--chain-url",
+        net.chain.url(),
+        "--ip-requests-per-s",
+        "1000",
+    ];
+    let server = Resolver::start(home, &options).await;
     let path = format!("/1.0/identifiers/{did}");
     let text = json!({ "sidecar": sidecar, "minConf": 1 }).to_string();
     assert_eq!(
@@ -34,6 +44,7 @@ async fn every_change_is_noticed(net: &Net, did: &str, sidecar: &Value) {
         expected
     );
     let begin = text.find("\"sidecar\":").unwrap();
+    let mut refused = 0;
     // Prime, so that all members are met.
     for place in (begin..text.len()).step_by(61) {
         let mut changed = text.clone().into_bytes();
@@ -42,12 +53,17 @@ async fn every_change_is_noticed(net: &Net, did: &str, sidecar: &Value) {
             continue;
         };
         let found = server.post(&path, "", &changed);
-        let document = &found.json()["didDocument"];
-        assert!(
-            *document == Value::Null || *document == expected,
-            "byte {place}: {found:?}"
-        );
+        let document = found.json()["didDocument"].clone();
+        match found.status {
+            200 => assert_eq!(document, expected, "byte {place}"),
+            400 | 404 | 500 => {
+                assert_eq!(document, Value::Null, "byte {place}");
+                refused += 1;
+            }
+            _ => panic!("byte {place}: {found:?}"),
+        }
     }
+    assert!(refused > 20, "{refused} of {} bytes", text.len());
 }
 
 /// One DID is updated, and the one of another member is not, in a cohort of this kind. Its evidence in the sidecar is in
@@ -98,7 +114,7 @@ async fn one_updates_and_one_does_not(kind: &str, evidence: &str) {
     let mut without = sidecars[0].clone();
     without["updates"] = json!([]);
     unresolved(&net.chain, updated, &without, "MISSING_UPDATE_DATA").await;
-    every_change_is_noticed(&net, updated, &sidecars[0]).await;
+    no_change_makes_another_document(&net, updated, &sidecars[0]).await;
 
     // The next signal, in which the other one is updated: each needs its evidence of both.
     net.announce(1, &mut cohort, idle, &adding("second")).await;
@@ -195,6 +211,54 @@ async fn after_a_rotation_the_old_beacon_says_nothing_about_the_did() {
         let found = result["didDocument"]["service"].as_array().unwrap();
         assert_eq!(found.len(), services, "{result}");
     }
+}
+
+/// Away from a cohort, to an address of the controller's own: from then on it needs nobody.
+#[tokio::test]
+async fn a_did_leaves_its_cohort_for_an_address_of_its_own() {
+    let mut net = Net::start(&[Signs, Signs]).await;
+    let mut cohort = net.form(&[0, 1], json!({ "confirmations": 1 })).await;
+    let made = net.members[0].answer(&["did", "create", "--new"]).await;
+    let own = made["document"]["service"][2].clone();
+    let address = own["serviceEndpoint"].as_str().unwrap();
+    let address = address.trim_start_matches("bitcoin:").to_owned();
+    let did = made["did"].as_str().unwrap().to_owned();
+    net.members[0].register(&did, &cohort).await;
+    net.chain.fund(&address, 50_000);
+    net.fund(&cohort).await;
+
+    let shared = beacon_service(&did, "SMTBeacon", &cohort);
+    let only =
+        |service: &Value| json!([{ "op": "replace", "path": "/service", "value": [service] }]);
+    let alone = async |net: &Net, patch: &Value| {
+        let file = write_json(&net.scratch.path().join("patch.json"), patch);
+        let command = ["did", "update", "--did", &did, "--patch", &file];
+        let command = [&command[..], &["--min-conf", "1"]].concat();
+        net.members[0].command(&command).await
+    };
+    let output = alone(&net, &only(&shared)).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    net.chain.mine();
+    assert_eq!(net.version(0, &did).await, "2");
+    // Its own address is no beacon of it any more, and what is spent there announces nothing.
+    refused(&alone(&net, &adding("early")).await, "no singleton beacon");
+    net.announce(0, &mut cohort, &did, &only(&own)).await;
+    assert_eq!(net.version(0, &did).await, "3");
+
+    let late = adding("late");
+    let late = net.members[0].request_patch(&cohort, &did, &late).await;
+    refused(&late, "has no beacon at");
+    net.request_update(&cohort, 1).await;
+    net.confirmed(&mut cohort).await;
+    assert_eq!(net.version(0, &did).await, "3");
+    let output = alone(&net, &adding("alone")).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    net.chain.mine();
+    let sidecar = net.members[0].sidecar(&did).await;
+    let found = newest(&net.chain, &did, &sidecar).await;
+    assert_eq!(found["didDocumentMetadata"]["versionId"], "4");
+    assert_eq!(found["didDocument"]["service"][0], own);
+    assert_eq!(found["didDocument"]["service"][1]["id"], "#alone");
 }
 
 #[tokio::test]

@@ -124,7 +124,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         chain: ChainArgs,
         /// SHA-256 of the canonical form of an update that was signed elsewhere, 64 hex digits
-        #[arg(long, value_name = "HEX", conflicts_with_all = ["min_conf", "chain_url"])]
+        #[arg(long, value_name = "HEX", conflicts_with_all = ["min_conf", "chain", "chain_url"])]
         update_hash: Option<String>,
         /// The update's targetVersionId, at least 2. Without it, no other update of the DID is announced before this one is
         /// buried

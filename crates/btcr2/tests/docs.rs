@@ -1,15 +1,20 @@
-//! `docs/conformance.md` names tests that exist, and the limits that the code has.
+//! `docs/conformance.md` names tests that exist, and the limits that the code has; the example in `docs/operations.md` works.
 
 #![allow(clippy::unwrap_used, reason = "a test program")]
 
 use std::path::Path;
 
-use beacon_btcr2::Sidecar;
+use beacon_btcr2::beacon::BeaconType;
 use beacon_btcr2::resolver::{MAX_ADDRESSES, MAX_OBJECT_BYTES, MAX_OBJECTS, MAX_SIGNALS};
+use beacon_btcr2::{Network, Sidecar, initial};
 
 fn page() -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/conformance.md"))
-        .unwrap()
+    read("conformance.md")
+}
+
+fn read(name: &str) -> String {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    std::fs::read_to_string(docs.join(name)).unwrap()
 }
 
 fn sources(folder: &Path, into: &mut String) {
@@ -88,4 +93,25 @@ fn the_limits_of_a_resolution_are_those_of_the_code() {
             assert!(row.contains(&limit), "{row} says {limit}");
         }
     }
+}
+
+/// With a key and an address where the page leaves them out.
+#[test]
+fn the_genesis_document_of_the_manual_makes_a_did() {
+    let page = read("operations.md");
+    let (_, example) = page.split_once("```json\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let key = "zQ3shPpzabVG5j6We7oCLReb6CykHjfhcgXXXbyjn2DpAAnjB";
+    let address = "bcrt1pmfr3p9j00pfxjh0zmgp99y8zftmd3s5pmedqhyptwy6lm87hf5ssm803es";
+    let example = example.replace("zQ3sh…", key).replace("bcrt1p…", address);
+    let genesis = serde_json::from_str(&example).unwrap();
+    let (did, document) = initial::create_from_genesis(Network::Regtest, &genesis).unwrap();
+    let [beacon] = document.beacons() else {
+        unreachable!("one beacon");
+    };
+    assert_eq!(
+        (beacon.kind, beacon.address.to_string()),
+        (BeaconType::Smt, address.to_owned())
+    );
+    document.update_key(&did.absolute("#key")).unwrap();
 }

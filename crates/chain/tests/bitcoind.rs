@@ -25,7 +25,7 @@ use node::Node;
 
 fn settings(node: &Node) -> CoreSettings {
     CoreSettings {
-        url: node.url(),
+        url: node.url().to_owned(),
         auth: RpcAuth::CookieFile(node.cookie_file()),
         start_height: 0,
         timeout: Duration::from_mins(1),

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use beacon_chain::{Chain, EsploraChain};
 use beacon_cohort::machine::Machine;
 use beacon_didcomm::protocols::Disclosure;
 use beacon_didcomm::{Endpoint, Identity, UnpackLimits};
@@ -198,17 +197,10 @@ where
         mut identities,
     } = home;
     let started = driver::now();
-    let chain_url = config
-        .chain_url
-        .as_deref()
-        .context("chain_url is missing: name an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one)")?;
+    let source = config.chain.as_ref().context("chain_url is missing")?;
     let bounds = &config.limits;
-    let patience = Duration::from_secs(bounds.chain_timeout_s);
-    let chain: Arc<dyn Chain> = Arc::new(EsploraChain::new(
-        chain_url,
-        patience,
-        bounds.chain_retries,
-    )?);
+    // The watcher asks again.
+    let chain = source.open(bounds, Duration::from_secs(bounds.chain_timeout_s))?;
     let (report_tx, reports) = mpsc::channel(bounds.inbound_queue);
     let genesis = genesis_block(config.network.bitcoin()).block_hash();
     let watcher = Watcher::start(chain, genesis, config.chain_poll, report_tx)
@@ -228,7 +220,9 @@ where
         "listening": transport.local_addr().map(|address| address.to_string()),
         "control": data_dir.control_socket(),
     });
-    let about = json!({ "network": config.network.to_string(), "chain_url": chain_url, "label": config.label });
+    let mut about = source.about();
+    about["network"] = json!(config.network.to_string());
+    about["label"] = json!(config.label);
     let role = match A::ROLE {
         "coordinator" => ["coordinator"],
         _ => ["participant"],

@@ -22,6 +22,7 @@ mod prover;
 pub mod rates;
 pub mod resolve;
 pub mod settings;
+pub mod source;
 pub mod store;
 pub mod transport;
 pub mod watcher;

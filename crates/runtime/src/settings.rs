@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use beacon_chain::EsploraChain;
 use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::Endpoint;
 use clap::Args;
@@ -16,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::agent::Agent;
 use crate::limits::{LimitOptions, Limits};
+use crate::source::{Source, SourceKind};
 use crate::transport::TransportConfig;
 
 /// The options that both roles have. Names in the file are the flags' with underscores.
@@ -37,10 +37,30 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<BtcNetwork>,
-    /// Base URL of an Esplora server, such as `http://127.0.0.1:3002`
+    /// Where the chain is asked: an Esplora server, or a Bitcoin Core node [default: esplora]
+    #[arg(long, value_name = "KIND")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain: Option<SourceKind>,
+    /// Base URL of an Esplora server, such as `http://127.0.0.1:3002`, or of a node, such as `http://127.0.0.1:8332`
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain_url: Option<String>,
+    /// The node's `.cookie`, in its data directory (bitcoind)
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain_cookie_file: Option<PathBuf>,
+    /// User of the node, instead of a cookie (bitcoind)
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain_user: Option<String>,
+    /// File with that user's password in its first line (bitcoind)
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain_password_file: Option<PathBuf>,
+    /// First block to look at; nothing of this agent's cohorts may be older (bitcoind) [default: 0 on regtest]
+    #[arg(long, value_name = "HEIGHT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain_start_height: Option<u32>,
     /// Milliseconds between two looks at the chain [default: 1000 on regtest, else 15000]
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,8 +133,8 @@ pub struct Config {
     pub endpoint: Endpoint,
     /// The Bitcoin network.
     pub network: BtcNetwork,
-    /// Base URL of the Esplora server; needed to run.
-    pub chain_url: Option<String>,
+    /// Where the chain is asked; needed to run.
+    pub chain: Option<Source>,
     /// Between two looks at the chain.
     pub chain_poll: Duration,
     /// Whether private and loopback addresses are dialled.
@@ -141,13 +161,13 @@ impl Config {
     /// The same, if it is enough to run: nothing of the agent's home is touched before that is known.
     pub fn to_run<A: Agent>(self) -> Result<Self, SettingsError> {
         check_endpoint::<A>(&self.endpoint)?;
-        if self.chain_url.is_some() {
+        if self.chain.is_some() {
             return Ok(self);
         }
         Err(SettingsError::Range {
             name: "chain_url",
             got: "none".to_owned(),
-            expected: "an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one)",
+            expected: "an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one), or a Bitcoin Core node with --chain bitcoind",
         })
     }
 }
@@ -199,6 +219,7 @@ impl Options {
             });
         }
         let regtest = network == BtcNetwork::Regtest;
+        let chain = Source::of(&self, network)?;
         let limits = self.limits.resolve()?;
         let transport = TransportConfig {
             listen: self.listen,
@@ -211,15 +232,6 @@ impl Options {
             50..=3_600_000,
             "50 to 3600000 milliseconds",
         )?;
-        if let Some(url) = &self.chain_url
-            && EsploraChain::new(url, Duration::from_secs(1), 0).is_err()
-        {
-            return Err(SettingsError::Range {
-                name: "chain_url",
-                got: format!("{url:?}"),
-                expected: "http:// or https:// followed by a host, such as http://127.0.0.1:3002",
-            });
-        }
         let label = self.label;
         if let Some(label) = label.as_ref().filter(|label| label.len() > 256) {
             return Err(SettingsError::Range {
@@ -240,7 +252,7 @@ impl Options {
         Ok(Config {
             endpoint: endpoint(self.listen, self.public_url)?,
             network,
-            chain_url: self.chain_url,
+            chain,
             chain_poll: Duration::from_millis(poll),
             allow_private: self.allow_private.unwrap_or(regtest),
             label,

@@ -15,6 +15,7 @@
 
 mod agent;
 mod binaries;
+mod bitcoind;
 mod chain;
 pub mod dids;
 mod fault;

@@ -82,6 +82,11 @@ impl Net {
     pub async fn start(members: &[Member]) -> Self {
         let scratch = Scratch::new();
         let chain = Regtest::start(scratch.path()).await;
+        Self::start_on(scratch, chain, members).await
+    }
+
+    /// The same on a chain that runs.
+    pub async fn start_on(scratch: Scratch, chain: Regtest, members: &[Member]) -> Self {
         let coordinator = coordinator(scratch.path(), &chain, &[]).await;
         let mut net = Self {
             chain,
@@ -275,9 +280,9 @@ pub async fn coordinator(folder: &Path, chain: &Regtest, options: &[&str]) -> Ag
 
 /// The options that lead an agent to this chain.
 pub fn chain_options(chain: &Regtest) -> Vec<String> {
-    ["--chain-url", chain.url(), "--chain-poll-ms", "100"]
-        .map(str::to_owned)
-        .into()
+    let mut options = chain.options();
+    options.extend(["--chain-poll-ms", "100"].map(str::to_owned));
+    options
 }
 
 /// A port that nobody listens on. It is part of an agent's DID, so it must be known before, and free again after a

@@ -9,12 +9,12 @@
 )]
 #![allow(dead_code, reason = "each test program uses some of it")]
 
-use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -37,14 +37,16 @@ pub(crate) struct Node {
     directory: TempDir,
     arguments: Vec<String>,
     rpc: SocketAddr,
+    url: String,
     miner: Wallet,
     /// Blocks of a fork must differ from those that they replace.
-    forks: Cell<u32>,
+    forks: AtomicU32,
 }
 
 impl Node {
     /// A node without indexes, at block 0.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        let rpc = free_address();
         let mut node = Self {
             process: None,
             directory: tempfile::Builder::new()
@@ -55,9 +57,10 @@ impl Node {
                 .iter()
                 .map(|&argument| argument.to_owned())
                 .collect(),
-            rpc: free_address(),
+            url: format!("http://{rpc}"),
+            rpc,
             miner: Wallet::new("miner"),
-            forks: Cell::new(0),
+            forks: AtomicU32::new(0),
         };
         node.launch();
         node
@@ -70,8 +73,8 @@ impl Node {
         node
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.rpc)
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(crate) fn cookie_file(&self) -> PathBuf {
@@ -206,8 +209,8 @@ impl RegtestControl for Node {
         let hash = self.call("getblockhash", &json!([lowest]));
         self.call("invalidateblock", &json!([hash]));
         for _ in 0..=depth {
-            self.forks.set(self.forks.get() + 1);
-            let other = Wallet::new(&format!("fork {}", self.forks.get()));
+            let number = self.forks.fetch_add(1, Ordering::Relaxed);
+            let other = Wallet::new(&format!("fork {number}"));
             // Empty: what the old blocks held waits in the mempool.
             self.call("generateblock", &json!([other.address().to_string(), []]));
         }

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use super::by_singleton::{SingletonArgs, by_singleton};
 use super::commands::{ask, parse_sidecar, read_json, warn_of};
 use crate::cli::{Failure, Global};
-use crate::resolve::command::chain;
 use crate::resolve::{CasDirectory, ChainSource, Progress, SignalSource, Sources, resolve};
+use crate::source::{self, COMMAND_PATIENCE, SourceArgs};
 
 /// Options of `did add-beacon`.
 #[derive(Args, Debug)]
@@ -70,9 +70,8 @@ pub struct ChainArgs {
     /// Confirmations that the DID's last update must have, so that no other one takes its place [default: 6]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     min_conf: Option<u32>,
-    /// Base URL of an Esplora server for the DID's network [default: the agent's]
-    #[arg(long, value_name = "URL")]
-    chain_url: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Who announces.
@@ -223,15 +222,15 @@ pub(super) async fn newest(
     let mut options = ResolutionOptions::default();
     options.sidecar = parse_sidecar(&known)?;
     options.set_min_conf(1)?;
-    let url = match &args.chain_url {
-        Some(url) => Some(url.clone()),
-        // That of the running agent, which may have it from its command line.
-        None => match global.ask(agent, "status", Value::Null).await {
-            Ok(status) => status["about"]["chain_url"].as_str().map(str::to_owned),
-            Err(_) => None,
-        },
-    };
-    let chain = chain(global, agent, url)?;
+    let mut at = args.source.options();
+    // Those of the running agent, which may have them from its command line.
+    if at.chain.is_none()
+        && at.chain_url.is_none()
+        && let Ok(status) = global.ask(agent, "status", Value::Null).await
+    {
+        at = source::options_of(&status["about"]);
+    }
+    let chain = source::open_with(global, agent, at, COMMAND_PATIENCE)?;
     let sources = Sources {
         signals: SignalSource::Chain(ChainSource::new(Arc::clone(&chain), None)),
         objects: CasDirectory::default(),

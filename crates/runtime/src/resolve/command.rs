@@ -11,7 +11,6 @@ use beacon_btcr2::json::{self, JsonError, Limits};
 use beacon_btcr2::options::OptionsError;
 use beacon_btcr2::sidecar::SidecarError;
 use beacon_btcr2::{Error, ErrorCode, ResolutionOptions, Sidecar};
-use beacon_chain::{Chain, EsploraChain};
 use clap::Args;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, interval_at};
@@ -19,7 +18,7 @@ use tokio::time::{Instant, interval_at};
 use super::{Answer, CasDirectory, ChainSource, Progress, SignalSource, SignalsFile, Sources};
 use crate::by_hand;
 use crate::cli::{Failure, Global, print_line};
-use crate::settings::Options;
+use crate::source::{self, COMMAND_PATIENCE, SourceArgs};
 
 /// How long a resolution takes before it is said how far it has come, and how long until it is said again.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -52,9 +51,8 @@ pub struct ResolveArgs {
     /// The version of this moment, such as 2026-01-31T23:59:59Z
     #[arg(long, value_name = "T")]
     version_time: Option<String>,
-    /// Base URL of an Esplora server for the DID's network [default: the configuration's `chain_url`]
-    #[arg(long, value_name = "URL")]
-    chain_url: Option<String>,
+    #[command(flatten)]
+    chain: SourceArgs,
 }
 
 /// Resolves a DID and prints its resolution result. Fails when there is no document, with an exit code that tells whether
@@ -143,33 +141,12 @@ impl ResolveArgs {
                 .map_err(Failure::usage)?;
             SignalSource::File(file)
         } else {
-            let chain = chain(global, agent, self.chain_url.clone())?;
+            let chain = source::open(global, agent, &self.chain, COMMAND_PATIENCE)?;
             SignalSource::Chain(ChainSource::new(chain, None))
         };
         let objects = cas(agent, self.cas.as_deref())?;
         Ok(Sources { signals, objects })
     }
-}
-
-/// The chain source of the command line or the configuration.
-pub(crate) fn chain(
-    global: &Global,
-    agent: &str,
-    chain_url: Option<String>,
-) -> Result<Arc<dyn Chain>, Failure> {
-    let options = Options {
-        chain_url,
-        ..Options::default()
-    };
-    let config = global.config(agent, options, &global.data_dir(agent)?)?;
-    let url = config.chain_url.as_deref().ok_or_else(|| {
-        Failure::usage(anyhow!(
-            "got no chain to look for signals on, expected an Esplora server: give --chain-url, or set chain_url in the configuration"
-        ))
-    })?;
-    let patience = Duration::from_secs(config.limits.chain_timeout_s);
-    let chain = EsploraChain::new(url, patience, config.limits.chain_retries);
-    Ok(Arc::new(chain.map_err(Failure::usage)?))
 }
 
 /// The documents of a directory; none without one.

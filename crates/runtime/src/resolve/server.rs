@@ -26,10 +26,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::command::{cas, chain};
+use super::command::cas;
 use super::http::{Bounds, Service, routes};
 use super::{ChainSource, SignalSource, Sources};
 use crate::cli::{Failure, Global, init_logging};
+use crate::source::{self, SourceArgs};
 use crate::transport::network;
 
 /// Bytes of a request's head.
@@ -45,9 +46,8 @@ pub struct ServeArgs {
     /// Address to listen on, in plain HTTP: put a proxy with TLS before it where others come from outside
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Base URL of an Esplora server [default: the configuration's `chain_url`]
-    #[arg(long, value_name = "URL")]
-    chain_url: Option<String>,
+    #[command(flatten)]
+    chain: SourceArgs,
     /// Only DIDs of this network: bitcoin, signet, regtest, testnet3, testnet4, mutinynet [default: all with the genesis
     /// block of the chain]
     #[arg(long, value_name = "NET")]
@@ -81,7 +81,9 @@ pub struct ServeArgs {
 /// Serves until SIGTERM or SIGINT, and then for as long as open requests take, at most five seconds more.
 pub async fn serve(global: &Global, agent: &str, args: ServeArgs) -> Result<(), Failure> {
     init_logging(args.log_json);
-    let source = ChainSource::new(chain(global, agent, args.chain_url.clone())?, args.network);
+    let patience = Duration::from_secs(args.timeout_s);
+    let chain = source::open(global, agent, &args.chain, patience)?;
+    let source = ChainSource::new(chain, args.network);
     let objects = cas(agent, args.cas.as_deref())?;
     let source = match args.network {
         None => source,

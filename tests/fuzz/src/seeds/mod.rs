@@ -47,8 +47,11 @@ fn config() -> Vec<(&'static str, String)> {
     let all = "listen = \"127.0.0.1:8765\"\npublic_url = \"wss://example.org/x\"\nnetwork = \"signet\"\nchain_url = \"http://127.0.0.1:3002\"\n\
         chain_poll_ms = 1000\nallow_private = true\nlabel = \"a name\"\nmax_message_bytes = 1048576\nheartbeat_s = 20\nmax_connections = 10\n\
         max_connections_per_ip = 5\nfee_rate = 2\nauto_join = true\nauto_sign = true\ndids = [\"did:example:a\"]\n";
+    let node = "network = \"signet\"\nchain = \"bitcoind\"\nchain_url = \"http://127.0.0.1:38332\"\n\
+        chain_cookie_file = \"/var/lib/bitcoind/signet/.cookie\"\nchain_start_height = 250000\n";
     vec![
         ("all", all.to_owned()),
+        ("node", node.to_owned()),
         ("wrong-name", "fee_rat = 2\n".to_owned()),
         ("wrong-value", "[fee_rate]\nx = 1\n".to_owned()),
     ]
