@@ -177,8 +177,8 @@ impl<M: Comparable> Node<M> {
     fn effect(&self, effect: Effect, world: &mut World) {
         let (node, run) = (self.id, self.run);
         match effect {
-            Effect::Send { .. } | Effect::Report { .. } => {} // In the outbox since the commit.
-            Effect::ProveControl(_) => {}                     // Nobody contests here.
+            // In the outbox since the commit. Nobody contests here.
+            Effect::Send { .. } | Effect::Report { .. } | Effect::ProveControl(_) => {}
             Effect::Broadcast(tx) => {
                 let delay = world.dice.between(20, 200);
                 world.schedule(delay, Happening::Broadcast { node, run, tx });
