@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 #[tokio::test]
 async fn a_signal_goes_through_a_node_that_is_reorganised_and_restarted() {
-    let mut net = Net::start_on(Scratch::new(), Regtest::bitcoind(), &[Signs, Signs]).await;
+    let mut net = Net::start_on(Scratch::new(), Regtest::bitcoind(), &[Signs, Signs], &[]).await;
     let about = net.coordinator.call("status", Value::Null).await["about"].clone();
     assert_eq!(about["chain"], "bitcoind");
     let mut cohort = net.form(&[0, 1], json!({ "flow": "push" })).await;

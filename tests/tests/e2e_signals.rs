@@ -13,7 +13,7 @@ use beacon_btcr2::beacon::Announcement;
 use beacon_signal::UpdateId;
 use beacon_tests::harness::Member::Signs;
 use beacon_tests::harness::{Agent, Binary, Cohort, Net, Signal, run};
-use bitcoin::{OutPoint, ScriptBuf};
+use bitcoin::{OutPoint, ScriptBuf, Transaction};
 use serde_json::{Value, json};
 
 /// The checks that hold for every signal, against the chain alone.
@@ -22,15 +22,21 @@ fn well_formed(cohort: &Cohort, signal: &Signal) {
     let beacon: ScriptBuf = address.assume_checked().script_pubkey();
     let tx = &signal.transaction;
     assert_eq!(tx.input.len(), 1);
-    // One Schnorr signature with the default sighash, by the key path.
-    assert_eq!(tx.input[0].witness.len(), 1);
-    assert_eq!(tx.input[0].witness[0].len(), 64);
+    signed_by_the_key_path(tx);
     let [change, signal_output] = tx.output.as_slice() else {
         panic!("expected change and signal, got {:?}", tx.output);
     };
     assert_eq!(change.script_pubkey, beacon);
     assert!(signal_output.script_pubkey.is_op_return());
     assert_eq!(signal_output.value.to_sat(), 0);
+}
+
+/// One Schnorr signature with the default sighash for each input.
+fn signed_by_the_key_path(tx: &Transaction) {
+    for input in &tx.input {
+        assert_eq!(input.witness.len(), 1);
+        assert_eq!(input.witness[0].len(), 64);
+    }
 }
 
 async fn one_signal(members: usize, terms: Value) -> (Net, Cohort) {
@@ -161,6 +167,25 @@ async fn five_members() {
     // Membership is frozen before anybody acknowledges.
     let acknowledged = net.coordinator.wait("acknowledged", |_| true).await;
     assert!(set.seq < acknowledged.seq);
+}
+
+/// Deposits of which none pays the fee pay it together: each has its own signature, made with its own nonces.
+#[tokio::test]
+async fn small_deposits_pay_together() {
+    // One input costs 555 sat, two 845, three 1135.
+    let mut net = Net::start_with(&[Signs, Signs, Signs], &["--fee-rate", "5"]).await;
+    let mut cohort = net.form(&[0, 1, 2], json!({})).await;
+    net.request_update(&cohort, 0).await;
+    let mut deposits = BTreeSet::new();
+    for _ in 0..3 {
+        deposits.insert(net.chain.fund(&cohort.address, 400));
+    }
+    let signal = net.confirmed(&mut cohort).await;
+    let tx = &signal.transaction;
+    let spent: BTreeSet<_> = tx.input.iter().map(|input| input.previous_output).collect();
+    assert_eq!(spent, deposits);
+    signed_by_the_key_path(tx);
+    net.verify(&cohort, &signal).await;
 }
 
 #[tokio::test]

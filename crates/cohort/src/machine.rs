@@ -180,6 +180,8 @@ pub struct Watches {
     pub scripts: Vec<ScriptBuf>,
     /// What is known of these outputs.
     pub outpoints: Vec<OutPoint>,
+    /// What transactions that wait for a review would spend: the inputs of each are asked for together.
+    pub inputs: Vec<Vec<OutPoint>>,
     /// Where these transactions stand.
     pub transactions: Vec<Txid>,
 }
@@ -255,6 +257,8 @@ pub enum ChainFact {
         /// What is known of it.
         view: OutputView,
     },
+    /// All inputs of a transaction that waits for a review, in their order.
+    Inputs(Vec<(OutPoint, OutputView)>),
     /// A watched transaction.
     Transaction {
         /// The transaction.

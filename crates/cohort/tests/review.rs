@@ -140,7 +140,8 @@ struct Case {
     published: Vec<Transaction>,
     quarantine: Option<Quarantine>,
     signed_roots: Vec<Root>,
-    view: OutputView,
+    /// Of each input, in their order.
+    views: Vec<OutputView>,
 }
 
 impl Case {
@@ -191,7 +192,7 @@ impl Case {
             published: Vec::new(),
             quarantine: None,
             signed_roots: Vec::new(),
-            view: OutputView::Unseen,
+            views: Vec::new(),
         };
         case.build(&spent);
         case
@@ -240,15 +241,18 @@ impl Case {
                 proof: tree.proof(index),
             })
             .collect();
-        self.view = OutputView::Seen {
+        self.views = vec![OutputView::Seen {
             output: spent.clone(),
             confirmations: 1,
             spent_by: None,
-        };
+        }];
     }
 
     fn review(&self) -> Verdict {
         let leaves = self.leaves.iter();
+        let inputs = self.request.pending_tx.input.iter();
+        let inputs = inputs.map(|input| input.previous_output);
+        let views: Vec<_> = inputs.zip(self.views.iter().cloned()).collect();
         let context = SignalContext {
             cohort: self.request.cohort_id,
             beacon: &self.beacon,
@@ -266,7 +270,7 @@ impl Case {
             published: self.published.iter().collect(),
             quarantine: self.quarantine.as_ref(),
             signed_roots: self.signed_roots.clone(),
-            view: &self.view,
+            views: &views,
         };
         ProposedSignal(self.request.clone()).review(&context)
     }
@@ -280,7 +284,7 @@ impl Case {
     }
 
     fn set_view(&mut self, value: Amount, script_pubkey: ScriptBuf, confirmations: u32) {
-        self.view = OutputView::Seen {
+        self.views[0] = OutputView::Seen {
             output: TxOut {
                 value,
                 script_pubkey,
@@ -414,16 +418,79 @@ fn declines_wrong_round() {
     }
 }
 
-/// Two inputs would need two nonces, which this version does not make.
+/// One input more, of the same value, all of which comes back.
+fn add_input(case: &mut Case, vout: u32) {
+    case.terms.max_balance_sat = 10 * SPENT.to_sat();
+    let mut more = case.tx().input[0].clone();
+    more.previous_output.vout = vout;
+    case.tx().input.push(more);
+    let spent = case.request.spent_outputs[0].clone();
+    case.change().value += SPENT;
+    case.request.spent_outputs.push(spent);
+    let view = case.views[0].clone();
+    case.views.push(view);
+}
+
+/// As many as the terms say, and each once: a second nonce for what one signature spends would be for nothing.
 #[test]
 fn declines_input_count() {
-    declines(DeclineCode::InputCount, |case| {
-        let mut second = case.tx().input[0].clone();
-        second.previous_output.vout = 1;
-        case.tx().input.push(second);
-        let spent = case.request.spent_outputs[0].clone();
-        case.change().value += SPENT;
-        case.request.spent_outputs.push(spent);
+    let with = |case: &mut Case, inputs: u64| {
+        (1..inputs).for_each(|vout| add_input(case, u32::try_from(vout).unwrap()));
+    };
+    let mut case = Case::valid();
+    let max = case.terms.max_inputs;
+    with(&mut case, max);
+    reviewed(&case);
+    declines(DeclineCode::InputCount, |case| with(case, max + 1));
+    declines(DeclineCode::InputCount, |case| case.tx().input.clear());
+    declines(DeclineCode::InputCount, |case| add_input(case, 0));
+}
+
+/// What holds for the first input holds for each: one that is wrong, or missing, is enough.
+#[test]
+fn every_input_is_looked_up() {
+    type Spoil = fn(&mut OutputView);
+    let cases: [(DeclineCode, bool, Spoil); 5] = [
+        (DeclineCode::ChainAmount, false, |view| {
+            if let OutputView::Seen { output, .. } = view {
+                output.value += Amount::from_sat(1);
+            }
+        }),
+        (DeclineCode::ChainScript, false, |view| {
+            if let OutputView::Seen { output, .. } = view {
+                output.script_pubkey = ScriptBuf::new();
+            }
+        }),
+        (DeclineCode::ChainSpent, false, |view| {
+            if let OutputView::Seen { spent_by, .. } = view {
+                *spent_by = Some(txid(9));
+            }
+        }),
+        (DeclineCode::ChainUnseen, true, |view| {
+            *view = OutputView::Unseen;
+        }),
+        (DeclineCode::ChainUnconfirmed, true, |view| {
+            if let OutputView::Seen { confirmations, .. } = view {
+                *confirmations = 0;
+            }
+        }),
+    ];
+    for (code, missing, spoil) in cases {
+        let change = |case: &mut Case| {
+            add_input(case, 1);
+            add_input(case, 2);
+            spoil(&mut case.views[2]);
+        };
+        if missing {
+            waits(code, change);
+        } else {
+            declines(code, change);
+        }
+    }
+    // An answer that says nothing of an input is none.
+    waits(DeclineCode::ChainUnseen, |case| {
+        add_input(case, 1);
+        case.views.pop();
     });
 }
 
@@ -758,7 +825,7 @@ fn declines_chain_amount() {
 #[test]
 fn declines_chain_spent() {
     let spent_by = |case: &mut Case, spender| {
-        let OutputView::Seen { spent_by, .. } = &mut case.view else {
+        let OutputView::Seen { spent_by, .. } = &mut case.views[0] else {
             panic!("the valid case has seen its output");
         };
         *spent_by = Some(spender);
@@ -773,7 +840,7 @@ fn declines_chain_spent() {
 #[test]
 fn declines_chain_unseen() {
     waits(DeclineCode::ChainUnseen, |case| {
-        case.view = OutputView::Unseen;
+        case.views[0] = OutputView::Unseen;
     });
 }
 

@@ -118,7 +118,7 @@ limits! {
     outbox_total: usize = 65_536, 2, 10_000_000, "Messages that wait for all peers; half of them news";
     outbox_bytes: usize = 268_435_456, 65_536, 1_099_511_627_776, "Bytes of messages that wait for all peers; half of them news";
     send_window: usize = 16, 1, 65_536, "Messages sent to one peer in one go; at most send_queue";
-    resend_max_s: u64 = 300, 5, 86_400, "Longest wait for an acknowledgement";
+    resend_max_s: u64 = 60, 5, 86_400, "Longest wait for an acknowledgement";
     seen_per_sender: usize = 4_096, 1, 10_000_000, "Processed message ids kept of one sender";
     seen_total: usize = 262_144, 2, 100_000_000, "Processed message ids kept; half of them of strangers";
     record_bytes: usize = 16_777_216, 65_536, 1_073_741_824, "Bytes of one record in the store";

@@ -190,6 +190,17 @@ impl Thread {
                 });
             }
         }
+        for inputs in &self.watches.inputs {
+            // All or none: what is reviewed is what was seen together.
+            let asked = inputs.iter().map(|outpoint| {
+                let status = self.chain.output(*outpoint)?;
+                Ok((*outpoint, output_view(status, tip)))
+            });
+            let views = asked.collect::<Result<Vec<_>, ChainError>>();
+            if let Some(views) = readable(views, &mut fault) {
+                facts.push(ChainFact::Inputs(views));
+            }
+        }
         for txid in &self.watches.transactions {
             if let Some(status) = readable(self.chain.transaction(*txid), &mut fault) {
                 let view = match status {

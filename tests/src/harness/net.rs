@@ -80,14 +80,24 @@ fn did_in(cohort: &str, member: &Agent) -> String {
 impl Net {
     /// Starts a chain, a coordinator and these members, and subscribes them.
     pub async fn start(members: &[Member]) -> Self {
+        Self::start_with(members, &[]).await
+    }
+
+    /// The same, with further options for the coordinator's `run`.
+    pub async fn start_with(members: &[Member], options: &[&str]) -> Self {
         let scratch = Scratch::new();
         let chain = Regtest::start(scratch.path()).await;
-        Self::start_on(scratch, chain, members).await
+        Self::start_on(scratch, chain, members, options).await
     }
 
     /// The same on a chain that runs.
-    pub async fn start_on(scratch: Scratch, chain: Regtest, members: &[Member]) -> Self {
-        let coordinator = coordinator(scratch.path(), &chain, &[]).await;
+    pub async fn start_on(
+        scratch: Scratch,
+        chain: Regtest,
+        members: &[Member],
+        options: &[&str],
+    ) -> Self {
+        let coordinator = coordinator(scratch.path(), &chain, options).await;
         let mut net = Self {
             chain,
             coordinator,

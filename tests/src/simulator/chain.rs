@@ -153,7 +153,12 @@ impl Chain {
                 view: self.transaction(*txid),
                 tip: self.tip(),
             });
-        scripts.chain(outputs).chain(transactions).collect()
+        let inputs = watches.inputs.iter().map(|inputs| {
+            let views = inputs.iter().map(|at| (*at, self.output(*at)));
+            ChainFact::Inputs(views.collect())
+        });
+        let known = scripts.chain(outputs).chain(inputs);
+        known.chain(transactions).collect()
     }
 
     /// Every transaction of the chain that is no deposit, in order.

@@ -87,7 +87,7 @@ impl Coordinator {
                     _ => Step::nothing(),
                 }
             }
-            ChainFact::Output { .. } => Step::nothing(),
+            ChainFact::Output { .. } | ChainFact::Inputs(_) => Step::nothing(),
         }
     }
 

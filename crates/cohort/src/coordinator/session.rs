@@ -41,6 +41,9 @@ pub(super) struct Abandonment {
 /// The end of a session whose tree lacks a leaf that has come since.
 const LATE_LEAF: &str = "late-leaf";
 
+/// What one input more costs, vB, rounded up: 57.5 with its signature.
+const INPUT_VSIZE: u64 = 58;
+
 impl Coordinator {
     /// Starts a session, as soon as there is money for it.
     pub(super) fn start_session(
@@ -121,20 +124,24 @@ impl Coordinator {
             return Err(FundingError::NoFunds);
         };
         let live = cohort.live();
+        // What a live transaction spends or makes: every later session has to account for it.
+        let concerns_live = |fund: &Fund| {
+            !live.is_empty() && ignored_live(&[spend(fund.outpoint)], &live).is_none()
+        };
         let usable = |fund: &&Fund| {
             fund.height.is_some()
                 // Members decline to sign with more at once than they agreed to.
                 && fund.value <= cohort.terms.max_balance_sat
                 && !cohort.is_spent(fund.outpoint)
-                && ignored_live(&[spend(fund.outpoint)], &live).is_none()
         };
-        // One input for now. Our own change before deposits, and among those the oldest: a stranger's fresh deposit could be
-        // taken back by a reorganisation, and what was signed with it would never be mined. Without ties, so that a retry
-        // builds the same transaction.
+        // As few inputs as pay the fee. What concerns live transactions first, then our own change before deposits, and among
+        // those the oldest: a stranger's fresh deposit could be taken back by a reorganisation, and what was signed with it
+        // would never be mined. Without ties, so that a retry builds the same transaction.
         let mut funds: Vec<_> = cohort.funds.iter().filter(usable).collect();
         funds.sort_by_key(|fund| {
             let own = cohort.signal(fund.outpoint.txid).is_some();
             (
+                !concerns_live(fund),
                 !own,
                 fund.height,
                 std::cmp::Reverse(fund.value),
@@ -146,20 +153,30 @@ impl Coordinator {
             .fee_rate_sat_vb
             .min(cohort.terms.max_fee_rate_sat_vb);
         let mut outcome = Err(FundingError::NoFunds);
+        let max = usize::try_from(cohort.terms.max_inputs).unwrap_or(usize::MAX);
+        let (mut inputs, mut total) = (Vec::new(), 0_u64);
         for fund in funds {
+            let sum = total.saturating_add(fund.value);
+            let worthless = fund.value <= INPUT_VSIZE.saturating_mul(rate);
+            if sum > cohort.terms.max_balance_sat || (worthless && !inputs.is_empty()) {
+                continue;
+            }
+            if inputs.len() == max {
+                break;
+            }
+            total = sum;
             let output = TxOut {
                 value: bitcoin::Amount::from_sat(fund.value),
                 script_pubkey: beacon.script().to_owned(),
             };
-            let spent = vec![SpentOutput::from(&output)];
-            let input = [(fund.outpoint, output)];
-            match transaction::build_signal(&input, beacon.script(), root.0, rate) {
-                Ok(tx) => return Ok((tx, spent)),
-                // Another one may be enough. The first one's reason is what people are told.
-                Err(error) if outcome == Err(FundingError::NoFunds) => {
-                    outcome = Err(FundingError::TooLittle(error.to_string()));
+            inputs.push((fund.outpoint, output));
+            match transaction::build_signal(&inputs, beacon.script(), root.0, rate) {
+                Ok(tx) if ignored_live(&tx.input, &live).is_none() => {
+                    let spent = inputs.iter().map(|(_, output)| SpentOutput::from(output));
+                    return Ok((tx, spent.collect()));
                 }
-                Err(_) => {}
+                Ok(_) => {} // The next one may account for what this one leaves out.
+                Err(error) => outcome = Err(FundingError::TooLittle(error.to_string())),
             }
         }
         outcome

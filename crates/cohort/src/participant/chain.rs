@@ -1,5 +1,7 @@
 //! What our own chain source says, of the output that is to be spent and of what we signed.
 
+use bitcoin::OutPoint;
+
 use super::endings::end;
 use super::state::{Candidate, Membership, Progress, Standing};
 use super::{Event, Participant};
@@ -13,17 +15,17 @@ impl Participant {
     /// What our own chain source says. The review is made here, against what it says now.
     pub(super) fn chain(&self, fact: ChainFact, now: Timestamp) -> Step<Event> {
         match fact {
-            ChainFact::Output { outpoint, view } => {
-                let concerned = self
-                    .state
-                    .cohorts
-                    .values()
-                    .filter(|cohort| cohort.checked_output() == Some(outpoint));
-                // Every one of them: a coordinator that claims another's output must not use the fact up.
-                let reviews = concerned.map(|cohort| Self::review(cohort, &view, now));
-                reviews
-                    .fold(self.spend_seen(outpoint, &view, now), Step::and)
-                    .and(self.singleton_spent(outpoint, &view))
+            ChainFact::Output { outpoint, view } => self
+                .spend_seen(outpoint, &view, now)
+                .and(self.singleton_spent(outpoint, &view)),
+            ChainFact::Inputs(views) => {
+                let asked: Vec<_> = views.iter().map(|(outpoint, _)| *outpoint).collect();
+                let concerned = self.state.cohorts.values();
+                let concerned =
+                    concerned.filter(|cohort| cohort.checked_inputs().as_ref() == Some(&asked));
+                // Every one of them: a coordinator that claims another's outputs must not use the fact up.
+                let reviews = concerned.map(|cohort| Self::review(cohort, &views, now));
+                reviews.fold(Step::nothing(), Step::and)
             }
             ChainFact::Transaction { txid, view, tip } => self
                 .transaction_seen(txid, view, tip)
@@ -34,8 +36,12 @@ impl Participant {
         }
     }
 
-    fn review(cohort: &Membership, view: &OutputView, now: Timestamp) -> Step<Event> {
-        let (Some(session), Some(context)) = (&cohort.session, cohort.context(view)) else {
+    fn review(
+        cohort: &Membership,
+        views: &[(OutPoint, OutputView)],
+        now: Timestamp,
+    ) -> Step<Event> {
+        let (Some(session), Some(context)) = (&cohort.session, cohort.context(views)) else {
             return Step::nothing();
         };
         match session.proposal.review(&context) {

@@ -15,7 +15,7 @@ const SETTLE_S: u64 = 30 * 86_400;
 
 impl Membership {
     /// What a proposal is checked against. `None` before the cohort was agreed on.
-    pub fn context<'a>(&'a self, view: &'a OutputView) -> Option<SignalContext<'a>> {
+    pub fn context<'a>(&'a self, views: &'a [(OutPoint, OutputView)]) -> Option<SignalContext<'a>> {
         Some(SignalContext {
             cohort: self.handle,
             beacon: self.beacon.as_ref()?,
@@ -40,7 +40,7 @@ impl Membership {
                 .filter(|candidate| candidate.round == self.round)
                 .map(|candidate| candidate.root)
                 .collect(),
-            view,
+            views,
         })
     }
 
@@ -182,11 +182,12 @@ impl Membership {
         over && self.candidates.is_empty()
     }
 
-    /// The output that the session under way spends, while it is being checked.
-    pub fn checked_output(&self) -> Option<OutPoint> {
+    /// What the session under way would spend, in the order of its inputs, while it is being checked.
+    pub fn checked_inputs(&self) -> Option<Vec<OutPoint>> {
         let session = self.session.as_ref()?;
-        let first = session.proposal.0.pending_tx.input.first()?;
-        matches!(session.progress, Progress::Requested).then_some(first.previous_output)
+        let inputs = session.proposal.0.pending_tx.input.iter();
+        matches!(session.progress, Progress::Requested)
+            .then(|| inputs.map(|input| input.previous_output).collect())
     }
 
     /// Updates that wait for a leaf of `round`. Those of an older round that was never signed wait again.

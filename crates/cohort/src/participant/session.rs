@@ -8,7 +8,7 @@ use super::endings::{MAX_SESSIONS, end};
 use super::state::{Membership, Progress, Session};
 use super::{Event, Participant};
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
-use crate::machine::{Code, Effect, OutputView, Rejection, Step};
+use crate::machine::{Code, Effect, Rejection, Step};
 use crate::message::{
     AggregatedNonces, AuthorizationRequest, Decline, IndexProof, Message, NonceContribution,
     SignatureAuthorization, shortened,
@@ -388,7 +388,7 @@ impl Participant {
 
 /// Whether everything holds that does not depend on what the chain says at this moment.
 fn still_holds(cohort: &Membership, proposal: &ProposedSignal) -> Result<(), Declined> {
-    let Some(context) = cohort.context(&OutputView::Unseen) else {
+    let Some(context) = cohort.context(&[]) else {
         return Err(Declined {
             code: DeclineCode::Signer,
             comment: "the cohort has no address".to_owned(),

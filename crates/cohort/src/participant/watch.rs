@@ -27,7 +27,6 @@ impl Participant {
         let watched = || cohorts().filter(|cohort| cohort.is_watched());
         let outpoints: BTreeSet<OutPoint> = watched()
             .flat_map(Membership::watched_outputs)
-            .chain(cohorts().filter_map(Membership::checked_output))
             .chain(self.state.singleton_inputs())
             .collect();
         let transactions: BTreeSet<Txid> = cohorts()
@@ -42,6 +41,7 @@ impl Participant {
                 .map(|beacon| beacon.script().to_owned())
                 .collect(),
             outpoints: outpoints.into_iter().collect(),
+            inputs: cohorts().filter_map(Membership::checked_inputs).collect(),
             transactions: transactions.into_iter().collect(),
         }
     }

@@ -1,13 +1,15 @@
 //! The rules of a signal, one function each, in the order of the table.
 
+use std::collections::BTreeSet;
+
 use beacon_signal::{LeafValue, Root, Strictness, UpdateId, transaction};
-use bitcoin::{Amount, Transaction, TxOut};
+use bitcoin::{Amount, OutPoint, Transaction, TxOut};
 
 use super::ensure;
 use super::live::ignored_live;
 use super::signal::{OwnLeaf, ProposedSignal, SignalContext};
 use crate::machine::OutputView;
-use crate::message::{IndexProof, Kind};
+use crate::message::{IndexProof, Kind, SpentOutput};
 use crate::terms::BeaconType;
 
 type Proposal = ProposedSignal;
@@ -31,9 +33,20 @@ pub(super) fn of_this_round(proposal: &Proposal, context: &Context<'_>) -> Resul
     })
 }
 
-pub(super) fn one_input(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+pub(super) fn inputs_within_the_terms(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
     let count = proposal.0.pending_tx.input.len();
-    ensure(count == 1, || format!("got {count} inputs, expected 1"))
+    let max = usize::try_from(context.terms.max_inputs).unwrap_or(usize::MAX);
+    ensure((1..=max).contains(&count), || {
+        format!("got {count} inputs, expected 1 to {max}")
+    })?;
+    let inputs = proposal.0.pending_tx.input.iter();
+    let outpoints: BTreeSet<_> = inputs.map(|input| input.previous_output).collect();
+    ensure(outpoints.len() == count, || {
+        "got an input twice, expected each once".to_owned()
+    })
 }
 
 pub(super) fn unsigned(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
@@ -383,44 +396,69 @@ pub(super) fn chain_knows_the_amount(
 fn compare_with_chain(
     proposal: &Proposal,
     context: &Context<'_>,
-    compare: impl Fn(&crate::message::SpentOutput, &TxOut) -> Result<(), String>,
+    compare: impl Fn(&SpentOutput, &TxOut) -> Result<(), String>,
 ) -> Result<(), String> {
-    match (context.view, proposal.0.spent_outputs.first()) {
-        (OutputView::Seen { output, .. }, Some(claimed)) => compare(claimed, output),
-        _ => Ok(()), // Not seen yet: waited for below.
+    let views = views(proposal, context).zip(&proposal.0.spent_outputs);
+    for ((outpoint, view), claimed) in views {
+        // What is not seen yet is waited for below.
+        if let OutputView::Seen { output, .. } = view {
+            compare(claimed, output).map_err(|problem| format!("{outpoint}: {problem}"))?;
+        }
     }
+    Ok(())
+}
+
+/// What the chain says of each input, in their order.
+fn views<'a>(
+    proposal: &'a Proposal,
+    context: &Context<'a>,
+) -> impl Iterator<Item = (OutPoint, &'a OutputView)> + use<'a> {
+    let known = context.views;
+    let inputs = proposal.0.pending_tx.input.iter();
+    inputs.map(move |input| {
+        let outpoint = input.previous_output;
+        let mut views = known.iter().filter(|(at, _)| *at == outpoint);
+        let view = views.next().map_or(&OutputView::Unseen, |(_, view)| view);
+        (outpoint, view)
+    })
 }
 
 pub(super) fn not_spent_otherwise(
     proposal: &Proposal,
     context: &Context<'_>,
 ) -> Result<(), String> {
-    match context.view {
+    let own = proposal.0.pending_tx.compute_txid();
+    let spender = views(proposal, context).find_map(|(outpoint, view)| match view {
         OutputView::Seen {
             spent_by: Some(other),
             ..
-        } if *other != proposal.0.pending_tx.compute_txid() => {
-            Err(format!("the output is spent by {other}"))
-        }
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn seen(_: &Proposal, context: &Context<'_>) -> Result<(), String> {
-    ensure(*context.view != OutputView::Unseen, || {
-        "our chain source does not know the spent output".to_owned()
+        } if *other != own => Some((outpoint, other)),
+        _ => None,
+    });
+    spender.map_or(Ok(()), |(outpoint, other)| {
+        Err(format!("{outpoint} is spent by {other}"))
     })
 }
 
-pub(super) fn confirmed(_: &Proposal, context: &Context<'_>) -> Result<(), String> {
-    ensure(
-        !matches!(
-            context.view,
+pub(super) fn seen(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    let unseen = views(proposal, context).find(|(_, view)| **view == OutputView::Unseen);
+    unseen.map_or(Ok(()), |(outpoint, _)| {
+        Err(format!("our chain source does not know {outpoint}"))
+    })
+}
+
+pub(super) fn confirmed(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    let waits = |view: &OutputView| {
+        matches!(
+            view,
             OutputView::Seen {
                 confirmations: 0,
                 ..
             }
-        ),
-        || "the spent output has no confirmation".to_owned(),
-    )
+        )
+    };
+    let waiting = views(proposal, context).find(|(_, view)| waits(view));
+    waiting.map_or(Ok(()), |(outpoint, _)| {
+        Err(format!("{outpoint} has no confirmation"))
+    })
 }

@@ -1,7 +1,7 @@
 //! What must hold before a signal is signed.
 
 use beacon_signal::{Index, LeafNonce, LeafValue, Root, UpdateId, transaction};
-use bitcoin::{Transaction, TxOut};
+use bitcoin::{OutPoint, Transaction, TxOut};
 use serde::{Deserialize, Serialize};
 
 use super::{Check, DeclineCode, Declined, check, rules, run};
@@ -63,8 +63,8 @@ pub struct SignalContext<'a> {
     pub quarantine: Option<&'a Quarantine>,
     /// Roots of live transactions, where they belong to the member's current round.
     pub signed_roots: Vec<Root>,
-    /// What the member's own chain source knows of the spent output.
-    pub view: &'a OutputView,
+    /// What the member's own chain source knows of the spent outputs. One that is not named is not seen.
+    pub views: &'a [(OutPoint, OutputView)],
 }
 
 /// What must hold before a nonce is made. Facts of the request come first, the chain's last, so that what is wrong is
@@ -73,7 +73,7 @@ fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
     vec![
         check(DeclineCode::UnsupportedKind, rules::is_a_signal),
         check(DeclineCode::WrongRound, rules::of_this_round),
-        check(DeclineCode::InputCount, rules::one_input),
+        check(DeclineCode::InputCount, rules::inputs_within_the_terms),
         check(DeclineCode::NotUnsigned, rules::unsigned),
         check(DeclineCode::SpentOutputCount, rules::one_spent_output_each),
         check(DeclineCode::ForeignInput, rules::spends_the_beacon),

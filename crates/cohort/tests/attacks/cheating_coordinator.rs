@@ -176,7 +176,7 @@ fn a_strangers_coin_is_spent_along() {
     input.previous_output = previous_output;
     request.pending_tx.input.push(input);
     request.spent_outputs.push(spent);
-    declines(&mut world, request, "input-count");
+    declines(&mut world, request, "foreign-input");
 }
 
 /// A smaller amount than the output has would hide a fee; the member believes its own chain source, not the request.

@@ -147,6 +147,19 @@ impl Chain {
         self.txs.get(txid).map(|(tx, _)| tx)
     }
 
+    pub fn view(&self, outpoint: &OutPoint) -> OutputView {
+        match self.outputs.get(outpoint) {
+            None => OutputView::Unseen,
+            Some(output) => OutputView::Seen {
+                output: output.clone(),
+                confirmations: self.txs[&outpoint.txid]
+                    .1
+                    .map_or(0, |height| self.tip - height + 1),
+                spent_by: self.spender(outpoint),
+            },
+        }
+    }
+
     pub fn answer(&self, watches: &Watches) -> Vec<ChainFact> {
         let mut facts = Vec::new();
         for script in &watches.scripts {
@@ -164,20 +177,14 @@ impl Chain {
             });
         }
         for outpoint in &watches.outpoints {
-            let view = match self.outputs.get(outpoint) {
-                None => OutputView::Unseen,
-                Some(output) => OutputView::Seen {
-                    output: output.clone(),
-                    confirmations: self.txs[&outpoint.txid]
-                        .1
-                        .map_or(0, |height| self.tip - height + 1),
-                    spent_by: self.spender(outpoint),
-                },
-            };
             facts.push(ChainFact::Output {
                 outpoint: *outpoint,
-                view,
+                view: self.view(outpoint),
             });
+        }
+        for inputs in &watches.inputs {
+            let views = inputs.iter().map(|at| (*at, self.view(at)));
+            facts.push(ChainFact::Inputs(views.collect()));
         }
         for txid in &watches.transactions {
             let view = match self.txs.get(txid) {

@@ -46,6 +46,11 @@ pub(crate) fn reviewed(
         }],
         map: None,
     };
+    let view = OutputView::Seen {
+        output: spent,
+        confirmations: 1,
+        spent_by: None,
+    };
     let context = SignalContext {
         cohort: cohort_id,
         beacon,
@@ -58,11 +63,7 @@ pub(crate) fn reviewed(
         published: Vec::new(),
         quarantine: None,
         signed_roots: Vec::new(),
-        view: &OutputView::Seen {
-            output: spent,
-            confirmations: 1,
-            spent_by: None,
-        },
+        views: &[(OutPoint::null(), view)],
     };
     match ProposedSignal(request).review(&context) {
         Verdict::Reviewed(signal) => *signal,

@@ -18,6 +18,7 @@ mod delivery;
 mod evidence;
 mod golden;
 mod history;
+mod inputs;
 mod interleavings;
 mod late_dids;
 mod life;

@@ -286,7 +286,7 @@ impl Running {
             spent_by: None,
         };
         let outpoint = *outpoint;
-        let fact = ChainFact::Output { outpoint, view };
+        let fact = ChainFact::Inputs(vec![(outpoint, view)]);
         self.ends.reports.send(Report::Fact(fact)).await.unwrap();
     }
 

@@ -1,6 +1,6 @@
 //! Transactions that a coordinator asks a member to sign.
 
-use beacon_cohort::machine::{ChainFact, Machine as _, OutputView};
+use beacon_cohort::machine::{ChainFact, OutputView, Watches};
 use beacon_cohort::message::{AuthorizationRequest, Message, TYPE_PREFIX};
 use beacon_cohort::participant::Membership;
 use beacon_cohort::review::{ProposedSignal, Verdict};
@@ -109,11 +109,12 @@ fn look(tx: &Transaction) {
 
 fn review(situation: &Situation, request: AuthorizationRequest) {
     let membership = &situation.member().state().cohorts[&situation.cohort];
-    let Some(input) = request.pending_tx.input.first() else {
-        return;
-    };
-    let view = view(situation, input.previous_output);
-    let context = membership.context(&view).expect("the cohort was agreed on");
+    let inputs = request.pending_tx.input.iter();
+    let inputs: Vec<_> = inputs.map(|input| input.previous_output).collect();
+    let views = views(situation, inputs);
+    let context = membership
+        .context(&views)
+        .expect("the cohort was agreed on");
     let proposed = ProposedSignal(request);
     match proposed.review(&context) {
         Verdict::Reviewed(reviewed) => {
@@ -129,26 +130,30 @@ fn review(situation: &Situation, request: AuthorizationRequest) {
     }
 }
 
-fn view(situation: &Situation, outpoint: OutPoint) -> OutputView {
-    let mut watches = situation.coordinator().watches();
-    watches.scripts.clear();
-    watches.transactions.clear();
-    watches.outpoints = vec![outpoint];
+fn views(situation: &Situation, inputs: Vec<OutPoint>) -> Vec<(OutPoint, OutputView)> {
+    let watches = Watches {
+        inputs: vec![inputs],
+        ..Watches::default()
+    };
     let mut facts = situation.world.chain.answer(&watches).into_iter();
     match facts.next() {
-        Some(ChainFact::Output { view, .. }) => view,
-        other => panic!("got {other:?}, expected an output"),
+        Some(ChainFact::Inputs(views)) => views,
+        other => panic!("got {other:?}, expected the inputs"),
     }
 }
 
 /// What must be true of everything for which a nonce is made, said in other words than the review's.
 pub(super) fn assert_is_a_signal(request: &AuthorizationRequest, membership: &Membership) {
     let (tx, beacon) = (&request.pending_tx, membership.beacon.as_ref().unwrap());
-    let [input] = tx.input.as_slice() else {
-        panic!("{} inputs", tx.input.len());
-    };
-    assert!(input.script_sig.is_empty() && input.witness.is_empty());
-    assert_eq!(input.sequence.0, 0xffff_fffd);
+    assert!((1..=8).contains(&tx.input.len()), "{}", tx.input.len());
+    let mut outpoints: Vec<_> = tx.input.iter().map(|input| input.previous_output).collect();
+    outpoints.sort_unstable();
+    outpoints.dedup();
+    assert_eq!(outpoints.len(), tx.input.len(), "each once");
+    for input in &tx.input {
+        assert!(input.script_sig.is_empty() && input.witness.is_empty());
+        assert_eq!(input.sequence.0, 0xffff_fffd);
+    }
     assert_eq!((tx.version.0, tx.lock_time.to_consensus_u32()), (2, 0));
     let (last, change) = tx.output.split_last().expect("an output");
     assert!(change.len() <= 1);
@@ -160,13 +165,12 @@ pub(super) fn assert_is_a_signal(request: &AuthorizationRequest, membership: &Me
             .iter()
             .all(|output| output.script_pubkey == *beacon.script())
     );
-    let [spent] = request.spent_outputs.as_slice() else {
-        panic!("{} spent outputs", request.spent_outputs.len());
-    };
-    assert_eq!(spent.script, *beacon.script());
+    let spent = &request.spent_outputs;
+    assert_eq!(spent.len(), tx.input.len());
+    assert!(spent.iter().all(|output| output.script == *beacon.script()));
     let paid: u64 = change.iter().map(|output| output.value.to_sat()).sum();
-    let fee = spent
-        .value
+    let value: u64 = spent.iter().map(|output| output.value).sum();
+    let fee = value
         .checked_sub(paid)
         .expect("it spends no more than there is");
     let size = transaction::signed_vsize(tx, beacon.script());

@@ -191,7 +191,9 @@ fn reviewed(membership: &Membership, session: &Session) -> Box<ReviewedSignal> {
         confirmations: 1,
         spent_by: None,
     };
-    let context = membership.context(&view).unwrap();
+    let input = session.proposal.0.pending_tx.input[0].previous_output;
+    let views = [(input, view)];
+    let context = membership.context(&views).unwrap();
     let Verdict::Reviewed(signal) = session.proposal.review(&context) else {
         panic!("it was reviewed before");
     };

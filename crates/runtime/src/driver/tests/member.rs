@@ -152,13 +152,13 @@ impl Member {
         let Some((outpoint, output)) = self.fund.clone() else {
             return;
         };
-        if self.machine.watches().outpoints.contains(&outpoint) {
+        if self.machine.watches().inputs.contains(&vec![outpoint]) {
             let view = OutputView::Seen {
                 output,
                 confirmations: 1,
                 spent_by: None,
             };
-            self.take(Input::Chain(ChainFact::Output { outpoint, view }));
+            self.take(Input::Chain(ChainFact::Inputs(vec![(outpoint, view)])));
         }
     }
 
