@@ -250,14 +250,12 @@ async fn a_new_did_gets_the_cohorts_beacon_and_is_updated_through_it() {
         "--min-conf",
         "1",
     ];
-    fails(
-        &net.members[0].command(&add).await,
-        1,
-        "run this again when `cohorts` lists the DID",
-    );
-    net.members[0]
-        .wait("registered", |event| cohort.has(event))
-        .await;
+    // One command: it waits until the cohort answers for the DID.
+    net.coordinator.kill();
+    let alone = [&add[..], &["--wait", "1"]].concat();
+    let told = "after 1 s the coordinator has not registered the DID";
+    fails(&net.members[0].command(&alone).await, 1, told);
+    net.coordinator.restart().await;
     fails(
         &net.members[0].command(&add).await,
         1,

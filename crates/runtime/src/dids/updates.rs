@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use beacon_btcr2::json::{self, Limits};
@@ -12,12 +13,17 @@ use beacon_btcr2::{Did, Document, ResolutionOptions, Resolved};
 use beacon_chain::Chain;
 use clap::Args;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::by_singleton::{SingletonArgs, by_singleton};
 use super::commands::{ask, parse_sidecar, read_json, warn_of};
 use crate::cli::{Failure, Global};
 use crate::resolve::{CasDirectory, ChainSource, Progress, SignalSource, Sources, resolve};
 use crate::source::{self, COMMAND_PATIENCE, SourceArgs};
+
+/// How long nothing is said, and how often the agent is asked whether it has heard of the coordinator.
+const SILENCE: Duration = Duration::from_secs(2);
+const PULSE: Duration = Duration::from_millis(200);
 
 /// Options of `did add-beacon`.
 #[derive(Args, Debug)]
@@ -34,6 +40,9 @@ pub struct AddBeaconArgs {
     /// Fragment of the service's id [default: beacon- and the first part of the cohort's id]
     #[arg(long, value_name = "FRAGMENT")]
     id: Option<String>,
+    /// Seconds for which the coordinator may take to register the DID and to send the proofs of earlier signals
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    wait: u64,
     #[command(flatten)]
     by: By,
 }
@@ -162,28 +171,63 @@ pub(super) async fn add_beacon(
         cohort,
         coordinator,
         did,
+        wait,
         by,
-        ..
+        id: _,
     } = args;
     let named = json!({ "cohort_id": cohort, "coordinator": coordinator });
-    let mut params = named.clone();
-    params["did"] = did.clone().into();
-    let service = ask(global, agent, "did.beacon", params).await?;
-    if service["registered"] != true {
-        let mut params = named;
-        params["dids"] = json!([did]);
-        global.ask(agent, "join", params).await?;
-        return Err(anyhow!("{did} was not registered in cohort {cohort}: the coordinator is asked for it now, run this again when `cohorts` lists the DID").into());
-    }
-    if service["proofs_missing"] != json!([]) {
-        global.ask(agent, "proof.fetch", named).await?;
-        return Err(anyhow!("signals of cohort {cohort} have no proof for {did} here: the coordinator is asked for them now, run this again when `did show` lists none as missing; where that stays so, `proof fetch --update-hash` helps").into());
-    }
+    let service = answered_for(global, agent, &named, &did, Duration::from_secs(wait)).await?;
     let newest = newest(global, agent, &did, &by.chain).await?;
     let patch = patch_adding(&newest.resolved.document, &service, &fragment)?;
     let mut answer = announce(global, agent, &newest, &patch, &by).await?;
     answer["patch"] = patch;
     global.print(&answer)
+}
+
+/// The service of a cohort's beacon, as soon as the cohort answers for the DID and every signal of its past has a proof here:
+/// in a document without them, the beacon would make the DID unresolvable.
+async fn answered_for(
+    global: &Global,
+    agent: &str,
+    named: &Value,
+    did: &str,
+    patience: Duration,
+) -> Result<Value, Failure> {
+    let mut question = named.clone();
+    question["did"] = did.into();
+    let (began, mut told) = (Instant::now(), false);
+    let (mut joining, mut fetching) = (false, false);
+    loop {
+        let service = ask(global, agent, "did.beacon", question.clone()).await?;
+        let missing = service["proofs_missing"].as_array().map_or(0, Vec::len);
+        let lacks = if service["registered"] != true {
+            if !std::mem::replace(&mut joining, true) {
+                let mut params = named.clone();
+                params["dids"] = json!([did]);
+                global.ask(agent, "join", params).await?;
+            }
+            "the coordinator has not registered the DID: see `cohorts`, and run this again"
+                .to_owned()
+        } else if missing > 0 {
+            if !std::mem::replace(&mut fetching, true) {
+                global.ask(agent, "proof.fetch", named.clone()).await?;
+            }
+            format!(
+                "the proofs of {missing} signals have not come: see `did show`, and run this again; where that stays so, `proof fetch --update-hash` helps"
+            )
+        } else {
+            return Ok(service);
+        };
+        if began.elapsed() >= patience {
+            let seconds = patience.as_secs();
+            return Err(anyhow!("after {seconds} s {lacks}").into());
+        }
+        if !told && began.elapsed() >= SILENCE {
+            eprintln!("{agent}: waiting for the coordinator to answer for {did}");
+            told = true;
+        }
+        sleep(PULSE).await;
+    }
 }
 
 /// The patch that adds a beacon's service, which is not there yet.
