@@ -62,10 +62,28 @@ pub trait Chain: Send + Sync {
     /// changes the answer only between `Some` and `None`.
     fn raw_transaction(&self, txid: Txid) -> Result<Option<Transaction>, ChainError>;
 
+    /// The fee rate that is expected to bring a transaction into one of the next `blocks` blocks: in sat/vB, rounded up,
+    /// from 1 to [`MAX_FEE_RATE`]. `None` where the source has no estimate, as on a chain that is hardly used. It is an
+    /// opinion, which a source can choose as it likes: whoever pays has a limit of its own.
+    fn fee_rate(&self, blocks: u16) -> Result<Option<u64>, ChainError>;
+
     /// Hands a transaction to the network. `Ok` also when it is known already, in the mempool or
     /// in a block, so repeating it is safe. A reorganisation can bring a confirmed transaction
     /// back to the mempool or drop it: broadcast it again then.
     fn broadcast(&self, transaction: &Transaction) -> Result<(), BroadcastError>;
+}
+
+/// Most sat/vB that an estimate may be: more is no estimate.
+pub const MAX_FEE_RATE: u64 = 100_000;
+
+/// An estimate within its bounds.
+pub(crate) fn checked_fee_rate(sat_per_vb: u64) -> Result<u64, ChainError> {
+    if (1..=MAX_FEE_RATE).contains(&sat_per_vb) {
+        return Ok(sat_per_vb);
+    }
+    Err(ChainError::garbage(format_args!(
+        "got a fee rate of {sat_per_vb} sat/vB, expected 1 to {MAX_FEE_RATE}"
+    )))
 }
 
 /// The last block of the best chain.

@@ -8,6 +8,7 @@ use bitcoin::{Amount, BlockHash, OutPoint, Script, Transaction, TxOut, Txid};
 use esplora_client::{BlockingClient, Builder, Error};
 use thiserror::Error as ThisError;
 
+use crate::chain::checked_fee_rate;
 use crate::history::History;
 use crate::{
     BroadcastError, Chain, ChainError, OutputStatus, Reason, Spends, Tip, TransactionStatus, Utxo,
@@ -242,6 +243,17 @@ impl Chain for EsploraChain {
             ))),
             _ => Ok(transaction),
         }
+    }
+
+    /// Of the targets that the server has, the longest one that is not longer, else the shortest one.
+    fn fee_rate(&self, blocks: u16) -> Result<Option<u64>, ChainError> {
+        let estimates = self.get(BlockingClient::get_fee_estimates)?;
+        let targets = || estimates.iter();
+        let soon = targets().filter(|(target, _)| **target <= blocks);
+        let best = soon.max_by_key(|(target, _)| **target);
+        let best = best.or_else(|| targets().min_by_key(|(target, _)| **target));
+        best.map(|(_, rate)| checked_fee_rate(rate.to_sat_per_kwu().div_ceil(250)))
+            .transpose()
     }
 
     fn broadcast(&self, transaction: &Transaction) -> Result<(), BroadcastError> {

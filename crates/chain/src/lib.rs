@@ -4,7 +4,7 @@
 //! participant and a resolver ask; answers checked as far as one source can be checked; errors that tell "try
 //! again" from "this source talks nonsense".
 //!
-//! Non-goals: a wallet, a header chain of our own, fee estimation, push notifications. The
+//! Non-goals: a wallet, a header chain of our own, push notifications. The
 //! runtime polls [`Chain::tip`] and asks again when the tip has moved.
 //!
 //! Three sources exist: [`EsploraChain`] asks an Esplora server over HTTP; [`CoreChain`] a Bitcoin Core node over
@@ -28,7 +28,9 @@ mod esplora;
 mod history;
 mod rpc;
 
-pub use chain::{Chain, ConfirmedSpend, OutputStatus, Spends, Tip, TransactionStatus, Utxo};
+pub use chain::{
+    Chain, ConfirmedSpend, MAX_FEE_RATE, OutputStatus, Spends, Tip, TransactionStatus, Utxo,
+};
 pub use error::{BroadcastError, ChainError, Reason};
 pub use esplora::{EsploraChain, InvalidBaseUrl, MAX_RETRIES};
 pub use history::{MAX_HISTORY_BYTES, MAX_HISTORY_PAGES, MAX_HISTORY_TRANSACTIONS};

@@ -126,6 +126,7 @@ impl Story {
             }
             "getindexinfo" => json!({}),
             "sendrawtransaction" => json!(spend),
+            "estimatesmartfee" => json!({ "feerate": 0.000_123_41, "blocks": params[0] }),
             other => panic!("{other} is not asked for"),
         }
     }
@@ -191,6 +192,7 @@ fn ask_everything(chain: &CoreChain) -> Vec<Result<(), ChainError>> {
         chain.output(story.coin()).map(drop),
         chain.transaction(story.coin().txid).map(drop),
         chain.raw_transaction(story.coin().txid).map(drop),
+        chain.fee_rate(6).map(drop),
         broadcast,
     ]
 }
@@ -395,6 +397,34 @@ fn urls_are_checked_before_anything_is_sent() {
         let error = made.unwrap_err().to_string();
         assert!(error.contains("expected http://"), "{error}");
         assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn an_absurd_estimate_of_fees_is_garbage() {
+    assert_eq!(client(node(|_, _| None)).fee_rate(6).unwrap(), Some(13));
+    for (rate, expected) in [
+        (json!(null), None),
+        (json!(0.000_01), Some(1)),
+        (json!(1), Some(100_000)),
+    ] {
+        let chain = client(node(move |method, _| {
+            (method == "estimatesmartfee")
+                .then(|| json!({ "feerate": rate, "errors": ["Insufficient data"] }))
+        }));
+        assert_eq!(chain.fee_rate(6).unwrap(), expected);
+    }
+    for absurd in [
+        json!(0),
+        json!(-1),
+        json!(1.000_1),
+        json!(1e300),
+        json!("0.1"),
+    ] {
+        let chain = client(node(move |method, _| {
+            (method == "estimatesmartfee").then(|| json!({ "feerate": absurd }))
+        }));
+        assert_garbage(chain.fee_rate(6));
     }
 }
 

@@ -57,6 +57,7 @@ fn every_question_calls_babble_garbage() {
         assert_garbage(chain.output(OutPoint::new(txid, 0)));
         assert_garbage(chain.transaction(txid));
         assert_garbage(chain.raw_transaction(txid));
+        assert_garbage(chain.fee_rate(6));
     }
 }
 
@@ -261,4 +262,24 @@ fn a_wrong_id_in_return_is_no_delivery() {
         matches!(result, Err(BroadcastError::Unavailable { .. })),
         "{result:?}"
     );
+}
+
+/// The estimate for the longest target that is not longer than what was asked for.
+#[test]
+fn an_estimate_of_fees_is_for_the_target_and_within_reason() {
+    let estimates = |body: &'static str| client(server(move |_| http("200 OK", body)));
+    let chain = estimates(r#"{"2":7.3,"6":3.0,"144":0.1}"#);
+    for (blocks, rate) in [(1, 8), (2, 8), (5, 8), (6, 3), (143, 3), (1_008, 1)] {
+        assert_eq!(chain.fee_rate(blocks).unwrap(), Some(rate), "{blocks}");
+    }
+    assert_eq!(estimates("{}").fee_rate(6).unwrap(), None);
+    for absurd in [
+        r#"{"6":0}"#,
+        r#"{"6":-4}"#,
+        r#"{"6":100001}"#,
+        r#"{"6":1e300}"#,
+        r#"{"6":"1"}"#,
+    ] {
+        assert_garbage(estimates(absurd).fee_rate(6));
+    }
 }

@@ -276,6 +276,11 @@ impl Chain for EmbeddedChain {
         Ok(self.state()?.find_transaction(&txid).cloned())
     }
 
+    /// Nobody outbids anybody here.
+    fn fee_rate(&self, _: u16) -> Result<Option<u64>, ChainError> {
+        Ok(Some(1))
+    }
+
     fn broadcast(&self, transaction: &Transaction) -> Result<(), BroadcastError> {
         let mut state = self.state().map_err(BroadcastError::unavailable)?;
         if state

@@ -12,10 +12,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bitcoin::consensus::encode::serialize_hex;
-use bitcoin::{BlockHash, OutPoint, Script, Transaction, TxOut, Txid};
+use bitcoin::{Amount, BlockHash, OutPoint, Script, Transaction, TxOut, Txid};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::chain::checked_fee_rate;
 use crate::esplora::{InvalidBaseUrl, TIP_ATTEMPTS, base_url, tip_moved};
 use crate::{
     BroadcastError, Chain, ChainError, ConfirmedSpend, OutputStatus, Spends, Tip,
@@ -32,6 +33,9 @@ pub use index::{MAX_FOLLOWED, MAX_FOLLOWED_BYTES};
 
 /// The oldest major version of Bitcoin Core that has every call that is used (`getdescriptoractivity`).
 pub const OLDEST_CORE: u32 = 29;
+
+/// The longest target that a node estimates a fee for, in blocks.
+const MAX_FEE_TARGET: u16 = 1_008;
 
 /// Where a node is, and how it is asked.
 #[derive(Debug, Clone)]
@@ -63,6 +67,7 @@ pub struct CoreSettings {
 pub struct CoreChain {
     client: Client,
     patience: Duration,
+    start_height: u32,
     index: Mutex<Index>,
 }
 
@@ -96,6 +101,15 @@ struct SpendingTransaction {
     spendingtxid: Option<Txid>,
 }
 
+#[derive(Deserialize)]
+struct FeeEstimate {
+    /// BTC for 1,000 vB; absent while the node has seen too little.
+    feerate: Option<f64>,
+    /// Why there is none.
+    #[serde(default)]
+    errors: Vec<String>,
+}
+
 /// A transaction, and its block; `None` in the mempool.
 struct Located {
     transaction: Transaction,
@@ -116,6 +130,7 @@ impl CoreChain {
                 retries: settings.retries,
             },
             patience: settings.patience,
+            start_height: settings.start_height,
             index: Mutex::new(Index::new(settings.start_height)),
         })
     }
@@ -126,7 +141,8 @@ impl CoreChain {
     }
 
     /// The last block, of a node that can be asked.
-    fn best(&self, start_height: u32) -> Result<Tip, ChainError> {
+    fn best(&self) -> Result<Tip, ChainError> {
+        let start_height = self.start_height;
         let info: ChainInfo = self.client.call("getblockchaininfo", &json!([]))?;
         // On regtest nobody mines until we do, and a node thinks that its old last block cannot be the last one.
         if info.initialblockdownload && info.chain != "regtest" {
@@ -153,14 +169,13 @@ impl CoreChain {
         ask: impl Fn(&mut Index, Tip, Instant) -> Result<T, ChainError>,
     ) -> Result<T, ChainError> {
         let mut index = self.index();
-        let start = index.headers.start;
         let deadline = Instant::now() + self.patience;
         for _ in 0..TIP_ATTEMPTS {
-            let tip = self.best(start)?;
+            let tip = self.best()?;
             let answer = index
                 .follow(&self.client, tip, deadline)
                 .and_then(|()| ask(&mut index, tip, deadline));
-            if self.best(start)? == tip {
+            if self.best()? == tip {
                 return answer;
             }
         }
@@ -253,7 +268,7 @@ impl CoreChain {
         if let Some(spender) = spending.first().and_then(|found| found.spendingtxid) {
             return Ok(Some(spender));
         }
-        let start = index.headers.start;
+        let start = self.start_height;
         let history = index.history(&self.client, &output.script_pubkey, deadline)?;
         let spends = |transaction: &Transaction| {
             let mut inputs = transaction.input.iter();
@@ -273,8 +288,7 @@ impl CoreChain {
 
 impl Chain for CoreChain {
     fn tip(&self) -> Result<Tip, ChainError> {
-        let start = self.index().headers.start;
-        self.best(start)
+        self.best()
     }
 
     fn is_in_best_chain(&self, block: Tip) -> Result<bool, ChainError> {
@@ -287,7 +301,6 @@ impl Chain for CoreChain {
 
     fn unspent(&self, script: &Script) -> Result<Vec<Utxo>, ChainError> {
         self.steady(|index, _, deadline| {
-            let start = index.headers.start;
             let history = index.history(&self.client, script, deadline)?;
             let mempool = activity(&self.client, &[], &[script.to_owned()])?;
             let mut waiting: HashMap<Txid, Transaction> = HashMap::new();
@@ -306,7 +319,7 @@ impl Chain for CoreChain {
             );
             let known: HashMap<_, _> = known.collect();
             for event in mempool.iter().filter(|event| *event.script == *script) {
-                event.check(&known, start)?;
+                event.check(&known, self.start_height)?;
             }
             Ok(unspent(script, history, &waiting))
         })
@@ -380,6 +393,24 @@ impl Chain for CoreChain {
             let located = self.locate(index, txid, deadline)?;
             Ok(located.map(|located| located.transaction))
         })
+    }
+
+    fn fee_rate(&self, blocks: u16) -> Result<Option<u64>, ChainError> {
+        let target = blocks.clamp(1, MAX_FEE_TARGET);
+        let estimate: FeeEstimate = self.client.call("estimatesmartfee", &json!([target]))?;
+        let rate = match estimate.feerate {
+            Some(rate) => rate,
+            None if !estimate.errors.is_empty() => return Ok(None),
+            None => {
+                return Err(ChainError::garbage(
+                    "got neither a fee rate nor a reason for none",
+                ));
+            }
+        };
+        let per_kvb = Amount::from_btc(rate).map_err(|error| {
+            ChainError::garbage(format_args!("got a fee rate of {rate} BTC/kvB: {error}"))
+        })?;
+        checked_fee_rate(per_kvb.to_sat().div_ceil(1_000)).map(Some)
     }
 
     fn broadcast(&self, transaction: &Transaction) -> Result<(), BroadcastError> {

@@ -10,7 +10,9 @@
     reason = "a test fails by panicking"
 )]
 
-use beacon_chain::{BroadcastError, Chain, ConfirmedSpend, OutputStatus, Tip, TransactionStatus};
+use beacon_chain::{
+    BroadcastError, Chain, ConfirmedSpend, MAX_FEE_RATE, OutputStatus, Tip, TransactionStatus,
+};
 use bitcoin::absolute::LockTime;
 use bitcoin::constants::genesis_block;
 use bitcoin::hashes::{Hash as _, sha256};
@@ -109,6 +111,7 @@ pub(crate) fn refusal(result: Result<(), BroadcastError>) -> String {
 /// as they do not mine meanwhile.
 pub(crate) fn contract(chain: &dyn Chain, control: &dyn RegtestControl) {
     knows_its_network_and_nothing_of_strangers(chain);
+    estimates_fees_or_says_that_it_cannot(chain);
     follows_a_deposit_into_a_block(chain, control);
     refuses_what_consensus_refuses(chain, control);
     reports_the_spender_and_refuses_a_second_one(chain, control);
@@ -136,6 +139,14 @@ fn knows_its_network_and_nothing_of_strangers(chain: &dyn Chain) {
             .unwrap(),
         []
     );
+}
+
+fn estimates_fees_or_says_that_it_cannot(chain: &dyn Chain) {
+    for blocks in [0, 1, 6, 144, 1_008, u16::MAX] {
+        let rate = chain.fee_rate(blocks).unwrap();
+        let bounded = rate.is_none_or(|rate| (1..=MAX_FEE_RATE).contains(&rate));
+        assert!(bounded, "{blocks} blocks: {rate:?}");
+    }
 }
 
 fn follows_a_deposit_into_a_block(chain: &dyn Chain, control: &dyn RegtestControl) {

@@ -320,6 +320,10 @@ mod tests {
             Err(ChainError::unavailable("not asked for"))
         }
 
+        fn fee_rate(&self, _: u16) -> Result<Option<u64>, ChainError> {
+            Err(ChainError::unavailable("not asked for"))
+        }
+
         fn broadcast(&self, _: &Transaction) -> Result<(), BroadcastError> {
             Err(BroadcastError::unavailable("not asked for"))
         }
