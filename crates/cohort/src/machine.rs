@@ -8,12 +8,13 @@
 
 use std::fmt;
 
+use beacon_signal::Index;
 use bitcoin::{BlockHash, OutPoint, ScriptBuf, Transaction, TxOut, Txid};
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::ids::{CohortId, PeerId, Timestamp};
-use crate::message::{Message, shortened};
+use crate::message::{DidContest, Message, shortened};
 use crate::signer::{SignerAnswer, SignerRequest};
 
 /// A participant or a coordinator, without IO.
@@ -79,6 +80,8 @@ pub enum Input<C> {
     Chain(ChainFact),
     /// What the signer answered.
     Signer(SignerAnswer),
+    /// Whether a peer controls a DID.
+    Control(ControlAnswer),
     /// The process has started: everything that lived in memory only is gone.
     Restarted,
     /// Nothing new but the time.
@@ -171,6 +174,43 @@ pub enum Effect {
     },
     /// Ask the signer. Its answer comes back as [`Input::Signer`].
     Sign(SignerRequest),
+    /// Find out whether a peer controls a DID. The answer comes back as [`Input::Control`].
+    ProveControl(Box<ControlQuestion>),
+}
+
+/// A claim to control a DID, to be judged by whoever knows the DID's method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlQuestion {
+    /// Of the DID.
+    pub index: Index,
+    /// Who claims it.
+    pub peer: PeerId,
+    /// The claim: [`statement::control`](crate::statement::control), signed by a key that may update the newest document.
+    pub contest: DidContest,
+}
+
+/// The judgement of a [`ControlQuestion`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlAnswer {
+    /// The cohort.
+    pub cohort: CohortId,
+    /// Of the DID.
+    pub index: Index,
+    /// Who claims it.
+    pub peer: PeerId,
+    /// Whether it does.
+    pub verdict: ControlVerdict,
+}
+
+/// Whether a peer controls a DID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlVerdict {
+    /// It does.
+    Proven,
+    /// It did not show that it does, and why.
+    Unproven(String),
+    /// That could not be found out now, and why.
+    Unavailable(String),
 }
 
 /// What a machine wants to hear about from the chain. Derived from its state, so nothing needs restoring.
@@ -380,6 +420,8 @@ codes! {
     IndexCount = "e.m.index-count", Misbehaved;
     /// Another member answers for this index.
     IndexTaken = "e.m.index-taken", Unexpected;
+    /// The sender lost the contest of an index.
+    ControlUnproven = "e.m.control-unproven", Misbehaved;
     /// An index that the sender did not register.
     UnknownIndex = "e.m.unknown-index", Misbehaved;
     /// Not what the member computed itself.

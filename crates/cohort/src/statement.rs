@@ -51,6 +51,24 @@ pub fn possession(cohort: CohortId, did: &PeerId, key: &CohortKey, terms: &Terms
     )
 }
 
+/// "I control this DID, and contest its index in this cohort": cohort id (16 bytes) ‖ length of the sender's DID (4 bytes,
+/// big endian) ‖ the sender's DID (UTF-8) ‖ length of the DID (4, big endian) ‖ the DID (UTF-8), tag
+/// `beacon-cohort/proof-of-control/1`. Signed by a key of the DID's document, not by the cohort key.
+pub fn control(cohort: CohortId, sender: &PeerId, did: &str) -> Statement {
+    let length = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let sender = sender.as_str();
+    tagged(
+        "beacon-cohort/proof-of-control/1",
+        &[
+            cohort.0.as_bytes(),
+            &length(sender),
+            sender.as_bytes(),
+            &length(did),
+            did.as_bytes(),
+        ],
+    )
+}
+
 /// "These are my public nonces": session id (16 bytes) ‖ number of inputs (4, big endian) ‖ sighash of each
 /// input (32) ‖ public nonce of each input (66), tag `beacon-cohort/nonce-contribution/1`.
 pub fn nonces(
@@ -146,6 +164,10 @@ mod tests {
             (
                 partials(session, &sighashes, &[aggregated; 2], &[partial, partial]).0,
                 "de409d20d7f760eb128981b5ee69090d6f599b0542f3b1aa3df4ebd3fc54540c",
+            ),
+            (
+                control(cohort, &did, "did:btcr2:k1q").0,
+                "2472244ba2189016725c77273f2bd85de41b5b96fed98a3f100bccabe140c5e5",
             ),
             (
                 cohort_ack(&terms, &[key, key], "bcrt1p").0,

@@ -19,3 +19,5 @@ print("possession", tagged("beacon-cohort/proof-of-possession/1", cohort + len(d
 print("nonces", tagged("beacon-cohort/nonce-contribution/1", head + G * 4).hex())
 print("partials", tagged("beacon-cohort/partial-signature/2", head + (G + bytes(33)) * 2 + b"\4" * 64).hex())
 print("cohort_ack", sha(terms + G * 2 + b"bcrt1p").hex())
+other = b"did:btcr2:k1q"
+print("control", tagged("beacon-cohort/proof-of-control/1", cohort + len(did).to_bytes(4, "big") + did + len(other).to_bytes(4, "big") + other).hex())

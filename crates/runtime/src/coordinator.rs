@@ -238,7 +238,7 @@ impl Agent for CoordinatorAgent {
                 )
             }
             Input::Message { from, message, .. } => match message {
-                Message::Subscribe(_) => true,
+                Message::Subscribe(_) | Message::DidContest(_) => true,
                 // A sign of life of somebody who has a seat.
                 Message::OptIn(body) => {
                     let known = machine.state().cohorts.get(&body.cohort_id);

@@ -19,6 +19,7 @@ pub mod outbox;
 mod params;
 pub mod participant;
 pub mod proofs;
+mod prover;
 pub mod rates;
 pub mod resolve;
 pub mod settings;

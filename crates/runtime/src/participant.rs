@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use beacon_cohort::announcement::Announcement;
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
-use beacon_cohort::machine::Input;
+use beacon_cohort::machine::{Code, Input};
 use beacon_cohort::message::{Message, Subscribe};
 use beacon_cohort::participant::{
-    Candidate, Command, Event, LeafSecret, Membership, Participant, Policy, Progress, Stage,
+    Candidate, Claim, Command, Event, LeafSecret, Membership, Participant, Policy, Progress, Stage,
     Standing,
 };
 use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
@@ -336,6 +336,7 @@ impl Agent for ParticipantAgent {
                 command,
                 Command::Subscribe { .. }
                     | Command::Join { .. }
+                    | Command::Contest { .. }
                     | Command::RequestUpdate { .. }
                     | Command::AnnounceSingleton { .. }
             ),
@@ -455,7 +456,12 @@ fn cohort_view(cohort: &Membership) -> Value {
         value["handle"] = json!(cohort.handle); // What its events are written under.
     }
     match &cohort.stage {
-        Stage::Out(code, comment) => value["reason"] = json!({ "code": code, "comment": comment }),
+        Stage::Out(code, comment) => {
+            value["reason"] = json!({ "code": code, "comment": comment });
+            if code == Code::IndexTaken.as_str() {
+                value["reason"]["next"] = json!(CONTEST);
+            }
+        }
         Stage::Dissolved(code) => {
             value["reason"] = json!({
                 "code": code,
@@ -463,6 +469,23 @@ fn cohort_view(cohort: &Membership) -> Value {
             });
         }
         _ => {}
+    }
+    if !cohort.refused.is_empty() {
+        value["refused"] = json!(cohort.refused);
+        if cohort.refused.values().any(|code| code == "index-taken") {
+            value["next"] = json!(CONTEST);
+        }
+    }
+    if !cohort.contests.is_empty() {
+        let claim = |claim: &Claim| {
+            let result = match &claim.result {
+                None => "waits for the coordinator",
+                Some(Ok(())) => "won: `join` with the DID",
+                Some(Err(code)) => code,
+            };
+            json!({ "did": claim.did, "result": result })
+        };
+        value["contests"] = cohort.contests.values().map(claim).collect();
     }
     if let Some(before) = cohort.succeeds {
         value["succeeds"] = json!(before);
@@ -487,6 +510,9 @@ fn cohort_view(cohort: &Membership) -> Value {
     }
     value
 }
+
+/// What to do where somebody else has registered the index of a DID of ours.
+const CONTEST: &str = "another member answers for one of these DIDs: if it is yours, `did contest --cohort ID --did DID` proves that, and puts the other member out. The coordinator learns the DID by it; who contests without controlling the DID is out";
 
 /// What shows that the state is not the newest, and what follows; `None` where nothing does.
 fn rollback_view(cohort: &Membership) -> Option<Value> {

@@ -195,17 +195,25 @@ impl Options {
                 one_line(&fault)
             ),
         };
+        let file = config::File::from(path).format(config::FileFormat::Toml);
+        let file = config::Config::builder().add_source(file.required(named));
+        let file = file.build().and_then(config::Config::try_deserialize);
+        let file = file.map_err(fault)?;
+        let below = environment.upon(file).map_err(fault)?;
+        self.upon(below).map_err(fault)
+    }
+
+    /// These options, and those below where there are none.
+    fn upon(&self, mut below: Self) -> Result<Self, config::ConfigError> {
+        if self.chain_url.is_some() {
+            // What is at another URL has to be said again: a node's password is for no other server.
+            below.chain = None;
+        }
         config::Config::builder()
-            .add_source(
-                config::File::from(path)
-                    .format(config::FileFormat::Toml)
-                    .required(named),
-            )
-            .add_source(config::Config::try_from(environment).map_err(fault)?)
-            .add_source(config::Config::try_from(&self).map_err(fault)?)
-            .build()
-            .and_then(config::Config::try_deserialize)
-            .map_err(fault)
+            .add_source(config::Config::try_from(&below)?)
+            .add_source(config::Config::try_from(self)?)
+            .build()?
+            .try_deserialize()
     }
 
     /// Checks every value and fills in the defaults.
@@ -391,6 +399,42 @@ mod tests {
         };
         assert_eq!(config.limits, limits);
         assert_eq!(config.transport.heartbeat, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_password_of_a_node_is_for_no_url_that_was_named_elsewhere() {
+        let (_dir, path) = file(
+            "chain = \"bitcoind\"\nchain_url = \"http://127.0.0.1:8332\"\nchain_cookie_file = \"/cookie\"\n",
+        );
+        let come_to = |flags: &Options, environment: &Options| {
+            let options = flags.clone().over(environment, &path, true).unwrap();
+            options.resolve().map(|config| config.chain)
+        };
+        let none = Options::default();
+        let elsewhere = Options {
+            chain_url: Some("http://198.51.100.1:8332".to_owned()),
+            ..Options::default()
+        };
+        assert!(matches!(
+            come_to(&none, &none),
+            Ok(Some(Source::Bitcoind { .. }))
+        ));
+        for (flags, environment) in [(&elsewhere, &none), (&none, &elsewhere)] {
+            let error = come_to(flags, environment).unwrap_err().to_string();
+            assert!(
+                error.starts_with("chain: got none with chain_cookie_file"),
+                "{error}"
+            );
+        }
+        let said = Options {
+            chain: Some(SourceKind::Esplora),
+            ..elsewhere
+        };
+        let url = said.chain_url.clone().unwrap();
+        assert_eq!(
+            come_to(&said, &none).unwrap(),
+            Some(Source::Esplora { url })
+        );
     }
 
     #[test]

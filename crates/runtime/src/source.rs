@@ -32,7 +32,7 @@ pub enum SourceKind {
 #[derive(Args, Clone, Debug, Default)]
 pub struct SourceArgs {
     /// What is at the URL: esplora or bitcoind, whose other options are those of the configuration [default: the
-    /// configuration's `chain`]
+    /// configuration's `chain`; beside --chain-url: esplora]
     #[arg(long, value_name = "KIND")]
     pub(crate) chain: Option<SourceKind>,
     /// Base URL of an Esplora server or a node, for the DID's network [default: the configuration's `chain_url`]

@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use beacon_chain::{BroadcastError, Chain, ChainError, OutputStatus, TransactionStatus};
 use beacon_cohort::machine::{
-    BroadcastOutcome, ChainFact, Fund, OutputView, TransactionView, Watches,
+    BroadcastOutcome, ChainFact, ControlAnswer, ControlQuestion, Fund, OutputView, TransactionView,
+    Watches,
 };
 use bitcoin::{BlockHash, Transaction};
 use tokio::sync::mpsc::Sender;
+
+use crate::prover::Prover;
 
 /// What the watcher reports.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub enum Report {
     Fact(ChainFact),
     /// The source answers again (`None`), or why it does not.
     Status(Option<String>),
+    /// Whether a peer controls a DID.
+    Control(ControlAnswer),
     /// The source is for another network; nothing of it may be believed.
     WrongNetwork {
         /// Its genesis block.
@@ -39,6 +44,7 @@ enum Order {
 #[derive(Debug)]
 pub struct Watcher {
     orders: SyncSender<Order>,
+    prover: Prover,
 }
 
 /// Orders that wait while the source is being asked.
@@ -52,6 +58,7 @@ impl Watcher {
         interval: Duration,
         reports: Sender<Report>,
     ) -> std::io::Result<Self> {
+        let prover = Prover::start(Arc::clone(&chain), reports.downgrade())?;
         let (orders, inbox) = mpsc::sync_channel(MAX_ORDERS);
         let mut thread = Thread {
             chain,
@@ -81,7 +88,7 @@ impl Watcher {
                     }
                 }
             })?;
-        Ok(Self { orders })
+        Ok(Self { orders, prover })
     }
 
     /// Watches this from now on. `false` when the thread is too busy: try again.
@@ -94,6 +101,14 @@ impl Watcher {
     #[must_use]
     pub fn broadcast(&self, tx: Transaction) -> bool {
         self.orders.try_send(Order::Broadcast(tx)).is_ok()
+    }
+}
+
+impl Watcher {
+    /// Has a peer's claim to a DID judged. `false` when too many wait: it is asked again.
+    #[must_use]
+    pub fn judge(&self, question: ControlQuestion) -> bool {
+        self.prover.ask(question)
     }
 }
 

@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitcoin::{OutPoint, Transaction, Txid};
 
 use super::MAX_FUNDS;
+use super::contests::ASK_AGAIN_S;
 use super::event::Event;
-use super::state::{Cohort, Member, Phase, Round, Signal, Stage, Standing, State};
+use super::state::{
+    Cohort, Contest, Member, Outcome, Phase, Round, Signal, Stage, Standing, State,
+};
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::Fund;
 use crate::musig::BeaconKey;
@@ -37,8 +40,11 @@ impl State {
                 succeeds,
             } => {
                 let before = succeeds.and_then(|id| self.cohorts.get_mut(&id));
+                let (mut proven, mut excluded) = (BTreeMap::new(), BTreeSet::new());
                 if let Some(before) = before {
                     before.successor = Some(*cohort);
+                    proven.clone_from(&before.proven);
+                    excluded.clone_from(&before.excluded);
                 }
                 self.cohorts.insert(
                     *cohort,
@@ -64,6 +70,10 @@ impl State {
                         foreign_spends: BTreeMap::new(),
                         doubt: None,
                         later_rounds: BTreeMap::new(),
+                        contests: BTreeMap::new(),
+                        contested: BTreeMap::new(),
+                        proven,
+                        excluded,
                         abandoned: Vec::new(),
                         strikes: Vec::new(),
                     },
@@ -161,13 +171,17 @@ impl Cohort {
                 self.phase = Phase::Set;
                 self.round.since = *at;
             }
-            Event::CohortFailed { reason, .. } => self.phase = Phase::Failed(reason.clone()),
+            Event::CohortFailed { reason, .. } => {
+                self.phase = Phase::Failed(reason.clone());
+                self.contests.clear();
+            }
             Event::CohortDissolved {
                 without, reason, ..
             } => {
                 self.phase = Phase::Dissolved(reason.clone());
                 self.without.clone_from(without);
                 self.session = None;
+                self.contests.clear();
                 self.round.stage = Stage::Stopped {
                     reason: reason.clone(),
                 };
@@ -209,6 +223,52 @@ impl Cohort {
                 if let Some(session) = &mut self.session {
                     session.outdated = true;
                 }
+            }
+            event => self.apply_contest(event),
+        }
+    }
+
+    fn apply_contest(&mut self, event: &Event) {
+        match event {
+            Event::IndexContested {
+                index,
+                peer,
+                contest,
+                at,
+                ..
+            } => {
+                self.contested.retain(|_, made| made.is_recent(*at));
+                self.contested.entry(peer.clone()).or_default().add(*at);
+                let contest = Contest {
+                    peer: peer.clone(),
+                    body: (**contest).clone(),
+                    tries: 1,
+                    again: at.after(ASK_AGAIN_S),
+                };
+                self.contests.insert(*index, contest);
+            }
+            Event::ContestAsked { index, at, .. } => {
+                if let Some(contest) = self.contests.get_mut(index) {
+                    contest.tries = contest.tries.saturating_add(1);
+                    contest.again = at.after(ASK_AGAIN_S);
+                }
+            }
+            Event::ContestSettled {
+                index,
+                peer,
+                outcome,
+                ..
+            } => {
+                self.contests.remove(index);
+                let loser = self.loser(index, peer, *outcome);
+                if *outcome == Outcome::Proven {
+                    self.proven.insert(*index, peer.clone());
+                }
+                if self.phase == Phase::Advertised {
+                    self.members
+                        .retain(|member, _| loser.as_ref() != Some(member));
+                }
+                self.excluded.extend(loser);
             }
             event => self.apply_round(event),
         }

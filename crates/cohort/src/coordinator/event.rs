@@ -10,10 +10,11 @@ use beacon_signal::{Index, Root};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
+use super::state::Outcome;
 use crate::evidence::Evidence;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Fund;
-use crate::message::{Leaf, SpentOutput, Subscribe};
+use crate::message::{DidContest, Leaf, SpentOutput, Subscribe};
 use crate::terms::AgreedTerms;
 use crate::values::{
     AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature, transaction_hex,
@@ -91,6 +92,28 @@ pub enum Event {
         cohort: CohortId,
         peer: PeerId,
         indexes: BTreeSet<Index>,
+    },
+    /// A peer claims to control the DID of an index that another one answers for.
+    IndexContested {
+        cohort: CohortId,
+        index: Index,
+        peer: PeerId,
+        contest: Box<DidContest>,
+        at: Timestamp,
+    },
+    /// That is being found out once more.
+    ContestAsked {
+        cohort: CohortId,
+        index: Index,
+        at: Timestamp,
+    },
+    /// It was found out. Who lost is out of the cohort.
+    ContestSettled {
+        cohort: CohortId,
+        index: Index,
+        peer: PeerId,
+        outcome: Outcome,
+        reason: String,
     },
     /// The unspent outputs of the beacon address changed.
     FundsSeen { cohort: CohortId, funds: Vec<Fund> },
@@ -283,6 +306,9 @@ impl Event {
             | Self::CohortDissolved { cohort, .. }
             | Self::Acknowledged { cohort, .. }
             | Self::IndexesRegistered { cohort, .. }
+            | Self::IndexContested { cohort, .. }
+            | Self::ContestAsked { cohort, .. }
+            | Self::ContestSettled { cohort, .. }
             | Self::FundsSeen { cohort, .. }
             | Self::LeavesGiven { cohort, .. }
             | Self::RoundRequested { cohort }

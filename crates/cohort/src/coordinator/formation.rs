@@ -122,6 +122,7 @@ impl Coordinator {
                 ))
             };
         }
+        cohort.check_excluded(&peer)?;
         if cohort.phase != Phase::Advertised {
             return Err(Rejection::new(
                 Code::CohortSet,
@@ -183,7 +184,7 @@ impl Coordinator {
                 format!("1 to {max}, none twice"),
             ));
         }
-        if let Some(taken) = cohort.indexes().find(|index| indexes.contains(index)) {
+        if let Some(taken) = indexes.iter().find(|index| cohort.is_taken(index, &peer)) {
             let expected = "indexes that no other member answers for";
             return Err(Rejection::new(
                 Code::IndexTaken,

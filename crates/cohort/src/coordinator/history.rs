@@ -50,7 +50,7 @@ impl Coordinator {
                 Some("cohort-over")
             } else if !matches!(cohort.round.stage, Stage::Waiting) {
                 Some(ROUND_OPEN)
-            } else if cohort.indexes().any(|taken| *taken == index) {
+            } else if cohort.is_taken(&index, peer) {
                 Some("index-taken")
             } else if room == 0 {
                 Some("too-many-indexes")
@@ -100,6 +100,7 @@ impl Coordinator {
         let result = RegistrationResult {
             cohort_id: cohort.id,
             results,
+            contest: false,
             signals: history.signals,
             maps: history.maps,
             next_round: history.next_round,

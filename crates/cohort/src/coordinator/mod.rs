@@ -9,6 +9,7 @@ mod apply_session;
 mod chain;
 mod commands;
 mod commitment;
+mod contests;
 mod event;
 mod formation;
 mod history;
@@ -24,8 +25,8 @@ use rand_core::CryptoRng;
 
 pub use event::Event;
 pub use state::{
-    Abandoned, Cohort, Contribution, Declines, GivenNonces, Member, Phase, Round, Session, Signal,
-    Stage, Standing, State, Strike,
+    Abandoned, Cohort, Contest, Contribution, Declines, GivenNonces, Member, Outcome, Phase, Round,
+    Session, Signal, Stage, Standing, State, Strike,
 };
 
 use crate::ids::{CohortId, PeerId, Timestamp};
@@ -174,6 +175,7 @@ impl Coordinator {
             Message::OptOut(body) => self.opt_out(from, body.cohort_id, now),
             Message::CohortAck(body) => self.cohort_ack(from, &body),
             Message::DidRegistration(body) => self.did_registration(&from, body, now),
+            Message::DidContest(body) => self.did_contest(&from, body, now),
             Message::RequestSignature(body) => {
                 let data = Some(body.data);
                 self.leaves(from, body.cohort_id, body.round, body.leaves, data, now)
@@ -213,6 +215,7 @@ impl Machine for Coordinator {
                 from, cohort, code, ..
             } => Ok(self.problem(&from, cohort, &code)),
             Input::Restarted => Ok(self.restarted(now)),
+            Input::Control(answer) => Ok(self.control(answer, now, rng)),
             Input::Signer(_) => Ok(Step::nothing()), // A coordinator has none.
         }
     }

@@ -33,6 +33,12 @@ impl Coordinator {
     }
 
     fn progress_of(&self, cohort: &Cohort, now: Timestamp, rng: &mut dyn CryptoRng) -> Step<Event> {
+        if !cohort.is_over() {
+            let step = Self::progress_contests(cohort, now, rng);
+            if !step.is_empty() {
+                return step;
+            }
+        }
         match cohort.phase {
             Phase::Advertised => Self::progress_formation(cohort, now),
             Phase::Set if acknowledgements_end(cohort) <= now => {
@@ -243,7 +249,8 @@ impl Coordinator {
                 (None, Stage::Stopped { .. }) => None,
             },
         };
-        retry.into_iter().chain(next).min()
+        let contests = cohort.contests.values().map(|contest| contest.again);
+        retry.into_iter().chain(next).chain(contests).min()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::evidence::{Evidence, SignedNonces, SignedPartials};
 use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Fund;
-use crate::message::{SpentOutput, Subscribe};
+use crate::message::{DidContest, SpentOutput, Subscribe};
 use crate::musig::BeaconKey;
 use crate::review::DeclineCode;
 use crate::terms::{AgreedTerms, BeaconType};
@@ -91,10 +91,47 @@ pub struct Cohort {
     /// Rounds that members asked for before this log came to them, by member.
     #[serde(default)]
     pub later_rounds: BTreeMap<PeerId, u64>,
+    /// Contests that are not settled, by index.
+    #[serde(default)]
+    pub contests: BTreeMap<Index, Contest>,
+    /// Who contested within the last hour.
+    #[serde(default)]
+    pub contested: BTreeMap<PeerId, Hourly>,
+    /// Who proved control of the DIDs of these indexes: they are nobody else's here, and in the cohorts that follow.
+    #[serde(default)]
+    pub proven: BTreeMap<Index, PeerId>,
+    /// Who lost a contest, here or in a cohort before.
+    #[serde(default)]
+    pub excluded: BTreeSet<PeerId>,
     /// Why sessions ended without a signature, newest last; the last 32.
     pub abandoned: Vec<Abandoned>,
     /// Who failed, newest last; the last 256.
     pub strikes: Vec<Strike>,
+}
+
+/// A peer's claim to an index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contest {
+    /// Who.
+    pub peer: PeerId,
+    /// What it sent.
+    pub body: DidContest,
+    /// How often it was asked about.
+    pub tries: u32,
+    /// When it is asked about again.
+    pub again: Timestamp,
+}
+
+/// The end of a contest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The contester controls the DID.
+    Proven,
+    /// It did not show that it does.
+    Unproven,
+    /// That could not be found out.
+    Unavailable,
 }
 
 /// One member.

@@ -50,11 +50,12 @@ impl Coordinator {
             }
             Phase::Failed(_) | Phase::Dissolved(_) => false,
         });
-        if matters {
+        let step = if matters {
             Step::event(Event::Restarted { at: now })
         } else {
             Step::nothing()
-        }
+        };
+        self.open_questions().fold(step, Step::with)
     }
 
     /// Those who are struck for a deadline that they missed. Nobody, where it was ours: we were started meanwhile, or most of

@@ -9,6 +9,7 @@ use super::SpentOutput;
 use crate::announcement::Announcement;
 use crate::evidence::SignedPartials;
 use crate::ids::{CohortId, SessionId};
+use crate::machine::{Code, Rejection};
 use crate::terms::{BeaconType, BtcNetwork};
 use crate::values::{AckHash, CohortKey, StatementSignature, TermsHash, transaction_hex};
 
@@ -120,6 +121,48 @@ pub struct DidRegistration {
 /// The code of an [`IndexResult`] that is refused for as long as a round is collecting or signing.
 pub const ROUND_OPEN: &str = "round-open";
 
+/// Body of `keygen/did_contest`: another member answers for a DID that this peer controls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DidContest {
+    /// The cohort.
+    pub cohort_id: CohortId,
+    /// The DID. The coordinator learns it.
+    pub did: String,
+    /// What is needed to resolve the DID: the sidecar data of the DID's method, as JSON text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<String>,
+    /// Id of the verification method that signs: one that may update the newest document.
+    pub method: String,
+    /// See [`crate::statement::control`].
+    pub signature: StatementSignature,
+}
+
+impl DidContest {
+    /// Most bytes of the DID, and of the method's id.
+    pub const MAX_ID: usize = 2_048;
+    /// Most bytes of sidecar data: they go to the coordinator's log.
+    pub const MAX_SIDECAR: usize = 128 * 1024;
+
+    /// Refuses what is too long.
+    pub(crate) fn check_length(&self, code: Code) -> Result<(), Rejection> {
+        let sidecar = self.sidecar.as_ref().map_or(0, String::len);
+        let (did, method) = (self.did.len(), self.method.len());
+        if did <= Self::MAX_ID && method <= Self::MAX_ID && sidecar <= Self::MAX_SIDECAR {
+            return Ok(());
+        }
+        Err(Rejection::new(
+            code,
+            format!("a DID of {did} bytes, a method of {method} and sidecar data of {sidecar}"),
+            format!(
+                "at most {}, {} and {}",
+                Self::MAX_ID,
+                Self::MAX_ID,
+                Self::MAX_SIDECAR
+            ),
+        ))
+    }
+}
+
 /// Body of `keygen/registration_result`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistrationResult {
@@ -127,6 +170,9 @@ pub struct RegistrationResult {
     pub cohort_id: CohortId,
     /// One entry for each index that was asked for.
     pub results: Vec<IndexResult>,
+    /// Whether this settles a contest: an index that is the peer's by it is not registered yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub contest: bool,
     /// Where it was asked for: every transaction of the rounds asked for, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signals: Vec<SignalRecord>,

@@ -118,6 +118,8 @@ messages! {
     DidRegistration = "keygen/did_registration";
     /// C→P: which of them were accepted.
     RegistrationResult = "keygen/registration_result";
+    /// P→C: this DID is mine, whoever answers for it.
+    DidContest = "keygen/did_contest";
     /// C→P: a round is open; answer for your indexes.
     UpdateOpportunity = "sign/update_opportunity";
     /// P→C: updates to announce.
@@ -169,6 +171,7 @@ impl Message {
             Self::CohortSet(m) => (Some(m.cohort_id), None),
             Self::CohortAck(m) => (Some(m.cohort_id), None),
             Self::DidRegistration(m) => (Some(m.cohort_id), None),
+            Self::DidContest(m) => (Some(m.cohort_id), None),
             Self::RegistrationResult(m) => (Some(m.cohort_id), None),
             Self::UpdateOpportunity(m) => (Some(m.cohort_id), None),
             Self::RequestSignature(m) => (Some(m.cohort_id), None),
@@ -192,7 +195,7 @@ impl Message {
             Self::OptIn(_) => &["keygen/cohort_advert"],
             Self::CohortSet(_) => &["keygen/opt_in"],
             Self::CohortAck(_) => &["keygen/cohort_set"],
-            Self::RegistrationResult(_) => &["keygen/did_registration"],
+            Self::RegistrationResult(body) if !body.contest => &["keygen/did_registration"],
             Self::NonceContribution(_) => &["sign/authorization_request"],
             Self::AggregatedNonces(_) => &["sign/nonce_contribution"],
             Self::SignatureAuthorization(_) => &["sign/aggregated_nonce"],

@@ -6,11 +6,12 @@ use beacon_signal::Index;
 
 use super::event::Event;
 use super::state::{
-    Candidate, Ended, MAX_ENDED, Membership, Offered, Progress, Relationship, Session, Stage,
-    Standing, State,
+    Candidate, Claim, Ended, MAX_ENDED, Membership, Offered, Progress, Relationship, Session,
+    Stage, Standing, State,
 };
 use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
+use crate::machine::Code;
 use crate::musig::BeaconKey;
 use crate::terms::AgreedTerms;
 
@@ -124,6 +125,8 @@ impl Membership {
             proof: None,
             dids: BTreeMap::new(),
             registering: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            contests: BTreeMap::new(),
             beacon: None,
             round: 1,
             queued: BTreeMap::new(),
@@ -181,6 +184,27 @@ impl Membership {
             Event::RegistrationRequested { dids, .. } => {
                 self.registering
                     .extend(dids.iter().map(|(index, did)| (*index, did.clone())));
+                self.refused
+                    .retain(|refused, _| !dids.values().any(|did| did == refused));
+            }
+            Event::ContestSent { index, did, .. } => {
+                let (did, result) = (did.clone(), None);
+                self.contests.insert(*index, Claim { did, result });
+            }
+            Event::ContestAnswered {
+                index,
+                accepted,
+                code,
+                ..
+            } => {
+                if let Some(claim) = self.contests.get_mut(index) {
+                    claim.result = Some(if *accepted { Ok(()) } else { Err(code.clone()) });
+                }
+                // It was refused for this index, perhaps, and can be joined now.
+                let taken = Code::IndexTaken.as_str();
+                if *accepted && matches!(&self.stage, Stage::Out(code, _) if code == taken) {
+                    self.stage = Stage::Advertised;
+                }
             }
             Event::Registered {
                 accepted, refused, ..
@@ -192,6 +216,15 @@ impl Membership {
                         if fixed {
                             self.leaves.remove(index); // It was never sent, and comes too late for the root.
                         }
+                    }
+                }
+                for (index, code) in refused {
+                    if let Some(did) = self
+                        .registering
+                        .get(index)
+                        .filter(|_| self.refused.len() < 64)
+                    {
+                        self.refused.insert(did.clone(), code.clone());
                     }
                 }
                 let refused = |index: &Index| refused.contains_key(index);

@@ -44,6 +44,7 @@ impl Participant {
                 ))
             }
             Command::Join { cohort, dids } => self.join(self.named(cohort)?, &dids, now),
+            Command::Contest { cohort, claim } => Self::contest(self.named(cohort)?, claim, now),
             Command::Leave { cohort } => Self::leave(self.named(cohort)?, now),
             Command::RequestUpdate {
                 cohort,

@@ -118,6 +118,19 @@ pub enum Event {
         accepted: Vec<Index>,
         refused: BTreeMap<Index, String>,
     },
+    /// We claim a DID that another member answers for.
+    ContestSent {
+        cohort: CohortId,
+        index: Index,
+        did: String,
+    },
+    /// How that ended. Accepted: the index is ours, to opt in with or to register.
+    ContestAnswered {
+        cohort: CohortId,
+        index: Index,
+        accepted: bool,
+        code: String,
+    },
     /// The coordinator is asked what was signed in this round and later, and for the proofs of it.
     ProofsRequested {
         cohort: CohortId,
@@ -350,6 +363,8 @@ impl Event {
             | Self::CohortRefused { cohort, .. }
             | Self::RegistrationRequested { cohort, .. }
             | Self::Registered { cohort, .. }
+            | Self::ContestSent { cohort, .. }
+            | Self::ContestAnswered { cohort, .. }
             | Self::UpdateQueued { cohort, .. }
             | Self::LeavesChosen { cohort, .. }
             | Self::SignalProposed { cohort, .. }

@@ -237,6 +237,12 @@ impl Participant {
         body: &RegistrationResult,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
+        if body.contest {
+            return Ok(Self::contests_settled(
+                self.cohort_of(body.cohort_id, from)?,
+                body,
+            ));
+        }
         let cohort = self.agreed_once(body.cohort_id, from)?;
         let (mut accepted, mut refused) = (BTreeSet::new(), BTreeMap::new());
         let mut waits = false;

@@ -8,6 +8,7 @@ mod apply;
 mod apply_signals;
 mod chain;
 mod commands;
+mod contests;
 mod derive;
 mod endings;
 mod event;
@@ -32,13 +33,13 @@ pub use derive::LeafSecret;
 pub use event::{Event, RollbackEvidence};
 pub use singleton::SingletonSignal;
 pub use state::{
-    Candidate, Ended, ForeignSpend, Inquiry, Membership, Offered, Progress, Quarantine,
+    Candidate, Claim, Ended, ForeignSpend, Inquiry, Membership, Offered, Progress, Quarantine,
     Relationship, Session, Stage, Standing, State, Unproven,
 };
 
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::{Code, Input, Machine, Rejection, Step, Watches};
-use crate::message::{Message, Subscribe};
+use crate::message::{DidContest, Message, Subscribe};
 use crate::terms::BtcNetwork;
 
 /// What the user sets: what is done without asking.
@@ -99,6 +100,13 @@ pub enum Command {
     Leave {
         /// Which.
         cohort: CohortId,
+    },
+    /// Claim a DID that another member answers for. The coordinator learns the DID, and who loses is out.
+    Contest {
+        /// Where.
+        cohort: CohortId,
+        /// The claim; its cohort id is the one of `cohort`.
+        claim: DidContest,
     },
     /// Announce an update.
     RequestUpdate {
@@ -318,6 +326,7 @@ impl Machine for Participant {
             Input::Command(command) => self.command(command, now),
             Input::Chain(fact) => Ok(self.chain(fact, now)),
             Input::Signer(answer) => Ok(self.signer(answer, now)),
+            Input::Control(_) => Ok(Step::nothing()), // A participant never asks.
             Input::Restarted => Ok(self.restarted(now)),
             Input::Tick => Ok(self.progress(now)),
         }

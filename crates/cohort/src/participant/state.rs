@@ -104,6 +104,12 @@ pub struct Membership {
     pub dids: BTreeMap<Index, String>,
     /// DIDs that we asked to answer for besides.
     pub registering: BTreeMap<Index, String>,
+    /// DIDs that the coordinator would not register, and why: a code; at most 64.
+    #[serde(default)]
+    pub refused: BTreeMap<String, String>,
+    /// DIDs of which we claim to be the controller, though another member answers for them.
+    #[serde(default)]
+    pub contests: BTreeMap<Index, Claim>,
     /// The key that we computed ourselves when the cohort was set.
     pub beacon: Option<BeaconKey>,
     /// Our round: one more than the last that was published.
@@ -141,6 +147,15 @@ pub struct Membership {
     /// Whether it is over and settled: the chain was asked for the last time.
     #[serde(default)]
     pub settled: bool,
+}
+
+/// Our claim to a DID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The DID.
+    pub did: String,
+    /// Once it is settled: whether the index is ours, or a code.
+    pub result: Option<Result<(), String>>,
 }
 
 /// An output of the beacon that is spent by a transaction that we did not sign, as far as our log goes.

@@ -142,7 +142,7 @@ impl Agent {
             match effect {
                 Effect::Send { message, .. } => sent.push(message),
                 Effect::Report { rejection, .. } => reports.push(rejection.code.to_string()),
-                Effect::Sign(SignerRequest::Forget { .. }) => {}
+                Effect::Sign(SignerRequest::Forget { .. }) | Effect::ProveControl(_) => {}
                 Effect::Sign(_) => signs = true,
                 Effect::Broadcast(_) => panic!("a message makes nobody publish anything"),
             }

@@ -11,7 +11,7 @@ use secp256k1::Keypair;
 use serde_json::{Value, json};
 
 use crate::attempt::Agent;
-use crate::common::{Mail, World, coordinator_id, secret_key};
+use crate::common::{Mail, World, coordinator_id, did, secret_key};
 
 /// A message that was sent, and where it was welcome.
 #[derive(Clone)]
@@ -191,6 +191,9 @@ fn run() -> Life {
     world
         .user(0, Command::FetchProofs { cohort, updates })
         .unwrap();
+    seen.settle(&mut world);
+    let claim = world.claim(0, cohort, &did(1));
+    world.user(0, Command::Contest { cohort, claim }).unwrap();
     seen.settle(&mut world);
     let coordinator = coordinator_id();
     world.user(0, Command::Unsubscribe { coordinator }).unwrap();

@@ -19,11 +19,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_cohort::coordinator::{self, Cohort, Coordinator};
 use beacon_cohort::ids::{CohortId, PeerId, Timestamp};
-use beacon_cohort::machine::{ChainFact, Code, Effect, Input, Machine, Rejection};
-use beacon_cohort::message::{Message, Subscribe, TYPE_PREFIX};
+use beacon_cohort::machine::{
+    ChainFact, Code, ControlAnswer, ControlQuestion, ControlVerdict, Effect, Input, Machine,
+    Rejection,
+};
+use beacon_cohort::message::{DidContest, Message, Subscribe, TYPE_PREFIX};
 use beacon_cohort::participant::{self, LeafSecret, Membership, Participant, Policy};
 use beacon_cohort::signer::{KeyPath, LocalSigner};
-use beacon_cohort::statement::Statement;
+use beacon_cohort::statement::{self, Statement};
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork, Terms};
 use beacon_cohort::values::StatementSignature;
 use beacon_signal::UpdateId;
@@ -135,6 +138,8 @@ pub struct World {
     pub peers: Vec<Peer>,
     pub mail: Vec<Mail>,
     pub chain: Chain,
+    /// What the coordinator wants judged, oldest first.
+    pub questions: Vec<ControlQuestion>,
     /// Everything that was refused, whoever refused it.
     pub rejections: Vec<Rejection>,
     /// The first body of each kind of message that was sent.
@@ -192,6 +197,7 @@ impl World {
             peers,
             mail: Vec::new(),
             chain: Chain::new(),
+            questions: Vec::new(),
             rejections: Vec::new(),
             examples: BTreeMap::new(),
         }
@@ -299,6 +305,37 @@ impl World {
         self.at_coordinator(Input::Message { from, to, message })
     }
 
+    /// A member's claim to a DID, as its user makes it. Nobody looks at the signature here.
+    pub fn claim(&self, number: usize, cohort: CohortId, did: &str) -> DidContest {
+        let pair = secp256k1::Keypair::from_secret_bytes([77; 32]).unwrap();
+        let statement = statement::control(cohort, &self.peers[number].id, did);
+        let signature = secp256k1::schnorr::sign_with_aux_rand(statement.digest(), &pair, &[0; 32]);
+        DidContest {
+            cohort_id: cohort,
+            did: did.to_owned(),
+            sidecar: Some("{}".to_owned()),
+            method: format!("{did}#key"),
+            signature: StatementSignature::from_bytes(&signature.to_byte_array()).unwrap(),
+        }
+    }
+
+    /// Answers the coordinator's oldest question.
+    pub fn judge(&mut self, verdict: ControlVerdict) {
+        let ControlQuestion {
+            index,
+            peer,
+            contest,
+        } = self.questions.remove(0);
+        let cohort = contest.cohort_id;
+        let answer = ControlAnswer {
+            cohort,
+            index,
+            peer,
+            verdict,
+        };
+        self.at_coordinator(Input::Control(answer)).unwrap();
+    }
+
     /// Hands a message to a member as if `from` had been proven to be its sender.
     pub fn tell(
         &mut self,
@@ -321,6 +358,7 @@ impl World {
                     self.at_coordinator(Input::Chain(fact))?;
                 }
                 Effect::Sign(request) => panic!("a coordinator has no signer: {request:?}"),
+                Effect::ProveControl(question) => self.questions.push(*question),
                 effect => self.post(coordinator_id(), effect),
             }
         }
@@ -348,6 +386,7 @@ impl World {
                     let fact = ChainFact::Broadcast { txid, outcome };
                     self.at_peer(number, Input::Chain(fact))?;
                 }
+                Effect::ProveControl(question) => panic!("participants judge nobody: {question:?}"),
                 effect => self.post(id.clone(), effect),
             }
         }
@@ -382,7 +421,9 @@ impl World {
                     rejection,
                 });
             }
-            Effect::Broadcast(_) | Effect::Sign(_) => unreachable!("handled by the role"),
+            Effect::Broadcast(_) | Effect::Sign(_) | Effect::ProveControl(_) => {
+                unreachable!("handled by the role")
+            }
         }
     }
 

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 
 use beacon_cohort::coordinator::{self, Coordinator, Phase};
 use beacon_cohort::ids::PeerId;
-use beacon_cohort::machine::{BroadcastOutcome, ChainFact, Fund, Input, Machine, OutputView};
+use beacon_cohort::machine::{
+    BroadcastOutcome, ChainFact, ControlVerdict, Fund, Input, Machine, OutputView,
+};
 use beacon_cohort::message::{CohortSet, DidRegistration, Subscribe, Unsubscribe};
 use beacon_cohort::musig::BeaconKey;
 use beacon_cohort::participant::{self, Stage};
@@ -19,7 +21,7 @@ use beacon_cohort::values::CohortKey;
 use bitcoin::{Amount, OutPoint, TxOut};
 
 use super::singleton;
-use crate::common::{World, coordinator_id, participant as new_participant};
+use crate::common::{World, coordinator_id, did, participant as new_participant};
 
 /// The version that today's code writes.
 const VERSION: &str = "0.3";
@@ -97,6 +99,13 @@ pub(crate) fn run() -> World {
         world.chain.mine();
         world.settle();
     }
+    let claim = world.claim(0, cohort, &did(0));
+    world
+        .user(0, participant::Command::Contest { cohort, claim })
+        .unwrap();
+    world.settle();
+    world.judge(ControlVerdict::Proven);
+    world.settle();
     world
         .user(
             0,
@@ -240,13 +249,17 @@ fn every_kind_of_event_is_pinned() {
         r#"{"event":"signal_adopted","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002","round":1,"tx":"020000000001000000000000","root":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","proofs":{},"unproven":{}}"#,
         r#"{"event":"proofs_recovered","cohort":"00000000-0000-0000-0000-000000000001","txid":"0000000000000000000000000000000000000000000000000000000000000000","proofs":{},"unproven":{}}"#,
     ];
+    let asked = r#"{"event":"contest_asked","cohort":"00000000-0000-0000-0000-000000000001","index":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at":1}"#;
+    let event: coordinator::Event = serde_json::from_str(asked).unwrap();
+    assert_eq!(serde_json::to_string(&event).unwrap(), asked);
     for line in rare {
         let event: participant::Event = serde_json::from_str(line).unwrap();
         assert_eq!(serde_json::to_string(&event).unwrap(), line);
     }
     let rare = rare.map(str::to_owned);
     let roles = ["coordinator", "coordinator-failures"];
-    let logged = roles.map(|role| lines(VERSION, role)).concat();
+    let mut logged = roles.map(|role| lines(VERSION, role)).concat();
+    logged.push(asked.to_owned());
     assert_eq!(kinds(&logged), all_kinds::<coordinator::Event>());
     let logged = ["participant", "participant-singletons"].map(|role| lines(VERSION, role));
     let logged = [logged.concat(), rare.to_vec()].concat();

@@ -61,7 +61,8 @@ fn every_example_survives_a_round_trip_and_unknown_members_are_ignored() {
 /// A body without a member is refused by that member's name, unless the protocol calls the member optional.
 #[test]
 fn a_missing_member_is_named() {
-    const OPTIONAL: [(&str, &str); 5] = [
+    const OPTIONAL: [(&str, &str); 6] = [
+        ("keygen/did_contest", "sidecar"),
         ("keygen/did_registration", "from_round"),
         ("keygen/registration_result", "signals"),
         ("keygen/subscribe_accept", "label"),

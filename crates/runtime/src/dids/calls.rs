@@ -17,7 +17,7 @@ use super::cohorts::{
     announces, beacon, beacon_in, may_be_added, missing, not_announced, not_set, registered,
     service,
 };
-use super::{Change, DidKey, Dids, Found, Origin, OwnDid, RecordError, Signed};
+use super::{Change, DidKey, Dids, Found, Origin, OwnDid, RecordError, Signed, contest};
 use crate::agent::Call;
 use crate::control::RpcError;
 use crate::params::read;
@@ -99,6 +99,7 @@ pub(crate) fn call(
             service(named.find(machine)?, &parse_did(&did)?)?
         }
         "did.sign_update" => sign_update(dids, machine, &change(read(params)?)?)?.1,
+        "did.contest" => return contest::claim(dids, machine, read(params)?),
         "did.beacons" => announce::beacons(dids, machine, &read(params)?)?,
         "did.announce" => return announce::announce(dids, machine, read(params)?),
         "did.request_update" => return request_update(dids, machine, read(params)?),
@@ -243,7 +244,7 @@ fn show(dids: &Dids, machine: &Participant, did: &Did) -> Result<Value, RpcError
 
 /// The specification's sidecar data, of all that may ever be asked for: proofs of signals that never got into a block, and
 /// updates that nobody announced, are passed over by resolvers.
-fn sidecar(dids: &Dids, machine: &Participant, did: &Did) -> Result<Value, RpcError> {
+pub(super) fn sidecar(dids: &Dids, machine: &Participant, did: &Did) -> Result<Value, RpcError> {
     let own = dids.get(did).map_err(RpcError::failed)?;
     let updates = dids.records().updates(did).map_err(RpcError::failed)?;
     let mut sidecar = Sidecar {
@@ -426,6 +427,6 @@ fn network_of(dids: &Dids, name: Option<&str>) -> Result<Network, RpcError> {
     Ok(network.unwrap_or_else(|| dids.network()))
 }
 
-fn in_member(member: &str, fault: impl std::fmt::Display) -> RpcError {
+pub(super) fn in_member(member: &str, fault: impl std::fmt::Display) -> RpcError {
     RpcError::invalid_params(format!("{member}: {fault}"))
 }

@@ -11,6 +11,7 @@ use beacon_btcr2::json::{self, Limits};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::contest::{ContestArgs, contest};
 use super::updates::{AddBeaconArgs, DeactivateArgs, UpdateArgs, add_beacon, deactivate, update};
 use crate::cli::{Failure, Global, print_line};
 use crate::participant;
@@ -64,6 +65,8 @@ pub enum DidCommand {
     Deactivate(DeactivateArgs),
     /// Add a cohort's beacon to a DID's document
     AddBeacon(AddBeaconArgs),
+    /// Prove to a coordinator that a DID is yours, whose index another member has registered. It learns the DID
+    Contest(ContestArgs),
 }
 
 /// Options of `did create`.
@@ -110,6 +113,7 @@ pub async fn run(global: &Global, agent: &str, command: DidCommand) -> Result<()
         }
         DidCommand::List => ("did.list", json!({})),
         DidCommand::Show { did } => ("did.show", json!({ "did": did })),
+        DidCommand::Contest(args) => return contest(global, agent, args).await,
         DidCommand::Update(args) => return update(global, agent, args).await,
         DidCommand::Deactivate(args) => return deactivate(global, agent, args).await,
         DidCommand::AddBeacon(args) => return add_beacon(global, agent, args).await,

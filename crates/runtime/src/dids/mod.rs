@@ -8,6 +8,7 @@ mod by_singleton;
 mod calls;
 mod cohorts;
 pub mod commands;
+mod contest;
 mod file;
 mod key;
 mod records;
@@ -244,13 +245,25 @@ impl Dids {
     }
 
     fn sign(&self, change: &Change, unsigned: &UnsignedUpdate) -> Result<SignedUpdate, DidsError> {
-        let (method, expected, path) =
-            self.signing_key(&change.source, change.method.as_deref())?;
         let mut aux = [0; 32];
         OsRng
             .try_fill_bytes(&mut aux)
             .map_err(DidsError::Randomness)?;
-        let mut pair = self.pair(path)?;
+        let (method, mut pair) = self.key_pair(&change.source, change.method.as_deref())?;
+        let sign = |message: &[u8; 32]| proof::sign(&pair, &aux, message);
+        let signed = unsigned.sign(&change.source, &method, sign);
+        pair.non_secure_erase();
+        Ok(signed?)
+    }
+
+    /// The verification method to sign with, and its keys. Whoever has them erases them.
+    fn key_pair(
+        &self,
+        document: &Document,
+        wanted: Option<&str>,
+    ) -> Result<(String, Keypair), DidsError> {
+        let (method, expected, path) = self.signing_key(document, wanted)?;
+        let pair = self.pair(path)?;
         let got = pair.public_key();
         if got != expected {
             return Err(DidsError::WrongSeed {
@@ -259,10 +272,7 @@ impl Dids {
                 expected: expected.to_string(),
             });
         }
-        let sign = |message: &[u8; 32]| proof::sign(&pair, &aux, message);
-        let signed = unsigned.sign(&change.source, &method, sign);
-        pair.non_secure_erase();
-        Ok(signed?)
+        Ok((method, pair))
     }
 
     /// The verification method to sign with, its key, and where that is.

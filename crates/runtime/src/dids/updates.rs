@@ -254,7 +254,7 @@ fn patch_adding(document: &Document, service: &Value, fragment: &str) -> Result<
 ///
 /// One confirmation is enough to see a version, but not to build on it: a block that is replaced would leave an update to
 /// a version that nothing leads to.
-async fn newest(
+pub(super) async fn newest(
     global: &Global,
     agent: &str,
     did: &str,

@@ -165,6 +165,11 @@ impl<A: Agent> Driver<A> {
                     );
                 }
             }
+            Effect::ProveControl(question) => {
+                if !self.watcher.judge(*question) {
+                    self.counts.add("chain-busy");
+                }
+            }
             // In the outbox since the commit.
             Effect::Send { .. } | Effect::Report { .. } => {}
         }

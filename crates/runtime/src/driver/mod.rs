@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use beacon_cohort::ids::Timestamp;
-use beacon_cohort::machine::{Input, Machine, Rejection, Watches};
+use beacon_cohort::machine::{ControlVerdict, Input, Machine, Rejection, Watches};
 use beacon_cohort::signer::SignerAnswer;
 use beacon_didcomm::protocols::Disclosure;
 use beacon_didcomm::{Resolver, UnpackLimits};
@@ -326,6 +326,14 @@ impl<A: Agent> Driver<A> {
                     tracing::info!("chain source answers again");
                 }
                 self.chain_fault = fault;
+            }
+            Report::Control(answer) => {
+                if let ControlVerdict::Unproven(reason) | ControlVerdict::Unavailable(reason) =
+                    &answer.verdict
+                {
+                    tracing::warn!(cohort = %answer.cohort, peer = %excerpt(answer.peer.as_str()), %reason, "control of a contested DID is not proven");
+                }
+                self.take(Input::Control(answer))?;
             }
             Report::WrongNetwork { got, expected } => {
                 return Err(DriverError::WrongNetwork { got, expected });

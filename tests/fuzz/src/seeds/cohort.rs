@@ -115,6 +115,15 @@ pub(super) fn messages(family: &str) -> Vec<(String, Vec<u8>)> {
                 "keygen/registration_result",
                 &result,
             );
+            let did = "did:example:more";
+            let contest = json!({
+                "cohort_id": situation.cohort, "did": did, "sidecar": "{}", "method": format!("{did}#key"), "signature": "11".repeat(64),
+            });
+            add(
+                "keygen-did_contest".to_owned(),
+                "keygen/did_contest",
+                &contest,
+            );
             for (name, message) in history(situation) {
                 add(name, message.kind(), &message.body().unwrap());
             }

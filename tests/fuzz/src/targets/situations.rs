@@ -198,6 +198,6 @@ fn check_effect(effect: &Effect, now: Timestamp) {
             assert_eq!(read, *message);
         }
         Effect::Report { rejection, .. } => check(rejection),
-        Effect::Broadcast(_) | Effect::Sign(_) => {}
+        Effect::Broadcast(_) | Effect::Sign(_) | Effect::ProveControl(_) => {}
     }
 }

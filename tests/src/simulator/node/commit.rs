@@ -129,7 +129,7 @@ impl<M: Comparable> Node<M> {
                     let envelope = pen.report(to, cohort.to_string(), ack, rejection);
                     (envelope, "problem-report")
                 }
-                Effect::Broadcast(_) | Effect::Sign(_) => continue,
+                Effect::Broadcast(_) | Effect::Sign(_) | Effect::ProveControl(_) => continue,
             };
             if !self.outbox.has_room(to.as_str(), kind) {
                 continue; // Dropped with a warning: dead peers must not stop others.
@@ -177,7 +177,8 @@ impl<M: Comparable> Node<M> {
     fn effect(&self, effect: Effect, world: &mut World) {
         let (node, run) = (self.id, self.run);
         match effect {
-            Effect::Send { .. } | Effect::Report { .. } => {} // In the outbox since the commit.
+            // In the outbox since the commit. Nobody contests here.
+            Effect::Send { .. } | Effect::Report { .. } | Effect::ProveControl(_) => {}
             Effect::Broadcast(tx) => {
                 let delay = world.dice.between(20, 200);
                 world.schedule(delay, Happening::Broadcast { node, run, tx });

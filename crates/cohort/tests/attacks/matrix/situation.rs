@@ -229,6 +229,7 @@ fn different(scene: &Scene) -> Vec<(&'static str, Value)> {
                 change("/results/0/accepted", json!(false)),
             )]
         }
+        "keygen/did_contest" => vec![("other sidecar data", change("/sidecar", json!("[]")))],
         "sign/update_opportunity" => vec![("another deadline", change("/deadline", json!(1)))],
         "sign/request_signature" => {
             let mut body = change("/leaves/0/value", hash.clone());

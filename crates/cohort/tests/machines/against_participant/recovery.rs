@@ -167,6 +167,7 @@ fn a_rollback_is_made_up() {
     let invented = RegistrationResult {
         cohort_id: cohort,
         results: Vec::new(),
+        contest: false,
         signals: vec![SignalRecord {
             session_id: SessionId(Uuid::from_u128(5)),
             round: 7,
