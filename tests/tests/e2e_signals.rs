@@ -223,7 +223,7 @@ async fn an_operator_is_shown_where_to_pay_and_when_it_has_come() {
     net.chain.fund(&cohort.address, 5_000);
     let told = net.coordinator.answer(&fund(&["5000"])).await;
     let uri = format!(
-        "bitcoin:{}?label=beacon%20cohort%20{}&amount=0.00005000",
+        "bitcoin:{}?amount=0.00005000&label=beacon%20cohort%20{}",
         cohort.address, cohort.id
     );
     assert_eq!(

@@ -369,6 +369,9 @@ fn join(machine: &Participant, params: JoinParams) -> Result<Call<Command>, RpcE
     let JoinParams { named, dids } = params;
     let membership = named.find(machine)?;
     let cohort = membership.handle;
+    for did in &dids {
+        dids::check_network_of(membership, did)?;
+    }
     let mut answer = json!({ "cohort_id": named.cohort_id, "dids": dids });
     warn_of_the_open(membership, &mut answer);
     Ok(Call::Command(Command::Join { cohort, dids }, answer))

@@ -232,6 +232,10 @@ mod tests {
         fn broadcast(&self, _: &Transaction) -> Result<(), BroadcastError> {
             Err(BroadcastError::unavailable("not asked for"))
         }
+
+        fn fee_rate(&self, _: u16) -> Result<Option<u64>, ChainError> {
+            not_asked()
+        }
     }
 
     const COHORT: CohortId = CohortId(Uuid::from_bytes([1; 16]));

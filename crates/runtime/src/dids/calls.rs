@@ -17,7 +17,9 @@ use super::cohorts::{
     announces, beacon, beacon_in, may_be_added, missing, not_announced, not_set, registered,
     service,
 };
-use super::{Change, DidKey, Dids, Found, Origin, OwnDid, RecordError, Signed, contest};
+use super::{
+    Change, DidKey, Dids, Found, Origin, OwnDid, RecordError, Signed, contest, update_methods,
+};
 use crate::agent::Call;
 use crate::control::RpcError;
 use crate::params::read;
@@ -303,6 +305,10 @@ pub(super) fn change(params: ChangeParams) -> Result<Change, RpcError> {
     let patch = json::parse(params.patch.as_bytes(), &Limits::UPDATE);
     let patch = patch.map_err(|error| in_member("patch", error))?;
     let patch = Patch::from_value(patch).map_err(|error| in_member("patch", error))?;
+    if patch.value().as_array().is_some_and(Vec::is_empty) {
+        let fault = "got no operation, expected one at least: an update that changes nothing would use up a version";
+        return Err(in_member("patch", fault));
+    }
     Ok(Change {
         source,
         version: params.version,
@@ -396,7 +402,13 @@ fn about(own: &OwnDid) -> Value {
 fn warn(answer: &mut Value, document: &Document) {
     let mut beacons = document.beacons().iter();
     let single = beacons.any(|beacon| beacon.kind == BeaconType::Singleton);
-    if !single && !document.is_deactivated() {
+    if document.is_deactivated() {
+        return;
+    }
+    if update_methods(document).is_empty() {
+        answer["warning"] =
+            json!("the document has no key at capabilityInvocation: it can never be updated");
+    } else if !single {
         answer["warning"] = json!(
             "the document has no singleton beacon: if its cohort stops signing, it can never be updated again"
         );

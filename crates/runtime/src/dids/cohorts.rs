@@ -147,6 +147,13 @@ pub(super) fn beacon_in(cohort: &Membership, document: &Document) -> bool {
     })
 }
 
+/// Refuses a did:btcr2 identifier of another network: no signal of this cohort is looked at for it. Of other texts the
+/// cohort needs the hash only.
+pub(crate) fn check_network_of(cohort: &Membership, did: &str) -> Result<(), RpcError> {
+    did.parse()
+        .map_or(Ok(()), |did| check_network(cohort, &did))
+}
+
 pub(super) fn check_network(cohort: &Membership, did: &Did) -> Result<(), RpcError> {
     let (got, expected) = (did.network(), of_method(cohort.terms.btc_network));
     if got == expected {

@@ -33,6 +33,7 @@ use serde_json::Value;
 use crate::keys::{KeyError, Seed};
 
 pub(crate) use calls::{call, keys};
+pub(crate) use cohorts::check_network_of;
 pub use key::{DidKey, DidKeyPath, MAX_INDEX};
 pub use records::{Fault, Found, MAX_DIDS, MAX_KEYS, MAX_UPDATES, Origin, RecordError, Records};
 pub use singleton::{Draft, OwnBeacon, SingletonError};

@@ -288,6 +288,9 @@ pub(super) async fn newest(
     let resolved = resolution
         .0
         .map_err(|error| anyhow!("{did} does not resolve: {error}"))?;
+    if resolved.document.is_deactivated() {
+        return Err(anyhow!("{did} is deactivated, so it cannot be updated any more").into());
+    }
     let min_conf = args.min_conf.unwrap_or(ResolutionOptions::DEFAULT_MIN_CONF);
     if resolved.version_id > 1 && resolved.confirmations < min_conf {
         return Err(anyhow!(
@@ -296,9 +299,6 @@ pub(super) async fn newest(
             resolved.confirmations
         )
         .into());
-    }
-    if resolved.document.is_deactivated() {
-        return Err(anyhow!("{did} is deactivated, so it cannot be updated any more").into());
     }
     Ok(Newest { resolved, chain })
 }
