@@ -72,7 +72,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         args: DidArgs,
         #[command(subcommand)]
-        command: Option<DidCommand>,
+        command: Option<Box<DidCommand>>,
     },
     /// Hear of a coordinator's cohorts
     Subscribe {

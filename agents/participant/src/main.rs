@@ -38,7 +38,7 @@ impl Args {
             Command::Did {
                 command: Some(command),
                 ..
-            } => return dids::run(&global, AGENT, command).await,
+            } => return dids::run(&global, AGENT, *command).await,
             Command::Did {
                 args,
                 command: None,
