@@ -26,6 +26,7 @@ use rand::rngs::OsRng;
 use sha2::Sha256;
 use zeroize::{Zeroize as _, Zeroizing};
 
+pub(crate) use file::write_new;
 pub use file::{AgeFault, PrivateFault, SeedFile};
 pub use passphrase::{Passphrase, PassphraseError, Unlock};
 

@@ -1,11 +1,12 @@
 //! Files that are written once and never changed, and read with care.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::records::{Fault, RecordError};
+use crate::keys::write_new;
 
 /// What names of unfinished files begin with. Names that begin with a dot are nobody's record.
 const STAGED: &str = ".new-";
@@ -97,16 +98,6 @@ fn make_folder(folder: &Path) -> Result<(), RecordError> {
             .map_err(io_error(folder, "make it"))?;
     }
     Ok(())
-}
-
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -274,7 +274,7 @@ pub(super) fn read_limited(
 }
 
 /// Writes a file that did not exist, for its owner alone, and syncs it.
-pub(super) fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
