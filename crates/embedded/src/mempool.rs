@@ -82,10 +82,6 @@ pub(crate) enum Refusal {
     #[error("mandatory-script-verify-flag-failed: input {input}: {kernel}")]
     Script { input: usize, kernel: String },
     #[error(
-        "txn-mempool-conflict: {0} in the mempool spends the same output and is not replaceable"
-    )]
-    Conflict(Txid),
-    #[error(
         "insufficient fee: got {got} sat, expected at least {expected} sat to replace {replaced} transactions"
     )]
     ReplacementFee {
@@ -253,7 +249,8 @@ impl Mempool {
             .collect()
     }
 
-    /// The entries that `transaction` would evict, children included, if it may (BIP125).
+    /// The entries that `transaction` would evict, children included, if it may: by the rules of BIP125, but whether or not what
+    /// it replaces asks for it, as Bitcoin Core does since version 28.
     fn replaced_by(&self, transaction: &Transaction, fee: Amount) -> Result<Vec<Txid>, Refusal> {
         let direct: BTreeSet<Txid> = transaction
             .input
@@ -266,9 +263,6 @@ impl Mempool {
         }
         let vsize = vsize(transaction);
         for conflict in direct.iter().filter_map(|txid| self.entry(txid)) {
-            if !conflict.transaction.is_explicitly_rbf() {
-                return Err(Refusal::Conflict(conflict.txid));
-            }
             // fee / vsize <= conflict.fee / conflict.vsize, without division.
             let ours = u128::from(fee.to_sat()) * u128::from(self::vsize(&conflict.transaction));
             let theirs = u128::from(conflict.fee.to_sat()) * u128::from(vsize);
