@@ -22,6 +22,10 @@ impl Alone {
     async fn start() -> Self {
         let scratch = Scratch::new();
         let chain = Regtest::start(scratch.path()).await;
+        Self::start_on(scratch, chain).await
+    }
+
+    async fn start_on(scratch: Scratch, chain: Regtest) -> Self {
         let options = chain_options(&chain);
         let agent = Agent::start("alice", Binary::Participant, scratch.path(), options).await;
         Self {
@@ -114,7 +118,16 @@ fn address(made: &Value, beacon: &str) -> String {
 
 #[tokio::test]
 async fn each_kind_of_address_announces_and_the_last_update_deactivates() {
-    let mut net = Alone::start().await;
+    each_kind_of_address(Alone::start().await).await;
+}
+
+/// Bitcoin Core takes and relays what the embedded chain takes.
+#[tokio::test]
+async fn each_kind_of_address_announces_through_a_node() {
+    each_kind_of_address(Alone::start_on(Scratch::new(), Regtest::bitcoind()).await).await;
+}
+
+async fn each_kind_of_address(mut net: Alone) {
     let made = net.agent.answer(&["did", "create", "--new"]).await;
     let did = text(&made, "did").to_owned();
     // Nothing to spend: each beacon is named, with what to do.

@@ -45,10 +45,19 @@ pub fn write_json(path: &Path, value: &Value) -> String {
 pub async fn resolve(chain: &Regtest, did: &str, sidecar: &Value, flags: &[&str]) -> Output {
     let scratch = Scratch::new();
     let file = write_json(&scratch.path().join("sidecar.json"), sidecar);
-    let home = scratch.path().join("nobody").display().to_string();
+    let options = chain.options();
+    let lines = options.chunks(2).map(|option| {
+        let name = option[0].trim_start_matches('-').replace('-', "_");
+        format!("{name} = \"{}\"\n", option[1])
+    });
+    std::fs::write(
+        scratch.path().join("config.toml"),
+        lines.collect::<String>(),
+    )
+    .unwrap();
+    let home = scratch.path().display().to_string();
     let fixed = ["--data-dir", &home, "resolve", did, "--sidecar", &file];
-    let all = [&fixed[..], &["--chain-url", chain.url()], flags].concat();
-    run(Binary::Participant, all).await
+    run(Binary::Participant, [&fixed[..], flags].concat()).await
 }
 
 /// What a stranger finds after one confirmation: the version, its document, and whether it is deactivated.
