@@ -190,7 +190,15 @@ async fn each_kind_of_address(mut net: Alone) {
 /// reorganisation, and at a higher fee by the same command.
 #[tokio::test]
 async fn a_signal_survives_the_agent_and_a_reorganisation_and_can_be_replaced() {
-    let mut net = Alone::start().await;
+    a_signal_lives_on(Alone::start().await).await;
+}
+
+#[tokio::test]
+async fn a_signal_lives_on_in_a_node() {
+    a_signal_lives_on(Alone::start_on(Scratch::new(), Regtest::bitcoind()).await).await;
+}
+
+async fn a_signal_lives_on(mut net: Alone) {
     let made = net.agent.answer(&["did", "create", "--new"]).await;
     let did = text(&made, "did").to_owned();
     let p2tr = address(&made, "#initialP2TR");
