@@ -40,7 +40,7 @@ failing_tests() {
     local output
     output=$(cd "$copy" && cargo test --quiet --offline -p beacon-cohort --test review 2>&1) && return 0
     grep -q '^test result: FAILED' <<<"$output" || { echo "$output" >&2; return 1; }
-    sed -n 's/^    \([a-z_]*\)$/\1/p' <<<"$output" | sort -u
+    sed -n 's/^    \([a-z_]*::\)*\([a-z_]*\)$/\2/p' <<<"$output" | sort -u
 }
 
 baseline=$(failing_tests) || { echo "the review tests do not build" >&2; exit 2; }
