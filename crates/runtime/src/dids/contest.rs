@@ -1,7 +1,6 @@
 //! `did contest`: the claim to a DID whose index another member has registered. It tells the coordinator the DID.
 
-use beacon_btcr2::json::{self, Limits};
-use beacon_btcr2::{Document, proof};
+use beacon_btcr2::{Document, json, proof};
 use beacon_cohort::message::DidContest;
 use beacon_cohort::participant::{Command, Participant};
 use beacon_cohort::{statement, values::StatementSignature};
@@ -11,9 +10,9 @@ use rand::rngs::OsRng;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::calls::{in_member, parse_did, sidecar};
+use super::calls::{document as read_document, parse_did, sidecar};
 use super::cohorts::check_network;
-use super::updates::{ChainArgs, newest};
+use super::updates::{ChainArgs, Place, newest};
 use super::{Dids, DidsError};
 use crate::agent::Call;
 use crate::cli::{Failure, Global};
@@ -23,15 +22,8 @@ use crate::participant::Named;
 /// Options of `did contest`.
 #[derive(Args, Debug)]
 pub struct ContestArgs {
-    /// Id of the cohort
-    #[arg(long, value_name = "ID")]
-    cohort: String,
-    /// DID of its coordinator, where two of them use this id
-    #[arg(long, value_name = "DID")]
-    coordinator: Option<String>,
-    /// The DID
-    #[arg(long)]
-    did: String,
+    #[command(flatten)]
+    place: Place,
     #[command(flatten)]
     chain: ChainArgs,
 }
@@ -51,13 +43,11 @@ pub(super) async fn contest(
     agent: &str,
     args: ContestArgs,
 ) -> Result<(), Failure> {
-    let newest = newest(global, agent, &args.did, &args.chain).await?;
-    let params = json!({
-        "cohort_id": args.cohort,
-        "coordinator": args.coordinator,
-        "did": args.did,
-        "document": json::canonical(newest.resolved.document.value()),
-    });
+    let ContestArgs { place, chain } = args;
+    let newest = newest(global, agent, &place.did, &chain).await?;
+    let mut params = place.cohort();
+    params["did"] = place.did.into();
+    params["document"] = json::canonical(newest.resolved.document.value()).into();
     let answer = global.ask(agent, "did.contest", params).await?;
     global.print(&answer)
 }
@@ -76,9 +66,7 @@ pub(super) fn claim(
     let cohort = named.find(machine)?;
     let did = parse_did(&did)?;
     check_network(cohort, &did)?;
-    let document = json::parse(document.as_bytes(), &Limits::DOCUMENT);
-    let document = document.map_err(|error| in_member("document", error))?;
-    let document = Document::new(&did, document).map_err(|error| in_member("document", error))?;
+    let document = read_document(&did, &document)?;
     let known = machine.state().coordinators.get(&cohort.coordinator);
     let sender = known.ok_or_else(|| RpcError::failed("its coordinator is not known any more"))?;
     let said = statement::control(cohort.id, &sender.own, did.as_str());

@@ -25,9 +25,9 @@ use crate::source::{self, COMMAND_PATIENCE, SourceArgs};
 const SILENCE: Duration = Duration::from_secs(2);
 const PULSE: Duration = Duration::from_millis(200);
 
-/// Options of `did add-beacon`.
+/// A DID in a cohort.
 #[derive(Args, Debug)]
-pub struct AddBeaconArgs {
+pub(super) struct Place {
     /// Id of the cohort
     #[arg(long, value_name = "ID")]
     cohort: String,
@@ -36,7 +36,21 @@ pub struct AddBeaconArgs {
     coordinator: Option<String>,
     /// The DID
     #[arg(long)]
-    did: String,
+    pub(super) did: String,
+}
+
+impl Place {
+    /// The parameters that name the cohort.
+    pub(super) fn cohort(&self) -> Value {
+        json!({ "cohort_id": self.cohort, "coordinator": self.coordinator })
+    }
+}
+
+/// Options of `did add-beacon`.
+#[derive(Args, Debug)]
+pub struct AddBeaconArgs {
+    #[command(flatten)]
+    place: Place,
     /// Fragment of the service's id [default: beacon- and the first part of the cohort's id]
     #[arg(long, value_name = "FRAGMENT")]
     id: Option<String>,
@@ -168,16 +182,11 @@ pub(super) async fn add_beacon(
 ) -> Result<(), Failure> {
     let fragment = args.fragment()?;
     let AddBeaconArgs {
-        cohort,
-        coordinator,
-        did,
-        wait,
-        by,
-        id: _,
+        place, wait, by, ..
     } = args;
-    let named = json!({ "cohort_id": cohort, "coordinator": coordinator });
-    let service = answered_for(global, agent, &named, &did, Duration::from_secs(wait)).await?;
-    let newest = newest(global, agent, &did, &by.chain).await?;
+    let patience = Duration::from_secs(wait);
+    let service = answered_for(global, agent, &place.cohort(), &place.did, patience).await?;
+    let newest = newest(global, agent, &place.did, &by.chain).await?;
     let patch = patch_adding(&newest.resolved.document, &service, &fragment)?;
     let mut answer = announce(global, agent, &newest, &patch, &by).await?;
     answer["patch"] = patch;
@@ -323,7 +332,7 @@ impl Newest {
 impl AddBeaconArgs {
     fn fragment(&self) -> Result<String, Failure> {
         let Some(id) = &self.id else {
-            let first = self.cohort.split('-').next().unwrap_or_default();
+            let first = self.place.cohort.split('-').next().unwrap_or_default();
             return Ok(format!("beacon-{first}"));
         };
         let id = id.strip_prefix('#').unwrap_or(id);
