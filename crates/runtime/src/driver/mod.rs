@@ -23,6 +23,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use beacon_chain::WrongChain;
 use beacon_cohort::ids::Timestamp;
 use beacon_cohort::machine::{ControlVerdict, Input, Machine, Rejection, Watches};
 use beacon_cohort::signer::SignerAnswer;
@@ -78,15 +79,8 @@ pub enum DriverError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The chain source is for another network.
-    #[error(
-        "the chain source has genesis block {got}, expected {expected}: point chain_url at a source for the configured network"
-    )]
-    WrongNetwork {
-        /// The source's.
-        got: bitcoin::BlockHash,
-        /// The configured network's.
-        expected: bitcoin::BlockHash,
-    },
+    #[error("the chain source has {0}: point chain_url at a source for the configured network")]
+    WrongNetwork(WrongChain),
     /// A thread or channel that must live as long as the agent is gone.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
@@ -335,9 +329,7 @@ impl<A: Agent> Driver<A> {
                 }
                 self.take(Input::Control(answer))?;
             }
-            Report::WrongNetwork { got, expected } => {
-                return Err(DriverError::WrongNetwork { got, expected });
-            }
+            Report::WrongNetwork(wrong) => return Err(DriverError::WrongNetwork(wrong)),
         }
         Ok(())
     }
