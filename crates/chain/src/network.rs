@@ -223,7 +223,7 @@ mod tests {
             let new = source(Network::Signet, first, 0);
             for identity in [right, wrong] {
                 let error = identity.mismatch(&new).unwrap_err();
-                assert!(matches!(error, ChainError::Unavailable(_)), "{error}");
+                assert!(matches!(error, ChainError::Unavailable { .. }), "{error}");
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use beacon_cohort::machine::Machine;
+use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::protocols::Disclosure;
 use beacon_didcomm::{Endpoint, Identity, UnpackLimits};
 use serde_json::json;
@@ -195,6 +196,9 @@ where
         seed: _,
         mut identities,
     } = home;
+    if config.network == BtcNetwork::Mainnet {
+        tracing::warn!("{}", crate::settings::MAINNET_RISK);
+    }
     let started = driver::now();
     let source = config.chain.as_ref().context("chain_url is missing")?;
     let bounds = &config.limits;
@@ -248,6 +252,7 @@ where
             bounds: bounds.clone(),
             started,
             about,
+            network: config.network,
         },
     })?;
 

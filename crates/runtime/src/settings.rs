@@ -33,10 +33,14 @@ pub struct Options {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_url: Option<Endpoint>,
-    /// Bitcoin network: regtest, signet, mutinynet, testnet4, testnet3 [default: regtest]
+    /// Bitcoin network: regtest, signet, mutinynet, testnet4, testnet3, mainnet [default: regtest]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<BtcNetwork>,
+    /// Without it mainnet is refused, and the refusal says what is at risk [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_mainnet_risk: Option<bool>,
     /// Where the chain is asked: an Esplora server, or a Bitcoin Core node [default: esplora]
     #[arg(long, value_name = "KIND")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,6 +118,11 @@ pub enum SettingsError {
         /// What is wrong.
         fault: String,
     },
+    /// Mainnet was chosen, and the risk not accepted.
+    #[error(
+        "network: got mainnet, expected a test network, or accept_mainnet_risk = true (--accept-mainnet-risk) beside it: {MAINNET_RISK}"
+    )]
+    Mainnet,
     /// A value is out of range.
     #[error("{name}: got {got}, expected {expected}")]
     Range {
@@ -125,6 +134,12 @@ pub enum SettingsError {
         expected: &'static str,
     },
 }
+
+/// What is at risk on mainnet.
+pub(crate) const MAINNET_RISK: &str = "on mainnet real bitcoin is at risk: what a cohort's address holds can be spent only with the \
+signatures of all members, so that one lost seed, or one member that is gone for good, leaves it there for ever, unless the terms \
+have a script tree; the cohort's DIDs can be updated only as long as all members sign, and can be resolved only as long as each \
+keeps its proofs; this software is young and nobody has audited it: send no more than you can lose";
 
 /// What the options come to.
 #[derive(Clone, Debug)]
@@ -169,6 +184,21 @@ impl Config {
             got: "none".to_owned(),
             expected: "an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one), or a Bitcoin Core node with --chain bitcoind",
         })
+    }
+}
+
+impl Config {
+    /// Whether keys may be without a passphrase where it was asked for.
+    pub(crate) fn unencrypted_keys(&self, asked: bool) -> Result<bool, SettingsError> {
+        let asked = asked || self.unencrypted_keys;
+        if asked && self.network == BtcNetwork::Mainnet {
+            return Err(SettingsError::Range {
+                name: "unencrypted_keys",
+                got: "true on mainnet".to_owned(),
+                expected: "keys under a passphrase, in a --passphrase-file where nobody can type it: whoever reads the disk would have the coins",
+            });
+        }
+        Ok(asked)
     }
 }
 
@@ -219,12 +249,8 @@ impl Options {
     /// Checks every value and fills in the defaults.
     pub fn resolve(self) -> Result<Config, SettingsError> {
         let network = self.network.unwrap_or(BtcNetwork::Regtest);
-        if network == BtcNetwork::Mainnet {
-            return Err(SettingsError::Range {
-                name: "network",
-                got: network.to_string(),
-                expected: "a test network: this version does not touch money",
-            });
+        if network == BtcNetwork::Mainnet && self.accept_mainnet_risk != Some(true) {
+            return Err(SettingsError::Mainnet);
         }
         let regtest = network == BtcNetwork::Regtest;
         let chain = Source::of(&self, network)?;

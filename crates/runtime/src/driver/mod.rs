@@ -27,6 +27,7 @@ use beacon_chain::WrongChain;
 use beacon_cohort::ids::Timestamp;
 use beacon_cohort::machine::{ControlVerdict, Input, Machine, Rejection, Watches};
 use beacon_cohort::signer::SignerAnswer;
+use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::protocols::Disclosure;
 use beacon_didcomm::{Resolver, UnpackLimits};
 use rand::rand_core::UnwrapErr;
@@ -81,6 +82,16 @@ pub enum DriverError {
     /// The chain source is for another network.
     #[error("the chain source has {0}: point chain_url at a source for the configured network")]
     WrongNetwork(WrongChain),
+    /// The log has cohorts on a chain that is not asked.
+    #[error(
+        "this agent has cohorts on {got}, and the configuration says {configured}: go back to network = \"{got}\", or start with another --data-dir for {configured}"
+    )]
+    OtherNetwork {
+        /// Theirs.
+        got: BtcNetwork,
+        /// The chain source's.
+        configured: BtcNetwork,
+    },
     /// A thread or channel that must live as long as the agent is gone.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
@@ -101,6 +112,8 @@ pub struct DriverConfig {
     pub started: Timestamp,
     /// Shown in `status`.
     pub about: serde_json::Value,
+    /// The chain source's network.
+    pub network: BtcNetwork,
 }
 
 /// Everything that a driver is made of.
@@ -239,6 +252,13 @@ impl<A: Agent> Driver<A> {
             waiting = driver.outbox.len(),
             "log replayed"
         );
+        let (networks, configured) = (
+            driver.agent.networks(&driver.machine),
+            driver.config.network,
+        );
+        if let Some(got) = networks.into_iter().find(|got| *got != configured) {
+            return Err(DriverError::OtherNetwork { got, configured });
+        }
         driver.pending.push_back(Input::Restarted);
         driver.settle()?;
         Ok((

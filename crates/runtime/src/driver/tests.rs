@@ -206,6 +206,7 @@ impl Disk {
                 bounds,
                 started: now(),
                 about: Value::Null,
+                network: BtcNetwork::Regtest,
             },
         })?;
         Ok((driver, inputs, Ends { calls, reports }))

@@ -164,7 +164,7 @@ fn values_out_of_range_name_the_range() {
                 network: Some(BtcNetwork::Mainnet),
                 ..Options::default()
             },
-            "network: got mainnet",
+            "network: got mainnet, expected a test network, or accept_mainnet_risk = true",
         ),
         (
             Options {
@@ -212,4 +212,40 @@ fn a_coordinator_must_be_reachable_and_a_participant_need_not_be() {
     assert!(config.clone().to_run::<ParticipantAgent>().is_ok());
     let error = config.to_run::<CoordinatorAgent>().unwrap_err().to_string();
     assert!(error.contains("--public-url"), "{error}");
+}
+
+#[test]
+fn mainnet_wants_consent_and_keys_under_a_passphrase() {
+    let options = Options {
+        network: Some(BtcNetwork::Mainnet),
+        accept_mainnet_risk: Some(true),
+        ..Options::default()
+    };
+    let refused = Options {
+        accept_mainnet_risk: Some(false),
+        ..options.clone()
+    };
+    let error = refused.resolve().unwrap_err().to_string();
+    for risk in ["one lost seed", "keeps its proofs", "nobody has audited it"] {
+        assert!(error.contains(risk), "{error}");
+    }
+    let config = options.clone().resolve().unwrap();
+    assert!(!config.unencrypted_keys(false).unwrap());
+    let in_the_file = Options {
+        unencrypted_keys: Some(true),
+        ..options
+    };
+    let in_the_file = in_the_file.resolve().unwrap();
+    for answer in [
+        config.unencrypted_keys(true),
+        in_the_file.unencrypted_keys(false),
+    ] {
+        let error = answer.unwrap_err().to_string();
+        assert!(
+            error.contains("unencrypted_keys: got true on mainnet"),
+            "{error}"
+        );
+    }
+    let elsewhere = Options::default().resolve().unwrap();
+    assert!(elsewhere.unencrypted_keys(true).unwrap());
 }
