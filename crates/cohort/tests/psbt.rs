@@ -243,13 +243,14 @@ fn a_psbt_of_something_else_is_refused() {
     );
 }
 
+/// What is changed in the key and the value of a field.
+type Change = Box<dyn Fn(&mut Vec<u8>, &mut Vec<u8>)>;
+
 #[test]
 fn fields_that_are_not_as_they_must_be_are_refused() {
     let case = Case::new();
     let stranger = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
     let stranger = hex::decode(stranger).unwrap();
-    // What is changed in the key and the value of a field, and what is said to it.
-    type Change = Box<dyn Fn(&mut Vec<u8>, &mut Vec<u8>)>;
     let key_prefix = stranger.clone();
     let under = stranger.clone();
     let cases: Vec<(u8, Change, &str)> = vec![
@@ -424,7 +425,7 @@ fn what_is_no_psbt_or_too_large_is_refused() {
     let mut psbt = case.psbt();
     psbt.version = 2;
     refused(&psbt.serialize());
-    too_many(parse(&[b' '; 2 * MAX_BYTES + 1]), "characters");
+    too_many(parse(&vec![b' '; 2 * MAX_BYTES + 1]), "characters");
     // A claimed length that is not there takes no memory.
     refused(&[&bytes[..5], &[0xfe, 0xff, 0xff, 0xff, 0x7f, 0x00]].concat());
     let large = [b"psbt\xff".to_vec(), vec![0; MAX_BYTES]].concat();
