@@ -9,7 +9,7 @@ use bitcoin::sighash::{Prevouts, SighashCache};
 use bitcoin::{
     Address, Script, ScriptBuf, TapNodeHash, TapSighashType, TapTweakHash, Transaction, TxOut,
 };
-use secp256k1::{Scalar, XOnlyPublicKey, musig, schnorr};
+use secp256k1::{PublicKey, Scalar, XOnlyPublicKey, musig, schnorr};
 use serde::{Deserialize, Serialize};
 
 use crate::script_path::{Leaves, ScriptPath};
@@ -47,8 +47,9 @@ pub enum KeySetError {
 pub struct BeaconKey {
     keys: Vec<CohortKey>,
     tree: Option<ScriptTree>,
+    /// Before the tweak.
+    internal: PublicKey,
     cache: musig::KeyAggCache,
-    internal_key: XOnlyPublicKey,
     merkle_root: Option<TapNodeHash>,
     output_key: XOnlyPublicKey,
     parity: Parity,
@@ -83,9 +84,9 @@ impl BeaconKey {
         }
         let points: Vec<_> = keys.iter().map(CohortKey::point).collect();
         let mut cache = musig::KeyAggCache::new(&points);
-        let internal_key = cache.agg_pk();
+        let internal = cache.agg_pk_full();
         let merkle_root = tree.and_then(|tree| leaves(tree, &keys).root());
-        let tweak = tap_tweak(&internal_key, merkle_root).ok_or(KeySetError::Tweak)?;
+        let tweak = tap_tweak(&cache.agg_pk(), merkle_root).ok_or(KeySetError::Tweak)?;
         let output = cache
             .pubkey_xonly_tweak_add(&tweak)
             .map_err(|_| KeySetError::Tweak)?;
@@ -93,8 +94,8 @@ impl BeaconKey {
         Ok(Self {
             keys,
             tree: tree.cloned(),
+            internal,
             cache,
-            internal_key,
             merkle_root,
             output_key,
             parity: to_bitcoin_parity(parity),
@@ -104,7 +105,7 @@ impl BeaconKey {
 
     /// The aggregate before the tweak: the taproot internal key.
     pub fn internal_key(&self) -> bitcoin::XOnlyPublicKey {
-        to_bitcoin(&self.internal_key)
+        to_bitcoin(&self.internal.x_only_public_key().0)
     }
 
     /// The root of the script tree, where there is one.
@@ -124,6 +125,17 @@ impl BeaconKey {
     /// The members' keys in KeySort order.
     pub fn keys(&self) -> &[CohortKey] {
         &self.keys
+    }
+
+    /// The aggregate of the keys before the tweak, with its parity, 33 bytes: what BIP373 lists the participants under. Its
+    /// x coordinate is the internal key.
+    pub fn aggregate_bytes(&self) -> [u8; 33] {
+        self.internal.serialize()
+    }
+
+    /// The output key with its parity, 33 bytes: what BIP373 lists nonces and partial signatures under.
+    pub fn output_bytes(&self) -> [u8; 33] {
+        self.cache.agg_pk_full().serialize()
     }
 
     /// The beacon's output script: `OP_1` and the tweaked aggregate.
@@ -406,7 +418,7 @@ mod tests {
         assert_eq!(beacon.internal_key().to_string(), text("internalKeyXonly"));
         let root = beacon.merkle_root();
         assert_eq!(root.unwrap().to_string(), text("tapMerkleRoot"));
-        let tweak = tap_tweak(&beacon.internal_key, root).unwrap();
+        let tweak = tap_tweak(&beacon.internal.x_only_public_key().0, root).unwrap();
         assert_eq!(hex::encode(tweak.to_be_bytes()), text("tapTweak"));
         let paths = beacon.script_paths();
         let [recovery, fallback] = &paths[..] else {
