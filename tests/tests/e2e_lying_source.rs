@@ -1,0 +1,225 @@
+//! Chain sources that lie: a member signs nothing that its own source does not bear out, and what the coordinator believes of
+//! a lying source is refused by those who ask another one.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use beacon_tests::harness::Member::Signs;
+use beacon_tests::harness::{Agent, Binary, Cohort, Liar, Net, Regtest, Scratch, free_port};
+use serde_json::{Value, json};
+
+/// A cohort of an honest member and one whose chain source is the liar.
+async fn deceived() -> (Net, Liar, Cohort) {
+    let mut net = Net::start(&[Signs]).await;
+    let liar = Liar::before(net.chain.url());
+    let options = [
+        "--chain-url",
+        liar.url(),
+        "--chain-poll-ms",
+        "100",
+        "--auto-sign",
+    ];
+    let options = options.map(str::to_owned).to_vec();
+    let folder = net.scratch.path();
+    let mut member = Agent::start("member1", Binary::Participant, folder, options).await;
+    let params = json!({ "coordinator": net.coordinator.did() });
+    member.call("subscribe", params).await;
+    member.wait("subscription_accepted", |_| true).await;
+    net.members.push(member);
+    // Whoever is deceived waits for what it does not see until its deadline, and says then why it does not sign.
+    let terms = json!({ "flow": "push", "response_deadline_s": 2, "max_strikes": 100 });
+    let mut cohort = net.form(&[0, 1], terms).await;
+    net.fund(&cohort).await;
+    // The truth is signed: what follows is the lies' doing.
+    net.request_update(&cohort, 0).await;
+    net.confirmed(&mut cohort).await;
+    (net, liar, cohort)
+}
+
+/// Waits until the deceived member has ended a session for this reason, and sees that it has signed nothing since `from`.
+async fn declines(member: &mut Agent, from: u64, code: &str) -> u64 {
+    let ended = member
+        .wait_after(from, "session_ended", |event| event["code"] == code)
+        .await;
+    let events = member.events().await;
+    let since = events.iter().filter(|event| event.seq > from);
+    let signed = |kind: &str| kind == "partial_authorized" || kind == "partial_released";
+    let signed: Vec<_> = since
+        .filter(|event| signed(event.value["event"].as_str().unwrap()))
+        .collect();
+    assert!(signed.is_empty(), "{code}: {signed:?}");
+    ended.seq
+}
+
+fn changed(body: &[u8], member: &str, value: impl Into<Value>) -> Option<Vec<u8>> {
+    let mut answer: Value = serde_json::from_slice(body).ok()?;
+    answer[member] = value.into();
+    Some(answer.to_string().into_bytes())
+}
+
+/// The member's own source says of the money that is to be spent …
+#[tokio::test]
+async fn a_member_signs_nothing_that_its_source_does_not_bear_out() {
+    let (mut net, liar, mut cohort) = deceived().await;
+    let nobody = "ab".repeat(32);
+    type Lie = Box<dyn Fn(&str, Vec<u8>) -> Option<Vec<u8>> + Send>;
+    let lies: [(&str, Lie); 5] = [
+        // … that it does not know it,
+        (
+            "chain-unseen",
+            Box::new(|path, body| (!path.ends_with("/raw")).then_some(body)),
+        ),
+        // … another transaction than the one that was asked for, with more money or another script,
+        (
+            "chain-unseen",
+            Box::new(|path, mut body| {
+                if path.ends_with("/raw")
+                    && let Some(byte) = body.get_mut(60)
+                {
+                    *byte ^= 1;
+                }
+                Some(body)
+            }),
+        ),
+        // … that it is in no block,
+        (
+            "chain-unconfirmed",
+            Box::new(|path, body| {
+                if !path.ends_with("/status") {
+                    return Some(body);
+                }
+                Some(json!({ "confirmed": false }).to_string().into_bytes())
+            }),
+        ),
+        // … that somebody has spent it,
+        (
+            "chain-spent",
+            Box::new(move |path, body| {
+                if !path.contains("/outspend/") {
+                    return Some(body);
+                }
+                let spend = json!({ "spent": true, "txid": nobody, "vin": 0, "status": { "confirmed": false } });
+                Some(spend.to_string().into_bytes())
+            }),
+        ),
+        // … or nothing that can be read.
+        (
+            "chain-unseen",
+            Box::new(|_, _| Some(b"\x00babble".to_vec())),
+        ),
+    ];
+    for (code, lie) in lies {
+        let from = net.members[1].events().await.last().unwrap().seq;
+        liar.lies(lie);
+        net.request_update(&cohort, 0).await;
+        declines(&mut net.members[1], from, code).await;
+        // As soon as it hears the truth it signs, and everything goes on.
+        liar.tells_the_truth();
+        net.confirmed(&mut cohort).await;
+    }
+}
+
+/// A tip far in the past is no reason to sign, nor to take anything for buried.
+#[tokio::test]
+async fn a_tip_in_the_past_buries_nothing() {
+    let (mut net, liar, mut cohort) = deceived().await;
+    liar.lies(|path, body| {
+        Some(match path {
+            "/blocks/tip/height" => b"1".to_vec(),
+            _ => body,
+        })
+    });
+    net.request_update(&cohort, 0).await;
+    let signal = net.confirmed(&mut cohort).await;
+    for _ in 0..6 {
+        net.chain.mine();
+    }
+    let fits = |event: &Value| event["txid"] == signal.txid.to_string();
+    net.members[0].wait("signal_buried", fits).await;
+    let buried = |events: &[beacon_tests::harness::Event]| {
+        let mut events = events.iter();
+        events.any(|event| event.value["event"] == "signal_buried" && fits(&event.value))
+    };
+    assert!(!buried(&net.members[1].events().await));
+    liar.tells_the_truth();
+    net.members[1].wait("signal_buried", fits).await;
+}
+
+/// The coordinator believes its source, and builds what members with other sources decline.
+#[tokio::test]
+async fn what_a_coordinator_believes_is_not_signed_for_it() {
+    let scratch = Scratch::new();
+    let chain = Regtest::start(scratch.path()).await;
+    let liar = Liar::before(chain.url());
+    let listen = format!("127.0.0.1:{}", free_port());
+    let options = [
+        "--chain-url",
+        liar.url(),
+        "--chain-poll-ms",
+        "100",
+        "--listen",
+        &listen,
+    ];
+    let options = options.map(str::to_owned).to_vec();
+    let coordinator = Agent::start("coordinator", Binary::Coordinator, scratch.path(), options);
+    let mut net = Net {
+        coordinator: coordinator.await,
+        members: Vec::new(),
+        chain,
+        scratch,
+    };
+    for _ in 0..2 {
+        net.add(Signs).await;
+    }
+    let terms = json!({ "flow": "push", "response_deadline_s": 2, "max_strikes": 100 });
+    let mut cohort = net.form(&[0, 1], terms).await;
+    // More money than there is.
+    liar.lies(|path, body| {
+        let mut listed: Value = match path.ends_with("/utxo") {
+            true => serde_json::from_slice(&body).ok()?,
+            false => return Some(body),
+        };
+        for output in listed.as_array_mut().into_iter().flatten() {
+            output["value"] = 90_000.into();
+        }
+        Some(listed.to_string().into_bytes())
+    });
+    net.fund(&cohort).await;
+    net.request_update(&cohort, 0).await;
+    abandoned(&mut net, "chain-amount").await;
+
+    // The operator's source is right again, and the operator says to go on.
+    liar.tells_the_truth();
+    let funds = |event: &Value| event["funds"][0]["value"] == 50_000;
+    net.coordinator.wait("funds_seen", funds).await;
+    start_again(&net, &cohort).await;
+    net.confirmed(&mut cohort).await;
+
+    // Money that nobody paid.
+    let invented = "cd".repeat(32);
+    liar.lies(move |path, body| {
+        if !path.ends_with("/utxo") {
+            return Some(body);
+        }
+        let mut listed: Value = serde_json::from_slice(&body).ok()?;
+        let output = listed.get_mut(0)?;
+        *output = changed(&serde_json::to_vec(output).ok()?, "txid", invented.clone())
+            .and_then(|output| serde_json::from_slice(&output).ok())?;
+        Some(listed.to_string().into_bytes())
+    });
+    let invented = |event: &Value| event["funds"].to_string().contains("cdcdcdcd");
+    net.coordinator.wait("funds_seen", invented).await;
+    net.request_update(&cohort, 1).await;
+    abandoned(&mut net, "chain-unseen").await;
+    liar.tells_the_truth();
+    net.confirmed(&mut cohort).await;
+}
+
+async fn abandoned(net: &mut Net, code: &str) {
+    net.coordinator
+        .wait("session_abandoned", |event| event["code"] == code)
+        .await;
+}
+
+async fn start_again(net: &Net, cohort: &Cohort) {
+    let params = json!({ "cohort_id": cohort.id });
+    net.coordinator.call("session.start", params).await;
+}
