@@ -129,6 +129,7 @@ pub mod machine;
 pub mod message;
 pub mod musig;
 pub mod participant;
+pub mod psbt;
 pub mod review;
 pub mod signer;
 pub mod statement;

@@ -7,7 +7,7 @@ use bitcoin::hashes::Hash as _;
 use bitcoin::key::TweakedPublicKey;
 use bitcoin::sighash::{Prevouts, SighashCache};
 use bitcoin::{Address, Script, ScriptBuf, TapSighashType, TapTweakHash, Transaction, TxOut};
-use secp256k1::{Scalar, XOnlyPublicKey, musig, schnorr};
+use secp256k1::{PublicKey, Scalar, XOnlyPublicKey, musig, schnorr};
 use serde::{Deserialize, Serialize};
 
 use crate::values::{AggregatedNonce, CohortKey, PartialBytes, PartialSignature, PublicNonce};
@@ -32,6 +32,8 @@ pub enum KeySetError {
 #[serde(try_from = "Vec<CohortKey>", into = "Vec<CohortKey>")]
 pub struct BeaconKey {
     keys: Vec<CohortKey>,
+    /// Before the tweak.
+    internal: PublicKey,
     cache: musig::KeyAggCache,
     output_key: XOnlyPublicKey,
     script: ScriptBuf,
@@ -50,6 +52,7 @@ impl BeaconKey {
         }
         let points: Vec<_> = keys.iter().map(CohortKey::point).collect();
         let mut cache = musig::KeyAggCache::new(&points);
+        let internal = cache.agg_pk_full();
         let tweak = key_path_tweak(&cache.agg_pk()).ok_or(KeySetError::Tweak)?;
         let output = cache
             .pubkey_xonly_tweak_add(&tweak)
@@ -57,6 +60,7 @@ impl BeaconKey {
         let (output_key, _) = output.x_only_public_key();
         Ok(Self {
             keys,
+            internal,
             cache,
             output_key,
             script: ScriptBuf::new_p2tr_tweaked(tweaked(&output_key)),
@@ -66,6 +70,17 @@ impl BeaconKey {
     /// The members' keys in KeySort order.
     pub fn keys(&self) -> &[CohortKey] {
         &self.keys
+    }
+
+    /// The aggregate of the keys before the tweak, with its parity, 33 bytes: what BIP373 lists the participants under. Its
+    /// x coordinate is the internal key.
+    pub fn aggregate_bytes(&self) -> [u8; 33] {
+        self.internal.serialize()
+    }
+
+    /// The output key with its parity, 33 bytes: what BIP373 lists nonces and partial signatures under.
+    pub fn output_bytes(&self) -> [u8; 33] {
+        self.cache.agg_pk_full().serialize()
     }
 
     /// The beacon's output script: `OP_1` and the tweaked aggregate.
