@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use beacon_chain::{BroadcastError, Chain, ChainError, OutputStatus, TransactionStatus};
+use beacon_chain::{
+    BroadcastError, Chain, ChainError, ChainIdentity, OutputStatus, TransactionStatus, WrongChain,
+};
 use beacon_cohort::machine::{
     BroadcastOutcome, ChainFact, ControlAnswer, ControlQuestion, Fund, OutputView, TransactionView,
     Watches,
 };
-use bitcoin::{BlockHash, Transaction};
+use bitcoin::Transaction;
 use tokio::sync::mpsc::Sender;
 
 use crate::prover::Prover;
@@ -27,12 +29,7 @@ pub enum Report {
     /// Whether a peer controls a DID.
     Control(ControlAnswer),
     /// The source is for another network; nothing of it may be believed.
-    WrongNetwork {
-        /// Its genesis block.
-        got: BlockHash,
-        /// That of the configured network.
-        expected: BlockHash,
-    },
+    WrongNetwork(WrongChain),
 }
 
 enum Order {
@@ -48,16 +45,16 @@ pub struct Watcher {
 }
 
 /// Between two questions for a fee rate.
-const ESTIMATE_INTERVAL: Duration = Duration::from_secs(60);
+const ESTIMATE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Orders that wait while the source is being asked.
 const MAX_ORDERS: usize = 1_024;
 
 impl Watcher {
-    /// Starts the thread. `expected_genesis` is the configured network's.
+    /// Starts the thread. `identity` is the configured network's.
     pub fn start(
         chain: Arc<dyn Chain>,
-        expected_genesis: BlockHash,
+        identity: ChainIdentity,
         interval: Duration,
         reports: Sender<Report>,
     ) -> std::io::Result<Self> {
@@ -65,7 +62,7 @@ impl Watcher {
         let (orders, inbox) = mpsc::sync_channel(MAX_ORDERS);
         let mut thread = Thread {
             chain,
-            expected_genesis,
+            identity,
             reports,
             watches: Watches::default(),
             network_checked: false,
@@ -118,7 +115,7 @@ impl Watcher {
 
 struct Thread {
     chain: Arc<dyn Chain>,
-    expected_genesis: BlockHash,
+    identity: ChainIdentity,
     reports: Sender<Report>,
     watches: Watches,
     network_checked: bool,
@@ -185,10 +182,8 @@ impl Thread {
 
     fn ask(&mut self) -> Result<Vec<Report>, ChainError> {
         if !self.network_checked {
-            let got = self.chain.genesis()?;
-            if got != self.expected_genesis {
-                let expected = self.expected_genesis;
-                return Ok(vec![Report::WrongNetwork { got, expected }]);
+            if let Some(wrong) = self.identity.mismatch(&*self.chain)? {
+                return Ok(vec![Report::WrongNetwork(wrong)]);
             }
             self.network_checked = true;
         }

@@ -5,7 +5,7 @@
 //! no estimate ever came, [`FALLBACK_SAT_VB`] stands in; where none comes any more, the last one does.
 
 use beacon_signal::transaction;
-use bitcoin::{ScriptBuf, TxOut};
+use bitcoin::TxOut;
 use serde::{Deserialize, Serialize};
 
 use super::{Cohort, Coordinator, Event, Signal};
@@ -108,7 +108,7 @@ impl Signal {
     pub fn fee_rate(&self) -> u64 {
         let spent: Vec<TxOut> = self.spent.iter().map(SpentOutput::to_txout).collect();
         let script = spent.first().map(|output| output.script_pubkey.clone());
-        let size = transaction::signed_vsize(&self.tx, &script.unwrap_or_else(ScriptBuf::new));
+        let size = transaction::signed_vsize(&self.tx, &script.unwrap_or_default());
         let fee = transaction::fee(&self.tx, &spent).map_or(0, bitcoin::Amount::to_sat);
         fee.checked_div(size).unwrap_or_default()
     }

@@ -86,7 +86,11 @@ fn the_terms_bound_what_is_paid_and_what_is_wanted_can_be_shown() {
     world.settle();
     let signal = &world.cohort(cohort).signals[0];
     assert_eq!(signal.fee_rate(), 50);
-    let spent: Vec<TxOut> = signal.spent.iter().map(|spent| spent.to_txout()).collect();
+    let spent: Vec<TxOut> = signal
+        .spent
+        .iter()
+        .map(beacon_cohort::message::SpentOutput::to_txout)
+        .collect();
     let fee = transaction::fee(&signal.tx, &spent).unwrap().to_sat();
     let size = u64::try_from(signal.tx.vsize()).unwrap();
     assert_eq!(fee, 50 * size, "to the byte, with its real signatures");
@@ -112,7 +116,9 @@ fn a_retry_keeps_its_rate_until_twice_as_much_is_wanted() {
         assert!(!sent.is_empty(), "nobody signed");
         world.mail.clear();
         let signals = world.cohort(cohort).signals.iter();
-        signals.map(|signal| signal.fee_rate()).collect::<Vec<_>>()
+        signals
+            .map(beacon_cohort::coordinator::Signal::fee_rate)
+            .collect::<Vec<_>>()
     };
     assert_eq!(lost(&mut world), [10]);
     for (wanted, paid) in [(20, 10), (4, 10), (21, 21)] {
