@@ -134,6 +134,10 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_join: Option<bool>,
+    /// Join by --auto-join also where not only all members together can spend from the beacon (participant) [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_script_tree: Option<bool>,
     /// Sign without asking whatever passes every check (participant) [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,6 +196,10 @@ keeps its proofs; this software is young and nobody has audited it: send no more
 
 /// What the options come to.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a question of its own that the user answers with yes or no"
+)]
 pub struct Config {
     /// What the agent's DIDs announce.
     pub endpoint: Endpoint,
@@ -215,6 +223,8 @@ pub struct Config {
     pub fee_target_blocks: u16,
     /// DIDs for cohorts that are joined without asking; `None`: ask.
     pub auto_join: Option<Vec<String>>,
+    /// Whether that holds for cohorts with a script tree.
+    pub accept_script_tree: bool,
     /// Sign without asking.
     pub auto_sign: bool,
     /// File with the passphrase of the keys.
@@ -353,6 +363,7 @@ impl Options {
             fee_rate: fee_rate(self.fee_rate, fee_target_blocks)?,
             fee_target_blocks,
             auto_join: auto_join.then_some(dids),
+            accept_script_tree: self.accept_script_tree.unwrap_or(false),
             auto_sign: self.auto_sign.unwrap_or(false),
             passphrase_file: self.passphrase_file,
             unencrypted_keys: self.unencrypted_keys.unwrap_or(false),

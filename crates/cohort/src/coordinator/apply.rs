@@ -12,7 +12,6 @@ use super::state::{
 use super::{FeeEstimate, MAX_FUNDS};
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::Fund;
-use crate::musig::BeaconKey;
 use crate::review::impossible_beside;
 
 impl State {
@@ -172,8 +171,8 @@ impl Cohort {
                 self.members.remove(peer);
             }
             Event::CohortSet { at, .. } => {
-                self.beacon =
-                    BeaconKey::aggregate(self.members.values().map(|member| member.key)).ok();
+                let keys = self.members.values().map(|member| member.key);
+                self.beacon = self.terms.beacon(keys).ok();
                 self.phase = Phase::Set;
                 self.round.since = *at;
             }

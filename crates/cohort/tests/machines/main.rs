@@ -25,6 +25,7 @@ mod interleavings;
 mod late_dids;
 mod life;
 mod rollback;
+mod script_tree;
 mod seats;
 mod singleton;
 mod strikes;
