@@ -4,6 +4,7 @@
 
 use beacon_tests::harness::Member::Signs;
 use beacon_tests::harness::{Agent, Binary, Cohort, Liar, Net, Regtest, Scratch, free_port};
+use bitcoin::blockdata::constants::genesis_block;
 use serde_json::{Value, json};
 
 /// A cohort of an honest member and one whose chain source is the liar.
@@ -34,25 +35,21 @@ async fn deceived() -> (Net, Liar, Cohort) {
     (net, liar, cohort)
 }
 
-/// Waits until the deceived member has ended a session for this reason, and sees that it has signed nothing since `from`.
-async fn declines(member: &mut Agent, from: u64, code: &str) -> u64 {
-    let ended = member
-        .wait_after(from, "session_ended", |event| event["code"] == code)
-        .await;
+/// What ends a session whose money a member does not see: its own deadline, or the coordinator's.
+const UNSEEN: &[&str] = &["chain-unseen", "timeout"];
+
+/// Waits until the deceived member has ended a session for one of these reasons, and sees that it has signed nothing since
+/// `from`.
+async fn declines(member: &mut Agent, from: u64, codes: &[&str]) {
+    let fits = |event: &Value| codes.iter().any(|code| event["code"] == *code);
+    member.wait_after(from, "session_ended", fits).await;
     let events = member.events().await;
     let since = events.iter().filter(|event| event.seq > from);
-    let signed = |kind: &str| kind == "partial_authorized" || kind == "partial_released";
+    let signed = ["partial_authorized", "partial_released"];
     let signed: Vec<_> = since
-        .filter(|event| signed(event.value["event"].as_str().unwrap()))
+        .filter(|event| signed.iter().any(|kind| event.value["event"] == *kind))
         .collect();
-    assert!(signed.is_empty(), "{code}: {signed:?}");
-    ended.seq
-}
-
-fn changed(body: &[u8], member: &str, value: impl Into<Value>) -> Option<Vec<u8>> {
-    let mut answer: Value = serde_json::from_slice(body).ok()?;
-    answer[member] = value.into();
-    Some(answer.to_string().into_bytes())
+    assert!(signed.is_empty(), "{codes:?}: {signed:?}");
 }
 
 /// The member's own source says of the money that is to be spent …
@@ -61,15 +58,15 @@ async fn a_member_signs_nothing_that_its_source_does_not_bear_out() {
     let (mut net, liar, mut cohort) = deceived().await;
     let nobody = "ab".repeat(32);
     type Lie = Box<dyn Fn(&str, Vec<u8>) -> Option<Vec<u8>> + Send>;
-    let lies: [(&str, Lie); 5] = [
+    let lies: [(&[&str], Lie); 5] = [
         // … that it does not know it,
         (
-            "chain-unseen",
+            UNSEEN,
             Box::new(|path, body| (!path.ends_with("/raw")).then_some(body)),
         ),
         // … another transaction than the one that was asked for, with more money or another script,
         (
-            "chain-unseen",
+            UNSEEN,
             Box::new(|path, mut body| {
                 if path.ends_with("/raw")
                     && let Some(byte) = body.get_mut(60)
@@ -81,7 +78,7 @@ async fn a_member_signs_nothing_that_its_source_does_not_bear_out() {
         ),
         // … that it is in no block,
         (
-            "chain-unconfirmed",
+            UNSEEN,
             Box::new(|path, body| {
                 if !path.ends_with("/status") {
                     return Some(body);
@@ -91,7 +88,7 @@ async fn a_member_signs_nothing_that_its_source_does_not_bear_out() {
         ),
         // … that somebody has spent it,
         (
-            "chain-spent",
+            &["chain-spent"],
             Box::new(move |path, body| {
                 if !path.contains("/outspend/") {
                     return Some(body);
@@ -101,16 +98,13 @@ async fn a_member_signs_nothing_that_its_source_does_not_bear_out() {
             }),
         ),
         // … or nothing that can be read.
-        (
-            "chain-unseen",
-            Box::new(|_, _| Some(b"\x00babble".to_vec())),
-        ),
+        (UNSEEN, Box::new(|_, _| Some(b"\x00babble".to_vec()))),
     ];
-    for (code, lie) in lies {
+    for (codes, lie) in lies {
         let from = net.members[1].events().await.last().unwrap().seq;
         liar.lies(lie);
         net.request_update(&cohort, 0).await;
-        declines(&mut net.members[1], from, code).await;
+        declines(&mut net.members[1], from, codes).await;
         // As soon as it hears the truth it signs, and everything goes on.
         liar.tells_the_truth();
         net.confirmed(&mut cohort).await;
@@ -121,9 +115,11 @@ async fn a_member_signs_nothing_that_its_source_does_not_bear_out() {
 #[tokio::test]
 async fn a_tip_in_the_past_buries_nothing() {
     let (mut net, liar, mut cohort) = deceived().await;
-    liar.lies(|path, body| {
+    let genesis = genesis_block(bitcoin::Network::Regtest).block_hash();
+    liar.lies(move |path, body| {
         Some(match path {
-            "/blocks/tip/height" => b"1".to_vec(),
+            "/blocks/tip/hash" => genesis.to_string().into_bytes(),
+            "/blocks/tip/height" => b"0".to_vec(),
             _ => body,
         })
     });
@@ -171,55 +167,48 @@ async fn what_a_coordinator_believes_is_not_signed_for_it() {
     }
     let terms = json!({ "flow": "push", "response_deadline_s": 2, "max_strikes": 100 });
     let mut cohort = net.form(&[0, 1], terms).await;
-    // More money than there is.
-    liar.lies(|path, body| {
-        let mut listed: Value = match path.ends_with("/utxo") {
-            true => serde_json::from_slice(&body).ok()?,
-            false => return Some(body),
-        };
-        for output in listed.as_array_mut().into_iter().flatten() {
-            output["value"] = 90_000.into();
-        }
-        Some(listed.to_string().into_bytes())
-    });
-    net.fund(&cohort).await;
-    net.request_update(&cohort, 0).await;
-    abandoned(&mut net, "chain-amount").await;
-
-    // The operator's source is right again, and the operator says to go on.
-    liar.tells_the_truth();
-    let funds = |event: &Value| event["funds"][0]["value"] == 50_000;
-    net.coordinator.wait("funds_seen", funds).await;
-    start_again(&net, &cohort).await;
-    net.confirmed(&mut cohort).await;
-
     // Money that nobody paid.
     let invented = "cd".repeat(32);
-    liar.lies(move |path, body| {
-        if !path.ends_with("/utxo") {
-            return Some(body);
-        }
-        let mut listed: Value = serde_json::from_slice(&body).ok()?;
-        let output = listed.get_mut(0)?;
-        *output = changed(&serde_json::to_vec(output).ok()?, "txid", invented.clone())
-            .and_then(|output| serde_json::from_slice(&output).ok())?;
-        Some(listed.to_string().into_bytes())
-    });
-    let invented = |event: &Value| event["funds"].to_string().contains("cdcdcdcd");
-    net.coordinator.wait("funds_seen", invented).await;
-    net.request_update(&cohort, 1).await;
-    abandoned(&mut net, "chain-unseen").await;
+    liar.lies(move |path, body| altered(path, body, "txid", &json!(invented)));
+    net.chain.fund(&cohort.address, 50_000);
+    let fits = |event: &Value| event["funds"].to_string().contains("cdcdcdcd");
+    net.coordinator.wait("funds_seen", fits).await;
+    net.request_update(&cohort, 0).await;
+    abandoned(&mut net, UNSEEN).await;
+
+    // More money than there is. The operator is asked, whose source is right again.
+    liar.lies(|path, body| altered(path, body, "value", &json!(90_000)));
+    abandoned(&mut net, &["chain-amount"]).await;
     liar.tells_the_truth();
-    net.confirmed(&mut cohort).await;
-}
-
-async fn abandoned(net: &mut Net, code: &str) {
-    net.coordinator
-        .wait("session_abandoned", |event| event["code"] == code)
-        .await;
-}
-
-async fn start_again(net: &Net, cohort: &Cohort) {
+    let fits = |event: &Value| event["funds"][0]["value"] == 50_000;
+    net.coordinator.wait("funds_seen", fits).await;
     let params = json!({ "cohort_id": cohort.id });
     net.coordinator.call("session.start", params).await;
+    let signal = net.confirmed(&mut cohort).await;
+    // Nothing else was ever signed.
+    for agent in &net.members {
+        let events = agent.events().await;
+        let signed = events
+            .iter()
+            .filter(|event| event.value["event"] == "partial_authorized");
+        let signed: Vec<_> = signed.map(|event| &event.value["txid"]).collect();
+        assert_eq!(signed, [&json!(signal.txid.to_string())]);
+    }
+}
+
+/// The list of an address' outputs with this member of each changed; other answers as they are.
+fn altered(path: &str, body: Vec<u8>, member: &str, value: &Value) -> Option<Vec<u8>> {
+    if !path.ends_with("/utxo") {
+        return Some(body);
+    }
+    let mut listed: Value = serde_json::from_slice(&body).ok()?;
+    for output in listed.as_array_mut().into_iter().flatten() {
+        output[member] = value.clone();
+    }
+    Some(listed.to_string().into_bytes())
+}
+
+async fn abandoned(net: &mut Net, codes: &[&str]) {
+    let fits = |event: &Value| codes.iter().any(|code| event["code"] == *code);
+    net.coordinator.wait("session_abandoned", fits).await;
 }
