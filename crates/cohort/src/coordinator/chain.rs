@@ -155,13 +155,19 @@ impl Coordinator {
                 self.news(
                     cohort,
                     signal,
-                    Event::SignalGone { cohort: id, txid },
+                    Event::SignalGone {
+                        cohort: id,
+                        txid,
+                        at: now,
+                    },
                     SignalStatus::Gone,
                     now,
                 )
             }
             // Dropped from the mempool before it was mined.
-            (Standing::Broadcast, TransactionView::Unknown) if signal.is_due(now) => {
+            (Standing::Broadcast, TransactionView::Unknown)
+                if signal.is_due(now) && cohort.is_offered(signal) =>
+            {
                 broadcast(cohort, signal, now)
             }
             _ => Step::nothing(),

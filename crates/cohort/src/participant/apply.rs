@@ -304,16 +304,24 @@ impl Membership {
                 open.progress = Progress::PartialAuthorized {
                     aggregated: nonces.clone(),
                 };
+                let request = &open.proposal.0;
+                let (round, map) = (request.round, request.map.clone());
+                let tx = request.pending_tx.clone();
+                let replaced = request.replaces;
+                let mut signed = self.candidates.iter();
+                let replaced = signed.find(|signed| Some(signed.txid) == replaced);
+                // What is not known of the replaced signal is not known of this one.
+                let unproven = replaced.map(|signed| signed.unproven.clone());
                 let candidate = Candidate {
                     session: *session,
-                    round: open.proposal.0.round,
+                    round,
                     root: *root,
-                    tx: open.proposal.0.pending_tx.clone(),
+                    tx,
                     txid: *txid,
                     proofs: proofs.clone(),
-                    map: open.proposal.0.map.clone(),
-                    unproven: BTreeMap::new(),
-                    recovered: false,
+                    map,
+                    unproven: unproven.unwrap_or_default(),
+                    recovered: replaced.is_some_and(|signed| signed.recovered),
                     standing: Standing::Live,
                 };
                 // A retry signs the same transaction again: the proofs are the same.
@@ -323,7 +331,10 @@ impl Membership {
             event => {
                 if let Some(session) = &mut self.session {
                     if matches!(event, Event::NonceCommitted { .. }) {
-                        self.committed = Some(session.proposal.0.round);
+                        let request = &session.proposal.0;
+                        if request.kind.is_signal() {
+                            self.committed = Some(request.round);
+                        }
                         self.contributed.insert(session.id);
                     }
                     session.apply(event);

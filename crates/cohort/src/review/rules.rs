@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use beacon_signal::{LeafValue, Root, Strictness, UpdateId, transaction};
-use bitcoin::{Amount, OutPoint, Transaction, TxOut};
+use beacon_signal::{Index, LeafValue, Root, Strictness, UpdateId, transaction};
+use bitcoin::{Amount, OutPoint, TxIn, TxOut};
 
 use super::ensure;
-use super::live::ignored_live;
+use super::live::{ignored_live, undone};
 use super::signal::{OwnLeaf, ProposedSignal, SignalContext};
 use crate::machine::OutputView;
 use crate::message::{IndexProof, Kind, SpentOutput};
@@ -15,21 +15,29 @@ use crate::terms::BeaconType;
 type Proposal = ProposedSignal;
 type Context<'a> = SignalContext<'a>;
 
-pub(super) fn is_a_signal(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
-    ensure(
-        proposal.0.kind == Kind::Signal && proposal.0.replaces.is_none(),
-        || {
-            format!(
-                "got kind {:?}, expected a signal that replaces nothing",
-                proposal.0.kind
-            )
-        },
-    )
+pub(super) fn of_a_known_kind(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let (kind, replaces) = (&proposal.0.kind, proposal.0.replaces);
+    let known = match kind {
+        Kind::Signal => replaces.is_none(),
+        Kind::Replacement => replaces.is_some(),
+        Kind::Close | Kind::Other(_) => false,
+    };
+    ensure(known, || {
+        let what = replaces.map_or("nothing".to_owned(), |txid| txid.to_string());
+        format!(
+            "got kind {kind:?} that replaces {what}, expected a signal that replaces nothing, or a replacement that names what"
+        )
+    })
 }
 
-pub(super) fn of_this_round(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
-    ensure(proposal.0.round == context.round, || {
-        format!("got round {}, expected {}", proposal.0.round, context.round)
+pub(super) fn of_the_round(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    let (got, expected) = match (&proposal.0.kind, &context.replaced) {
+        (Kind::Replacement, None) => return Ok(()), // Another check's business.
+        (Kind::Replacement, Some(replaced)) => (proposal.0.round, replaced.round),
+        _ => (proposal.0.round, context.round),
+    };
+    ensure(got == expected, || {
+        format!("got round {got}, expected {expected}")
     })
 }
 
@@ -216,7 +224,13 @@ pub(super) fn one_proof_for_each_index(
     })
 }
 
-pub(super) fn a_leaf_for_each_index(_: &Proposal, context: &Context<'_>) -> Result<(), String> {
+pub(super) fn a_leaf_for_each_index(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    if proposal.0.kind == Kind::Replacement {
+        return Ok(()); // An index that was registered after the round has none in it.
+    }
     let missing = context.leaves.iter().find(|(_, leaf)| leaf.is_none());
     match missing {
         Some((index, _)) if !context.terms.empty_leaf_allowed => Err(format!(
@@ -233,7 +247,7 @@ pub(super) fn proofs_carry_own_leaves(
     let Some(root) = transaction::signal_bytes(&proposal.0.pending_tx) else {
         return Ok(()); // Another check's business.
     };
-    let own = context.leaves.iter();
+    let own = known_leaves(context);
     let own = own.map(|(index, leaf)| (index, leaf.map_or(LeafValue::EMPTY, OwnLeaf::value)));
     // No leaf was sent for these.
     let not_yet = context.registering.iter();
@@ -246,6 +260,18 @@ pub(super) fn proofs_carry_own_leaves(
         }
     }
     Ok(())
+}
+
+/// The member's leaves, without those that a replaced signal has and the member has forgotten.
+fn known_leaves<'a>(
+    context: &'a Context<'_>,
+) -> impl Iterator<Item = (&'a Index, Option<&'a OwnLeaf>)> {
+    let replaced = context.replaced.iter();
+    let forgotten: BTreeSet<_> = replaced.flat_map(|old| &old.unproven).collect();
+    let leaves = context.leaves.iter();
+    leaves
+        .filter(move |(index, _)| !forgotten.contains(index))
+        .map(|(index, leaf)| (index, leaf.as_deref()))
 }
 
 pub(super) fn map_carries_own_updates(
@@ -278,10 +304,7 @@ pub(super) fn map_carries_own_updates(
         format!("got a map with hash {hash}, expected {root}, the signal bytes")
     })?;
     let announced = map.by_index();
-    let own = context
-        .leaves
-        .iter()
-        .map(|(index, leaf)| (index, leaf.and_then(|leaf| leaf.update)));
+    let own = known_leaves(context).map(|(index, leaf)| (index, leaf.and_then(|leaf| leaf.update)));
     let not_yet = context.registering.iter().map(|index| (index, None));
     for (index, wanted) in own.chain(not_yet) {
         let got = announced.get(index).copied();
@@ -301,6 +324,70 @@ pub(super) fn map_carries_own_updates(
     Ok(())
 }
 
+pub(super) fn replaces_what_we_signed(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    match (proposal.0.replaces, &context.replaced) {
+        (Some(txid), None) => Err(format!(
+            "got a replacement of transaction {txid}, expected one that this member signed and that may still be mined"
+        )),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn replaces_nothing_mined(_: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    let mined = context.replaced.as_ref().and_then(|old| old.mined);
+    mined.map_or(Ok(()), |txid| {
+        Err(format!(
+            "transaction {txid} is in a block: there is nothing to replace"
+        ))
+    })
+}
+
+pub(super) fn keeps_replaced_inputs(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    let outpoints = |inputs: &[TxIn]| -> BTreeSet<OutPoint> {
+        inputs.iter().map(|input| input.previous_output).collect()
+    };
+    let kept = outpoints(&proposal.0.pending_tx.input);
+    let old = context.replaced.as_ref();
+    let wanted = old.map_or_else(BTreeSet::new, |old| outpoints(&old.tx.input));
+    wanted.difference(&kept).next().map_or(Ok(()), |missing| {
+        Err(format!(
+            "got inputs without {missing}, expected all inputs of the transaction that is replaced"
+        ))
+    })
+}
+
+pub(super) fn pays_more_than_replaced(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    let tx = &proposal.0.pending_tx;
+    let spent = proposal.spent();
+    let value = |input: &TxIn| {
+        let inputs = tx.input.iter().zip(&spent);
+        let mut known = inputs.filter(|(kept, _)| kept.previous_output == input.previous_output);
+        known.next().map(|(_, output)| output.clone())
+    };
+    let Some(old) = &context.replaced else {
+        return Ok(());
+    };
+    let old_spent: Option<Vec<TxOut>> = old.tx.input.iter().map(value).collect();
+    let old_fee = old_spent.and_then(|spent| transaction::fee(old.tx, &spent));
+    let (Some(fee), Some(old_fee)) = (transaction::fee(tx, &spent), old_fee) else {
+        return Ok(()); // The checks of balance, count and inputs say why there is none.
+    };
+    ensure(fee > old_fee, || {
+        format!(
+            "got a fee of {fee}, expected more than the {old_fee} of the transaction that is replaced"
+        )
+    })
+}
+
 pub(super) fn respects_live(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
     ignored_live(&proposal.0.pending_tx.input, &context.live).map_or(Ok(()), |txid| {
         Err(format!(
@@ -314,17 +401,9 @@ pub(super) fn leaves_published_alone(
     context: &Context<'_>,
 ) -> Result<(), String> {
     let inputs = &proposal.0.pending_tx.input;
-    let conflicts = |published: &&&Transaction| {
-        published.input.iter().any(|taken| {
-            inputs
-                .iter()
-                .any(|input| input.previous_output == taken.previous_output)
-        })
-    };
-    context.published.iter().find(conflicts).map_or(Ok(()), |published| {
+    undone(inputs, &context.published, &context.live).map_or(Ok(()), |published| {
         Err(format!(
-            "got a spend of what transaction {} spends, which was published for an earlier round and would be undone",
-            published.compute_txid()
+            "got a spend of what transaction {published} spends, or builds on, which was published for another round and would be undone"
         ))
     })
 }
@@ -428,11 +507,13 @@ pub(super) fn not_spent_otherwise(
     context: &Context<'_>,
 ) -> Result<(), String> {
     let own = proposal.0.pending_tx.compute_txid();
+    let versions = context.replaced.iter().flat_map(|old| &old.versions);
+    let versions: BTreeSet<_> = versions.chain([&own]).collect();
     let spender = views(proposal, context).find_map(|(outpoint, view)| match view {
         OutputView::Seen {
             spent_by: Some(other),
             ..
-        } if *other != own => Some((outpoint, other)),
+        } if !versions.contains(other) => Some((outpoint, other)),
         _ => None,
     });
     spender.map_or(Ok(()), |(outpoint, other)| {

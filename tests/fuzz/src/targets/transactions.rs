@@ -113,7 +113,7 @@ fn review(situation: &Situation, request: AuthorizationRequest) {
     let inputs: Vec<_> = inputs.map(|input| input.previous_output).collect();
     let views = views(situation, inputs);
     let context = membership
-        .context(&views)
+        .context(&proposed, &views)
         .expect("the cohort was agreed on");
     let proposed = ProposedSignal(request);
     match proposed.review(&context) {
