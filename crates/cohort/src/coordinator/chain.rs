@@ -45,8 +45,14 @@ impl Coordinator {
                 let Some((cohort, signal)) = self.signal(txid) else {
                     return Step::nothing();
                 };
+                let is_news = match signal.standing {
+                    Standing::Signed => true,
+                    // The network has thought better of it.
+                    Standing::Broadcast => signal.refusal.is_some(),
+                    _ => false,
+                };
                 match outcome {
-                    BroadcastOutcome::Accepted if signal.standing == Standing::Signed => self.news(
+                    BroadcastOutcome::Accepted if is_news => self.news(
                         cohort,
                         signal,
                         Event::SignalBroadcast {

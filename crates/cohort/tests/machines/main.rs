@@ -23,6 +23,7 @@ mod inputs;
 mod interleavings;
 mod late_dids;
 mod life;
+mod replacement;
 mod rollback;
 mod seats;
 mod singleton;
