@@ -99,6 +99,9 @@ pub(crate) enum Command {
         /// DID to answer for; may be given several times
         #[arg(long, required = true)]
         did: Vec<String>,
+        /// Agree that not only all members together can spend from the beacon: `cohorts` says who else can
+        #[arg(long)]
+        accept_script_tree: bool,
     },
     /// Leave a cohort that is not set yet
     Leave {

@@ -83,7 +83,14 @@ impl Args {
                 ("unsubscribe", json!({ "coordinator": coordinator }))
             }
             Command::Cohorts => ("cohorts", Value::Null),
-            Command::Join { cohort, did } => ("join", cohort.with(json!({ "dids": did }))),
+            Command::Join {
+                cohort,
+                did,
+                accept_script_tree,
+            } => (
+                "join",
+                cohort.with(json!({ "dids": did, "accept_script_tree": accept_script_tree })),
+            ),
             Command::Leave { cohort } => ("leave", cohort.with(json!({}))),
             Command::RequestUpdate {
                 cohort,

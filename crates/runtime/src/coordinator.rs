@@ -22,6 +22,7 @@ use crate::driver::now;
 use crate::identities::Identities;
 use crate::keys::list;
 use crate::params::read;
+use crate::script_tree::warn_of_the_tree;
 use crate::settings::Config as Settings;
 use view::{detail, evidence_list, sessions, summary};
 
@@ -237,6 +238,12 @@ impl Agent for CoordinatorAgent {
         Vec::new()
     }
 
+    fn networks(&self, machine: &Coordinator) -> Vec<BtcNetwork> {
+        let cohorts = machine.state().cohorts.values();
+        let concerned = cohorts.filter(|cohort| !matches!(cohort.phase, Phase::Failed(_)));
+        concerned.map(|cohort| cohort.terms.btc_network).collect()
+    }
+
     /// A member of a cohort that is set; anybody can subscribe.
     fn is_partner(&self, machine: &Coordinator, peer: &PeerId) -> bool {
         let mut cohorts = machine.state().cohorts.values();
@@ -298,6 +305,12 @@ impl CoordinatorAgent {
             terms.entry("admission").or_insert("invited".into());
         }
         let terms = AgreedTerms::parse(Value::Object(terms)).map_err(RpcError::invalid_params)?;
+        if terms.btc_network != self.network {
+            return Err(RpcError::invalid_params(format!(
+                "btc_network: got {}, expected {}, the network of this coordinator's chain source",
+                terms.btc_network, self.network
+            )));
+        }
         within("max_members", terms.max_members, self.max_members)?;
         let indexes = self.max_indexes_per_member;
         within(
@@ -306,8 +319,9 @@ impl CoordinatorAgent {
             indexes,
         )?;
         let cohort = CohortId(Uuid::new_v4());
-        let answer =
+        let mut answer =
             json!({ "cohort_id": cohort, "terms_hash": terms.hash(), "terms": terms.value() });
+        warn_of_the_tree(&terms, &mut answer);
         let invited = peers(&params.invited);
         Ok(Call::Command(
             Command::Advertise {

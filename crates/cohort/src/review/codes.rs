@@ -42,6 +42,10 @@ decline_codes! {
     AddressMismatch = "address-mismatch";
     /// A kind from the future, a replacement that names nothing, or a closing spend that the terms do not provide for.
     UnsupportedKind = "unsupported-kind";
+    /// The transaction to be replaced is not one that this member signed and that may still be mined. No strike.
+    ReplacesUnknown = "replaces-unknown";
+    /// The transaction to be replaced, or another version of it, is in a block. No strike.
+    ReplacesMined = "replaces-mined";
     /// Not the member's current round, or, of a replacement, not that of what it replaces.
     WrongRound = "wrong-round";
     /// More or fewer inputs than one.
@@ -85,10 +89,6 @@ decline_codes! {
     /// A CAS cohort's map is missing, has another hash than the signal bytes, or does not say of this member's DIDs exactly
     /// what it asked for; or an SMT cohort has one.
     MapInvalid = "map-invalid";
-    /// The transaction to be replaced is not one that this member signed and that may still be mined. No strike.
-    ReplacesUnknown = "replaces-unknown";
-    /// The transaction to be replaced, or another version of it, is in a block. No strike.
-    ReplacesMined = "replaces-mined";
     /// An input of the transaction to be replaced is missing.
     ReplacedInputs = "replaced-inputs";
     /// A fee that is not higher than that of the transaction to be replaced.

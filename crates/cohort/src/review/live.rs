@@ -11,12 +11,12 @@ use bitcoin::{OutPoint, Transaction, TxIn, Txid};
 /// on it, directly or through other live transactions, and nothing that either of them needs is spent otherwise by the
 /// other, or by what the other depends on.
 pub(crate) fn ignored_live(inputs: &[TxIn], live: &[&Transaction]) -> Option<Txid> {
-    let live = Live::new(live);
-    let line = live.line_of(inputs)?;
-    let mut all = live.0.keys();
+    let graph = Live::new(live);
+    let own = graph.line_of(inputs)?;
+    let mut all = graph.0.keys();
     all.find(|txid| {
-        let other = live.line_to(**txid);
-        !line.txids.contains(*txid) && other.is_some_and(|other| line.goes_with(&other))
+        let other = graph.line_to(**txid);
+        !own.txids.contains(*txid) && other.is_some_and(|other| own.goes_with(&other))
     })
     .copied()
 }
@@ -28,14 +28,14 @@ pub(crate) fn undone(
     published: &[&Transaction],
     live: &[&Transaction],
 ) -> Option<Txid> {
-    let live = Live::new(live);
+    let graph = Live::new(live);
     let mut published = published.iter().map(|tx| tx.compute_txid());
-    let line = live.line_of(inputs);
+    let own = graph.line_of(inputs);
     published.find(|txid| {
-        let (Some(line), Some(other)) = (&line, live.line_to(*txid)) else {
+        let (Some(own), Some(other)) = (&own, graph.line_to(*txid)) else {
             return false; // One of the two can never be mined.
         };
-        line.without_itself().goes_with(&other) && !line.goes_with(&other)
+        own.without_itself().goes_with(&other) && !own.goes_with(&other)
     })
 }
 

@@ -93,6 +93,8 @@ pub struct Replaced<'a> {
 fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
     vec![
         check(DeclineCode::UnsupportedKind, rules::of_a_known_kind),
+        check(DeclineCode::ReplacesUnknown, rules::replaces_what_we_signed),
+        check(DeclineCode::ReplacesMined, rules::replaces_nothing_mined),
         check(DeclineCode::WrongRound, rules::of_the_round),
         check(DeclineCode::InputCount, rules::inputs_within_the_terms),
         check(DeclineCode::NotUnsigned, rules::unsigned),
@@ -114,8 +116,6 @@ fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
         check(DeclineCode::LeafMissing, rules::a_leaf_for_each_index),
         check(DeclineCode::ProofInvalid, rules::proofs_carry_own_leaves),
         check(DeclineCode::MapInvalid, rules::map_carries_own_updates),
-        check(DeclineCode::ReplacesUnknown, rules::replaces_what_we_signed),
-        check(DeclineCode::ReplacesMined, rules::replaces_nothing_mined),
         check(DeclineCode::ReplacedInputs, rules::keeps_replaced_inputs),
         check(DeclineCode::FeeNotHigher, rules::pays_more_than_replaced),
         check(DeclineCode::LiveTransaction, rules::respects_live),

@@ -94,7 +94,9 @@ impl Chain {
                 return BroadcastOutcome::Refused("invalid Schnorr signature".to_owned());
             }
         }
-        rivals.into_iter().for_each(|txid| self.evict(txid));
+        for txid in rivals {
+            self.evict(txid);
+        }
         self.add(tx);
         BroadcastOutcome::Accepted
     }
@@ -121,7 +123,9 @@ impl Chain {
             })
             .map(|(child, _)| *child)
             .collect();
-        children.into_iter().for_each(|child| self.evict(child));
+        for child in children {
+            self.evict(child);
+        }
     }
 
     /// A miner has another opinion of what belongs into the next block.

@@ -4,6 +4,7 @@
 use beacon_cohort::coordinator::{self, ReplacementError, Signal, Stage, Standing};
 use beacon_cohort::ids::CohortId;
 use beacon_cohort::machine::Code;
+use beacon_cohort::message::SpentOutput;
 use beacon_cohort::participant;
 use beacon_cohort::terms::Terms;
 use beacon_signal::{Index, Strictness, UpdateId, transaction};
@@ -46,11 +47,7 @@ fn bury(world: &mut World) {
 }
 
 fn fee(signal: &Signal) -> u64 {
-    let spent: Vec<_> = signal
-        .spent
-        .iter()
-        .map(|output| output.to_txout())
-        .collect();
+    let spent: Vec<_> = signal.spent.iter().map(SpentOutput::to_txout).collect();
     transaction::fee(&signal.tx, &spent).unwrap().to_sat()
 }
 
@@ -491,7 +488,14 @@ fn a_did_that_came_later_is_proven_to_have_no_leaf() {
     let did = "did:example:late".to_owned();
     let dids = vec![did.clone()];
     world
-        .user(0, participant::Command::Join { cohort, dids })
+        .user(
+            0,
+            participant::Command::Join {
+                cohort,
+                dids,
+                accept_script_tree: false,
+            },
+        )
         .unwrap();
     world.settle();
     world.pass(PATIENCE_S);

@@ -134,7 +134,7 @@ fn declines_replaces_mined() {
         case.mined = case.request.replaces;
     });
     declines(DeclineCode::ReplacesMined, |case| {
-        case.mined = Some(txid(9))
+        case.mined = Some(txid(9));
     });
 }
 
