@@ -171,9 +171,18 @@ impl Coordinator {
         if let Some(got) = wanted.filter(|got| *got > cap) {
             return Err(ReplacementError::TooHigh { got, cap });
         }
-        let rate = wanted.unwrap_or(self.config.fee_rate_sat_vb.min(cap));
         let paid = cohort.versions(signal).map(fee_sat).max();
         let paid = paid.unwrap_or_default();
+        let rate = wanted.unwrap_or_else(|| {
+            // As for signals: an attempt is repeated unless more than twice as much is wanted by now.
+            let wanted = self.wanted_fee_rate().min(cap);
+            let tried = cohort.signals.iter().filter(|tried| {
+                tried.round == signal.round && !tried.is_signed() && fee_sat(tried) > paid
+            });
+            let before = tried.map(Signal::fee_rate).max();
+            let before = before.filter(|before| wanted <= before.saturating_mul(2));
+            before.map_or(wanted, |before| before.min(cap))
+        });
         let live = cohort.live();
         let mut inputs: Vec<(OutPoint, TxOut)> = signal
             .tx
