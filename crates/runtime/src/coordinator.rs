@@ -1,5 +1,6 @@
 //! The coordinator's role: its control methods.
 
+mod funding;
 mod view;
 
 use std::collections::BTreeSet;
@@ -125,7 +126,10 @@ impl Agent for CoordinatorAgent {
             "did" => own_did(identities)?,
             "keys" => list::of_coordinator(identities)?,
             "cohort.advertise" => return self.advertise(read(params)?),
-            "cohort.list" => machine.state().cohorts.values().map(summary).collect(),
+            "cohort.list" => {
+                let cohorts = machine.state().cohorts.values();
+                cohorts.map(|cohort| summary(machine, cohort)).collect()
+            }
             "cohort.show" => detail(machine, cohort(read::<OneCohort>(params)?.cohort_id)?),
             "cohort.close_admission" => {
                 let cohort = read::<OneCohort>(params)?.cohort_id;
@@ -198,7 +202,7 @@ impl Agent for CoordinatorAgent {
                     "sat_vb": machine.wanted_fee_rate(),
                     "source": machine.fee_rate_source(),
                 },
-                "cohorts": machine.state().cohorts.values().map(summary).collect::<Vec<_>>(),
+                "cohorts": machine.state().cohorts.values().map(|cohort| summary(machine, cohort)).collect::<Vec<_>>(),
             }),
             other => return Err(RpcError::method_not_found(other)),
         };
