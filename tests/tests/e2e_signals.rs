@@ -194,7 +194,8 @@ async fn what_is_said_to_be_missing_is_enough() {
     let mut net = Net::start_with(&[Signs, Signs], &["--fee-rate", "20"]).await;
     let mut cohort = net.form(&[0, 1], json!({})).await;
     net.request_update(&cohort, 0).await;
-    let show = ["cohort", "show", &cohort.id];
+    let id = cohort.id.clone();
+    let show = ["cohort", "show", &id];
     let shown = net.coordinator.answer(&show).await;
     assert_eq!(shown["missing_sat"], 111 * 20, "{shown}");
     assert_eq!(shown["funding_state"], "missing", "{shown}");
@@ -217,7 +218,8 @@ async fn what_is_said_to_be_missing_is_enough() {
     assert_eq!(signal.transaction.input.len(), 2);
     signed_by_the_key_path(&signal.transaction);
     let shown = net.coordinator.answer(&show).await;
-    assert_eq!(shown["funding_state"], "missing", "{shown}");
+    // It left no change, so that nothing can build on it before it is buried.
+    assert_eq!(shown["funding_state"], "live-transaction", "{shown}");
 }
 
 /// Where the operator says nothing, signals pay what the chain source estimates.
