@@ -1,7 +1,7 @@
 //! One session: the transaction is built, nonces and partial signatures are put together, or it is abandoned.
 
 use beacon_signal::{LeafValue, Root};
-use bitcoin::Witness;
+use bitcoin::{Transaction, Txid, Witness};
 use rand_core::CryptoRng;
 use uuid::{Builder, Uuid};
 
@@ -12,9 +12,21 @@ use super::{Cohort, Coordinator, Event, FORMATION_EXPIRY_S, Session, TIMEOUT};
 use crate::evidence::Evidence;
 use crate::ids::{PeerId, SessionId, Timestamp};
 use crate::machine::{Code, Step};
-use crate::message::{AuthorizationRequest, IndexProof, Kind, NextStep, SessionAborted};
+use crate::message::{
+    AuthorizationRequest, IndexProof, Kind, NextStep, SessionAborted, SpentOutput,
+};
 use crate::musig::aggregate_nonces;
 use crate::review::DeclineCode;
+
+/// What a session is opened for.
+pub(super) struct Opening {
+    pub(super) kind: Kind,
+    pub(super) round: u64,
+    pub(super) replaces: Option<Txid>,
+    pub(super) commitment: Commitment,
+    pub(super) tx: Transaction,
+    pub(super) spent: Vec<SpentOutput>,
+}
 
 /// Why a session ends without a signature.
 pub(super) struct Abandonment {
@@ -62,12 +74,40 @@ impl Coordinator {
         let Some((tx, spent)) = self.build(cohort, commitment.root()) else {
             return Step::nothing();
         };
+        let opening = Opening {
+            kind: Kind::Signal,
+            round,
+            replaces: None,
+            commitment,
+            tx,
+            spent,
+        };
+        Self::open_session(cohort, opening, now, rng)
+    }
+
+    /// Asks every member to sign this.
+    pub(super) fn open_session(
+        cohort: &Cohort,
+        opening: Opening,
+        now: Timestamp,
+        rng: &mut dyn CryptoRng,
+    ) -> Step<Event> {
+        let Opening {
+            kind,
+            round,
+            replaces,
+            commitment,
+            tx,
+            spent,
+        } = opening;
         let deadline = now.after(cohort.phase_deadline_s());
         let session = SessionId(fresh_uuid(rng));
         let mut step = Step::event(Event::SessionStarted {
             cohort: cohort.id,
             session,
             round,
+            kind: kind.clone(),
+            replaces,
             root: commitment.root(),
             outpoints: tx.input.iter().map(|input| input.previous_output).collect(),
             tx: tx.clone(),
@@ -79,9 +119,9 @@ impl Coordinator {
                 session_id: session,
                 cohort_id: cohort.id,
                 pending_tx: tx.clone(),
-                kind: Kind::Signal,
+                kind: kind.clone(),
                 round,
-                replaces: None,
+                replaces,
                 spent_outputs: spent.clone(),
                 proofs: member
                     .indexes
@@ -104,6 +144,9 @@ impl Coordinator {
         now: Timestamp,
     ) -> Step<Event> {
         let members = cohort.members.len();
+        if session.kind == Kind::Replacement && cohort.is_mined(session.round) {
+            return Self::abandon_needless(cohort, session, now);
+        }
         if session.outdated && session.aggregated.is_none() {
             return Self::abandon_outdated(cohort, session, now);
         }
@@ -158,6 +201,17 @@ impl Coordinator {
             code: LATE_LEAF,
             culprit: None,
             comment: "a leaf came after the tree was built".to_owned(),
+            struck: Vec::new(),
+        };
+        Self::abandon(cohort, session, why, now)
+    }
+
+    /// What it would replace is in a block: nobody's fault.
+    fn abandon_needless(cohort: &Cohort, session: &Session, now: Timestamp) -> Step<Event> {
+        let why = Abandonment {
+            code: DeclineCode::ReplacesMined.as_str(),
+            culprit: None,
+            comment: "the transaction to be replaced is in a block".to_owned(),
             struck: Vec::new(),
         };
         Self::abandon(cohort, session, why, now)
@@ -237,9 +291,10 @@ impl Coordinator {
             comment,
             struck,
         } = why;
+        let of_this_round = session.kind.is_signal();
         let crossed = culprit
             .as_ref()
-            .is_some_and(|peer| cohort.has_crossed(peer, code));
+            .is_some_and(|peer| of_this_round && cohort.has_crossed(peer, code));
         let again = crossed || is_transient(code);
         let strikes = |peer: &PeerId| cohort.members.get(peer).map_or(0, |member| member.strikes);
         let over = struck
@@ -251,7 +306,7 @@ impl Coordinator {
             code: code.to_owned(),
             next: if over {
                 NextStep::CohortDissolved // At the next tick.
-            } else if again {
+            } else if again && code != DeclineCode::ReplacesMined.as_str() {
                 NextStep::NewSession
             } else {
                 NextStep::Wait
@@ -276,10 +331,17 @@ impl Coordinator {
             }));
         if !again {
             let reason = format!("{code}: {comment}{}", remedy(code));
-            step.events.push(Event::RoundStopped {
-                cohort: cohort.id,
-                round: session.round,
-                reason,
+            step.events.push(match session.replaces {
+                Some(txid) => Event::ReplacementStopped {
+                    cohort: cohort.id,
+                    txid,
+                    reason,
+                },
+                None => Event::RoundStopped {
+                    cohort: cohort.id,
+                    round: session.round,
+                    reason,
+                },
             });
         }
         let expires = now.after(FORMATION_EXPIRY_S);
