@@ -25,7 +25,7 @@ use crate::keys::list;
 use crate::params::read;
 use crate::script_tree::warn_of_the_tree;
 use crate::settings::Config as Settings;
-use view::{detail, evidence_list, sessions, summary};
+use view::{detail, evidence_list, sessions, summaries};
 
 /// The role of a coordinator.
 #[derive(Debug)]
@@ -134,10 +134,7 @@ impl Agent for CoordinatorAgent {
             "did" => own_did(identities)?,
             "keys" => list::of_coordinator(identities)?,
             "cohort.advertise" => return self.advertise(read(params)?),
-            "cohort.list" => {
-                let cohorts = machine.state().cohorts.values();
-                cohorts.map(|cohort| summary(machine, cohort)).collect()
-            }
+            "cohort.list" => summaries(machine).into(),
             "cohort.show" => detail(machine, cohort(read::<OneCohort>(params)?.cohort_id)?),
             "cohort.close_admission" => {
                 let cohort = read::<OneCohort>(params)?.cohort_id;
@@ -223,7 +220,7 @@ impl Agent for CoordinatorAgent {
                     "sat_vb": machine.wanted_fee_rate(),
                     "source": machine.fee_rate_source(),
                 },
-                "cohorts": machine.state().cohorts.values().map(|cohort| summary(machine, cohort)).collect::<Vec<_>>(),
+                "cohorts": summaries(machine),
             }),
             other => return Err(RpcError::method_not_found(other)),
         };

@@ -16,7 +16,13 @@ fn phase(cohort: &Cohort) -> &'static str {
     }
 }
 
-pub(super) fn summary(machine: &Coordinator, cohort: &Cohort) -> Value {
+/// All cohorts, in short.
+pub(super) fn summaries(machine: &Coordinator) -> Vec<Value> {
+    let cohorts = machine.state().cohorts.values();
+    cohorts.map(|cohort| summary(machine, cohort)).collect()
+}
+
+fn summary(machine: &Coordinator, cohort: &Cohort) -> Value {
     let mut value = json!({
         "cohort_id": cohort.id,
         "phase": phase(cohort),
