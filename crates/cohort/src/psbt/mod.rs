@@ -26,7 +26,7 @@ pub const MAX_BYTES: usize = 512 * 1024;
 /// Most outputs of a transaction that a PSBT is about. A signal has two.
 const MAX_OUTPUTS: usize = 16;
 /// Most inputs, as in the terms.
-const MAX_INPUTS: usize = 1_000;
+pub(crate) const MAX_INPUTS: usize = 1_000;
 
 /// What is signed, and by whom.
 #[derive(Clone, Copy, Debug)]
