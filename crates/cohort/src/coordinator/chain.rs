@@ -87,7 +87,9 @@ impl Coordinator {
                     _ => Step::nothing(),
                 }
             }
-            ChainFact::Output { .. } | ChainFact::Inputs(_) => Step::nothing(),
+            ChainFact::Output { .. } | ChainFact::SpentByLeaf { .. } | ChainFact::Inputs(_) => {
+                Step::nothing()
+            }
         }
     }
 
