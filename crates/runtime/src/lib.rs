@@ -22,7 +22,7 @@ pub mod proofs;
 mod prover;
 pub mod rates;
 pub mod resolve;
-mod script_tree;
+pub mod script_tree;
 pub mod settings;
 pub mod source;
 pub mod store;

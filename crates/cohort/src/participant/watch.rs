@@ -50,6 +50,7 @@ impl Participant {
                 .collect(),
             inputs: cohorts().filter_map(Membership::checked_inputs).collect(),
             transactions: transactions.into_iter().collect(),
+            fee_target: None,
         }
     }
 

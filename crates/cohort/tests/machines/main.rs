@@ -17,6 +17,7 @@ mod cas;
 mod contests;
 mod delivery;
 mod evidence;
+mod fees;
 mod golden;
 mod history;
 mod inputs;
