@@ -1,5 +1,6 @@
 //! The coordinator's role: its control methods.
 
+mod funding;
 mod view;
 
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ use crate::keys::list;
 use crate::params::read;
 use crate::script_tree::warn_of_the_tree;
 use crate::settings::Config as Settings;
-use view::{detail, evidence_list, sessions, summary};
+use view::{detail, evidence_list, sessions, summaries};
 
 /// The role of a coordinator.
 #[derive(Debug)]
@@ -92,6 +93,14 @@ fn yes() -> bool {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Replace {
+    cohort_id: CohortId,
+    /// sat/vB.
+    fee_rate: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct OneEvidence {
     cohort_id: CohortId,
     /// As `evidence.list` counts, from 1.
@@ -125,7 +134,7 @@ impl Agent for CoordinatorAgent {
             "did" => own_did(identities)?,
             "keys" => list::of_coordinator(identities)?,
             "cohort.advertise" => return self.advertise(read(params)?),
-            "cohort.list" => machine.state().cohorts.values().map(summary).collect(),
+            "cohort.list" => summaries(machine).into(),
             "cohort.show" => detail(machine, cohort(read::<OneCohort>(params)?.cohort_id)?),
             "cohort.close_admission" => {
                 let cohort = read::<OneCohort>(params)?.cohort_id;
@@ -133,6 +142,19 @@ impl Agent for CoordinatorAgent {
                     Command::CloseAdmission { cohort },
                     json!({ "cohort_id": cohort }),
                 ));
+            }
+            "cohort.replace" => {
+                let Replace {
+                    cohort_id,
+                    fee_rate,
+                } = read(params)?;
+                let replaced = cohort(cohort_id)?.replaceable().map(|signal| signal.txid);
+                let command = Command::Replace {
+                    cohort: cohort_id,
+                    fee_rate,
+                };
+                let answer = json!({ "cohort_id": cohort_id, "replaces": replaced });
+                return Ok(Call::Command(command, answer));
             }
             "cohort.dissolve" => {
                 let Dissolve {
@@ -198,7 +220,7 @@ impl Agent for CoordinatorAgent {
                     "sat_vb": machine.wanted_fee_rate(),
                     "source": machine.fee_rate_source(),
                 },
-                "cohorts": machine.state().cohorts.values().map(summary).collect::<Vec<_>>(),
+                "cohorts": summaries(machine),
             }),
             other => return Err(RpcError::method_not_found(other)),
         };

@@ -135,6 +135,8 @@ pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
             "cohort_id": cohort.id,
             "session_id": session.id,
             "round": request.round,
+            "kind": request.kind,
+            "replaces": request.replaces,
             "status": match session.progress {
                 Progress::Requested if session.approved => "checking",
                 Progress::Requested => "waiting-for-approval",
