@@ -93,7 +93,7 @@ fn what_is_no_spend_by_this_leaf_is_refused() {
     type Change = fn(&mut Psbt);
     let changes: [(&str, Change); 11] = [
         ("an input without it", |file| {
-            file.inputs[1].witness_utxo = None
+            file.inputs[1].witness_utxo = None;
         }),
         ("an input without it", |file| {
             let output = file.inputs[0].witness_utxo.as_mut().unwrap();
@@ -112,7 +112,7 @@ fn what_is_no_spend_by_this_leaf_is_refused() {
             file.unsigned_tx.version = bitcoin::transaction::Version::ONE;
         }),
         ("sequence", |file| {
-            file.unsigned_tx.input[1].sequence = Sequence::MAX
+            file.unsigned_tx.input[1].sequence = Sequence::MAX;
         }),
         ("twice", |file| {
             file.unsigned_tx.input[1] = file.unsigned_tx.input[0].clone();

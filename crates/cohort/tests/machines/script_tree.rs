@@ -150,7 +150,10 @@ fn a_spend_by_a_leaf_is_no_sign_of_a_rollback() {
             .to_owned(),
     };
     let watches = world.peers[0].node.machine.watches();
-    assert_eq!(watches.script_trees, [output.script_pubkey.clone()]);
+    assert_eq!(
+        watches.script_trees,
+        std::slice::from_ref(&output.script_pubkey)
+    );
     assert!(watches.outpoints.contains(&outpoint));
     let spent = ChainFact::Output {
         outpoint,
