@@ -14,6 +14,7 @@ mod event;
 mod formation;
 mod history;
 mod progress;
+mod psbt;
 mod session;
 mod signing;
 mod state;
@@ -24,6 +25,7 @@ use std::collections::BTreeSet;
 use rand_core::CryptoRng;
 
 pub use event::Event;
+pub(crate) use psbt::PSBT_EXPIRY_S;
 pub use state::{
     Abandoned, Cohort, Contest, Contribution, Declines, GivenNonces, Member, Outcome, Phase, Round,
     Session, Signal, Stage, Standing, State, Strike,
@@ -185,6 +187,7 @@ impl Coordinator {
             }
             Message::NonceContribution(body) => self.nonce_contribution(from, body, now),
             Message::SignatureAuthorization(body) => self.signature_authorization(from, body, now),
+            Message::PsbtRequest(body) => self.psbt_request(&from, &body, now),
             Message::Decline(body) => self.decline(from, &body, now),
             other => Err(Rejection::new(
                 Code::WrongRole,
