@@ -254,10 +254,62 @@ async fn what_cannot_work_is_refused_at_the_start() {
     ];
     let output = run(Binary::Coordinator, arguments).await;
     assert_eq!(output.code, 1, "{output:?}");
-    assert!(
-        output
-            .stderr
-            .contains("point chain_url at a source for the configured network"),
-        "{output:?}"
+    let says = [
+        "(regtest), expected",
+        "(a signet)",
+        "point chain_url at a source for the configured network",
+    ];
+    assert_eq!(output.code, 1, "{output:?}");
+    for words in says {
+        assert!(output.stderr.contains(words), "{output:?}");
+    }
+    // Mainnet, where nobody has accepted what is at risk.
+    let arguments = ["--data-dir", &home, "run", "--network", "mainnet"];
+    let output = run(Binary::Coordinator, arguments).await;
+    fails(&output, 2, &["accept_mainnet_risk = true", "one lost seed"]);
+    let others = [
+        "--chain-url",
+        &chain,
+        "--listen",
+        &listen,
+        "--accept-mainnet-risk",
+    ];
+    let arguments = arguments.into_iter().chain(others);
+    let output = run(Binary::Coordinator, arguments.chain(["--unencrypted-keys"])).await;
+    fails(&output, 2, &["unencrypted_keys: got true on mainnet"]);
+}
+
+#[tokio::test]
+async fn a_home_with_cohorts_of_another_network_is_refused_by_name() {
+    let mut one = alone().await;
+    let advertised = one.coordinator.call("cohort.advertise", json!({}));
+    assert_eq!(advertised.await["terms"]["btc_network"], "regtest");
+    let params = json!({ "terms": { "btc_network": "signet" } });
+    let answer = one.coordinator.try_call("cohort.advertise", params).await;
+    let error = answer.unwrap_err().to_string();
+    assert!(error.contains("got signet, expected regtest"), "{error}");
+    assert_eq!(one.coordinator.terminate().await, 0);
+    let home = one.coordinator.data_dir().display().to_string();
+    let listen = one.coordinator.url().replace("ws://", "");
+    let arguments = [
+        "--data-dir",
+        &home,
+        "run",
+        "--chain-url",
+        one.chain.url(),
+        "--listen",
+        &listen,
+        "--network",
+        "signet",
+    ];
+    let output = run(Binary::Coordinator, arguments).await;
+    fails(
+        &output,
+        1,
+        &[
+            "this agent has cohorts on regtest",
+            "says signet",
+            "--data-dir for signet",
+        ],
     );
 }

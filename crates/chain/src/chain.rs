@@ -29,7 +29,8 @@ pub trait Chain: Send + Sync {
     fn is_in_best_chain(&self, block: Tip) -> Result<bool, ChainError>;
 
     /// The hash of block 0, by which the network is recognised. A reorganisation never changes
-    /// it; a different value means a source for another network.
+    /// it; a different value means a source for another network. Signets have it in common: see
+    /// [`ChainIdentity`](crate::ChainIdentity).
     fn genesis(&self) -> Result<BlockHash, ChainError>;
 
     /// All outputs with this script that neither the chain nor the mempool spends, those in the

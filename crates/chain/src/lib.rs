@@ -26,6 +26,7 @@ mod chain;
 mod error;
 mod esplora;
 mod history;
+mod network;
 mod rpc;
 
 pub use chain::{
@@ -34,6 +35,7 @@ pub use chain::{
 pub use error::{BroadcastError, ChainError, Reason};
 pub use esplora::{EsploraChain, InvalidBaseUrl, MAX_RETRIES};
 pub use history::{MAX_HISTORY_BYTES, MAX_HISTORY_PAGES, MAX_HISTORY_TRANSACTIONS};
+pub use network::{ChainIdentity, WrongChain};
 pub use rpc::{
     CoreChain, CoreSettings, MAX_FOLLOWED, MAX_FOLLOWED_BYTES, MAX_RPC_RESPONSE, OLDEST_CORE,
     RpcAuth,

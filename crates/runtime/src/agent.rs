@@ -3,6 +3,7 @@
 use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{Input, Machine};
 use beacon_cohort::signer::{SignerAnswer, SignerRequest};
+use beacon_cohort::terms::BtcNetwork;
 use serde_json::Value;
 
 use crate::control::RpcError;
@@ -41,6 +42,9 @@ pub trait Agent: Send + 'static {
 
     /// Peers to which a connection is kept open, since they cannot dial us.
     fn keep_connected(&self, machine: &Self::Machine) -> Vec<PeerId>;
+
+    /// The networks of the cohorts that still concern this agent.
+    fn networks(&self, machine: &Self::Machine) -> Vec<BtcNetwork>;
 
     /// Whether something was agreed with this peer, so that its messages have room even where strangers' have none.
     fn is_partner(&self, machine: &Self::Machine, peer: &PeerId) -> bool;

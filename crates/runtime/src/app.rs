@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use beacon_cohort::machine::Machine;
+use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::protocols::Disclosure;
 use beacon_didcomm::{Endpoint, Identity, UnpackLimits};
-use bitcoin::blockdata::constants::genesis_block;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -196,14 +196,17 @@ where
         seed: _,
         mut identities,
     } = home;
+    if config.network == BtcNetwork::Mainnet {
+        tracing::warn!("{}", crate::settings::MAINNET_RISK);
+    }
     let started = driver::now();
     let source = config.chain.as_ref().context("chain_url is missing")?;
     let bounds = &config.limits;
     // The watcher asks again.
     let chain = source.open(bounds, Duration::from_secs(bounds.chain_timeout_s))?;
     let (report_tx, reports) = mpsc::channel(bounds.inbound_queue);
-    let genesis = genesis_block(config.network.bitcoin()).block_hash();
-    let watcher = Watcher::start(chain, genesis, config.chain_poll, report_tx)
+    let identity = crate::source::identity(config.network);
+    let watcher = Watcher::start(chain, identity, config.chain_poll, report_tx)
         .context("cannot start the chain watcher")?;
     let (frame_tx, frames) = mpsc::channel(bounds.inbound_queue);
     let transport = Transport::start(config.transport.clone(), frame_tx).await?;
@@ -249,6 +252,7 @@ where
             bounds: bounds.clone(),
             started,
             about,
+            network: config.network,
         },
     })?;
 

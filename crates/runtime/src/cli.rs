@@ -228,11 +228,12 @@ impl Global {
 
     /// Where the passphrase of the agent's keys may come from.
     pub(crate) fn unlock(&self, agent: &str, config: &Config) -> Result<Unlock, Failure> {
+        let unencrypted = config.unencrypted_keys(self.unencrypted_keys);
         let unlock = Unlock::new(
             agent,
             self.passphrase_file.clone(),
             config.passphrase_file.clone(),
-            self.unencrypted_keys || config.unencrypted_keys,
+            unencrypted.map_err(Failure::usage)?,
         );
         Ok(unlock.map_err(KeyError::from)?)
     }

@@ -216,6 +216,12 @@ impl Agent for CoordinatorAgent {
         Vec::new()
     }
 
+    fn networks(&self, machine: &Coordinator) -> Vec<BtcNetwork> {
+        let cohorts = machine.state().cohorts.values();
+        let concerned = cohorts.filter(|cohort| !matches!(cohort.phase, Phase::Failed(_)));
+        concerned.map(|cohort| cohort.terms.btc_network).collect()
+    }
+
     /// A member of a cohort that is set; anybody can subscribe.
     fn is_partner(&self, machine: &Coordinator, peer: &PeerId) -> bool {
         let mut cohorts = machine.state().cohorts.values();
@@ -277,6 +283,12 @@ impl CoordinatorAgent {
             terms.entry("admission").or_insert("invited".into());
         }
         let terms = AgreedTerms::parse(Value::Object(terms)).map_err(RpcError::invalid_params)?;
+        if terms.btc_network != self.network {
+            return Err(RpcError::invalid_params(format!(
+                "btc_network: got {}, expected {}, the network of this coordinator's chain source",
+                terms.btc_network, self.network
+            )));
+        }
         within("max_members", terms.max_members, self.max_members)?;
         let indexes = self.max_indexes_per_member;
         within(

@@ -9,6 +9,7 @@ use beacon_cohort::machine::Input;
 use beacon_cohort::message::{Message, Subscribe};
 use beacon_cohort::participant::{Command, Event, LeafSecret, Membership, Participant, Policy};
 use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
+use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::protocols::Invitation;
 use beacon_didcomm::{Did, Resolver};
 use beacon_signal::{Index, UpdateId};
@@ -322,6 +323,13 @@ impl Agent for ParticipantAgent {
 
     fn keep_connected(&self, machine: &Participant) -> Vec<PeerId> {
         machine.state().coordinators.keys().cloned().collect()
+    }
+
+    fn networks(&self, machine: &Participant) -> Vec<BtcNetwork> {
+        let cohorts = machine.state().cohorts.values();
+        let concerns = |cohort: &&Membership| cohort.is_watched() || cohort.live().next().is_some();
+        let concerned = cohorts.filter(concerns);
+        concerned.map(|cohort| cohort.terms.btc_network).collect()
     }
 
     /// A coordinator that the user chose.

@@ -33,10 +33,14 @@ pub struct Options {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_url: Option<Endpoint>,
-    /// Bitcoin network: regtest, signet, mutinynet, testnet4, testnet3 [default: regtest]
+    /// Bitcoin network: regtest, signet, mutinynet, testnet4, testnet3, mainnet [default: regtest]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<BtcNetwork>,
+    /// Without it mainnet is refused, and the refusal says what is at risk [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_mainnet_risk: Option<bool>,
     /// Where the chain is asked: an Esplora server, or a Bitcoin Core node [default: esplora]
     #[arg(long, value_name = "KIND")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,6 +118,11 @@ pub enum SettingsError {
         /// What is wrong.
         fault: String,
     },
+    /// Mainnet was chosen, and the risk not accepted.
+    #[error(
+        "network: got mainnet, expected a test network, or accept_mainnet_risk = true (--accept-mainnet-risk) beside it: {MAINNET_RISK}"
+    )]
+    Mainnet,
     /// A value is out of range.
     #[error("{name}: got {got}, expected {expected}")]
     Range {
@@ -125,6 +134,12 @@ pub enum SettingsError {
         expected: &'static str,
     },
 }
+
+/// What is at risk on mainnet.
+pub(crate) const MAINNET_RISK: &str = "on mainnet real bitcoin is at risk: what a cohort's address holds can be spent only with the \
+signatures of all members, so that one lost seed, or one member that is gone for good, leaves it there for ever, unless the terms \
+have a script tree; the cohort's DIDs can be updated only as long as all members sign, and can be resolved only as long as each \
+keeps its proofs; this software is young and nobody has audited it: send no more than you can lose";
 
 /// What the options come to.
 #[derive(Clone, Debug)]
@@ -169,6 +184,21 @@ impl Config {
             got: "none".to_owned(),
             expected: "an Esplora server, such as --chain-url http://127.0.0.1:3002 (beacon-regtest serves one), or a Bitcoin Core node with --chain bitcoind",
         })
+    }
+}
+
+impl Config {
+    /// Whether keys may be without a passphrase where it was asked for.
+    pub(crate) fn unencrypted_keys(&self, asked: bool) -> Result<bool, SettingsError> {
+        let asked = asked || self.unencrypted_keys;
+        if asked && self.network == BtcNetwork::Mainnet {
+            return Err(SettingsError::Range {
+                name: "unencrypted_keys",
+                got: "true on mainnet".to_owned(),
+                expected: "keys under a passphrase, in a --passphrase-file where nobody can type it: whoever reads the disk would have the coins",
+            });
+        }
+        Ok(asked)
     }
 }
 
@@ -219,12 +249,8 @@ impl Options {
     /// Checks every value and fills in the defaults.
     pub fn resolve(self) -> Result<Config, SettingsError> {
         let network = self.network.unwrap_or(BtcNetwork::Regtest);
-        if network == BtcNetwork::Mainnet {
-            return Err(SettingsError::Range {
-                name: "network",
-                got: network.to_string(),
-                expected: "a test network: this version does not touch money",
-            });
+        if network == BtcNetwork::Mainnet && self.accept_mainnet_risk != Some(true) {
+            return Err(SettingsError::Mainnet);
         }
         let regtest = network == BtcNetwork::Regtest;
         let chain = Source::of(&self, network)?;
@@ -351,220 +377,4 @@ fn within<T: PartialOrd + std::fmt::Display>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::coordinator::CoordinatorAgent;
-    use crate::participant::ParticipantAgent;
-
-    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("config.toml");
-        std::fs::write(&path, text).unwrap();
-        (dir, path)
-    }
-
-    #[test]
-    fn flags_win_over_the_environment_then_the_file_then_defaults() {
-        let (_dir, path) = file(
-            "fee_rate = 7\nlabel = \"from the file\"\ndids = [\"did:a:b\"]\nauto_join = true\n\
-             [limits]\nmax_dials = 3\nheartbeat_s = 4\n",
-        );
-        let flags = Options {
-            label: Some("from a flag".to_owned()),
-            limits: LimitOptions {
-                heartbeat_s: Some(5),
-                ..LimitOptions::default()
-            },
-            ..Options::default()
-        };
-        let environment = Options {
-            label: Some("from the environment".to_owned()),
-            fee_rate: Some(9),
-            ..Options::default()
-        };
-        let options = flags.over(&environment, &path, true).unwrap();
-        let config = options.resolve().unwrap();
-        assert_eq!(config.fee_rate, 9);
-        assert_eq!(config.label.as_deref(), Some("from a flag"));
-        assert_eq!(config.auto_join, Some(vec!["did:a:b".to_owned()]));
-        assert_eq!(
-            config.chain_poll,
-            Duration::from_secs(1),
-            "regtest's default"
-        );
-        let limits = Limits {
-            max_dials: 3,
-            heartbeat_s: 5,
-            ..Limits::default()
-        };
-        assert_eq!(config.limits, limits);
-        assert_eq!(config.transport.heartbeat, Duration::from_secs(5));
-    }
-
-    #[test]
-    fn the_password_of_a_node_is_for_no_url_that_was_named_elsewhere() {
-        let (_dir, path) = file(
-            "chain = \"bitcoind\"\nchain_url = \"http://127.0.0.1:8332\"\nchain_cookie_file = \"/cookie\"\n",
-        );
-        let come_to = |flags: &Options, environment: &Options| {
-            let options = flags.clone().over(environment, &path, true).unwrap();
-            options.resolve().map(|config| config.chain)
-        };
-        let none = Options::default();
-        let elsewhere = Options {
-            chain_url: Some("http://198.51.100.1:8332".to_owned()),
-            ..Options::default()
-        };
-        assert!(matches!(
-            come_to(&none, &none),
-            Ok(Some(Source::Bitcoind { .. }))
-        ));
-        for (flags, environment) in [(&elsewhere, &none), (&none, &elsewhere)] {
-            let error = come_to(flags, environment).unwrap_err().to_string();
-            assert!(
-                error.starts_with("chain: got none with chain_cookie_file"),
-                "{error}"
-            );
-        }
-        let said = Options {
-            chain: Some(SourceKind::Esplora),
-            ..elsewhere
-        };
-        let url = said.chain_url.clone().unwrap();
-        assert_eq!(
-            come_to(&said, &none).unwrap(),
-            Some(Source::Esplora { url })
-        );
-    }
-
-    #[test]
-    fn a_missing_file_matters_only_where_it_was_named() {
-        let path = Path::new("/nonexistent/config.toml");
-        assert!(
-            Options::default()
-                .over(&Options::default(), path, false)
-                .is_ok()
-        );
-        let error = Options::default()
-            .over(&Options::default(), path, true)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("/nonexistent/config.toml"), "{error}");
-    }
-
-    #[test]
-    fn unknown_names_and_wrong_values_are_refused_by_name() {
-        for (text, wording) in [
-            ("fee_rat = 7", "fee_rat"),
-            ("[limits]\nmax_dial = 7", "max_dial"),
-            ("fee_rate = \"much\"", "fee_rate"),
-            ("network = \"moon\"", "moon"),
-            (
-                "listen = \"nowhere\"",
-                "got \"nowhere\", expected an address",
-            ),
-            ("fee_rate = ", "config.toml: TOML parse error at line 1"),
-        ] {
-            let (_dir, path) = file(text);
-            let error = Options::default()
-                .over(&Options::default(), &path, true)
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(wording), "{text}: {error}");
-            assert_eq!(error.lines().count(), 1, "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn without_a_chain_an_agent_can_say_who_it_is_but_not_run() {
-        let config = Options::default().resolve().unwrap();
-        let error = config.to_run::<ParticipantAgent>().unwrap_err().to_string();
-        assert!(error.starts_with("chain_url: got none"), "{error}");
-        let named = Options {
-            chain_url: Some("http://127.0.0.1:3002".to_owned()),
-            ..Options::default()
-        };
-        assert!(
-            named
-                .resolve()
-                .unwrap()
-                .to_run::<ParticipantAgent>()
-                .is_ok()
-        );
-    }
-
-    #[test]
-    fn values_out_of_range_name_the_range() {
-        let cases = [
-            (
-                Options {
-                    fee_rate: Some(0),
-                    ..Options::default()
-                },
-                "fee_rate: got 0, expected 1 to 100000",
-            ),
-            (
-                Options {
-                    limits: LimitOptions {
-                        max_message_bytes: Some(1),
-                        ..LimitOptions::default()
-                    },
-                    ..Options::default()
-                },
-                "max_message_bytes: got 1, expected 4096 to 67108864",
-            ),
-            (
-                Options {
-                    network: Some(BtcNetwork::Mainnet),
-                    ..Options::default()
-                },
-                "network: got mainnet",
-            ),
-            (
-                Options {
-                    chain_url: Some("ftp://example.org".to_owned()),
-                    ..Options::default()
-                },
-                "chain_url: got \"ftp://example.org\", expected http://",
-            ),
-            (
-                Options {
-                    auto_join: Some(true),
-                    ..Options::default()
-                },
-                "at least one --did",
-            ),
-            (
-                Options {
-                    listen: Some(([0, 0, 0, 0], 80).into()),
-                    ..Options::default()
-                },
-                "--public-url",
-            ),
-            (
-                Options {
-                    listen: Some(([127, 0, 0, 1], 0).into()),
-                    ..Options::default()
-                },
-                "--public-url",
-            ),
-        ];
-        for (options, wording) in cases {
-            let error = options.resolve().unwrap_err().to_string();
-            assert!(error.contains(wording), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_coordinator_must_be_reachable_and_a_participant_need_not_be() {
-        let chain_url = Some("http://127.0.0.1:3002".to_owned());
-        let options = Options {
-            chain_url,
-            ..Options::default()
-        };
-        let config = options.resolve().unwrap();
-        assert!(config.clone().to_run::<ParticipantAgent>().is_ok());
-        let error = config.to_run::<CoordinatorAgent>().unwrap_err().to_string();
-        assert!(error.contains("--public-url"), "{error}");
-    }
-}
+mod tests;

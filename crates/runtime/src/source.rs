@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use beacon_chain::{Chain, CoreChain, CoreSettings, EsploraChain, InvalidBaseUrl, RpcAuth};
+use beacon_chain::{
+    Chain, ChainIdentity, CoreChain, CoreSettings, EsploraChain, InvalidBaseUrl, RpcAuth,
+};
 use beacon_cohort::terms::BtcNetwork;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,14 @@ use crate::settings::{Options, SettingsError};
 
 /// How long a command may look through a node's blocks.
 pub(crate) const COMMAND_PATIENCE: Duration = Duration::from_hours(1);
+
+/// By what the chain of a network is known.
+pub(crate) fn identity(network: BtcNetwork) -> ChainIdentity {
+    match network {
+        BtcNetwork::Mutinynet => ChainIdentity::mutinynet(),
+        other => ChainIdentity::of(other.bitcoin()),
+    }
+}
 
 /// The kinds of chain sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
-use beacon_chain::{BroadcastError, Chain, ChainError, OutputStatus, TransactionStatus};
+use beacon_chain::{
+    BroadcastError, Chain, ChainError, ChainIdentity, OutputStatus, TransactionStatus, WrongChain,
+};
 use beacon_cohort::machine::{
     BroadcastOutcome, ChainFact, ControlAnswer, ControlQuestion, Fund, OutputView, TransactionView,
     Watches,
 };
-use bitcoin::{BlockHash, Transaction};
+use bitcoin::Transaction;
 use tokio::sync::mpsc::Sender;
 
 use crate::prover::Prover;
@@ -27,12 +29,7 @@ pub enum Report {
     /// Whether a peer controls a DID.
     Control(ControlAnswer),
     /// The source is for another network; nothing of it may be believed.
-    WrongNetwork {
-        /// Its genesis block.
-        got: BlockHash,
-        /// That of the configured network.
-        expected: BlockHash,
-    },
+    WrongNetwork(WrongChain),
 }
 
 enum Order {
@@ -51,10 +48,10 @@ pub struct Watcher {
 const MAX_ORDERS: usize = 1_024;
 
 impl Watcher {
-    /// Starts the thread. `expected_genesis` is the configured network's.
+    /// Starts the thread. `identity` is the configured network's.
     pub fn start(
         chain: Arc<dyn Chain>,
-        expected_genesis: BlockHash,
+        identity: ChainIdentity,
         interval: Duration,
         reports: Sender<Report>,
     ) -> std::io::Result<Self> {
@@ -62,7 +59,7 @@ impl Watcher {
         let (orders, inbox) = mpsc::sync_channel(MAX_ORDERS);
         let mut thread = Thread {
             chain,
-            expected_genesis,
+            identity,
             reports,
             watches: Watches::default(),
             network_checked: false,
@@ -114,7 +111,7 @@ impl Watcher {
 
 struct Thread {
     chain: Arc<dyn Chain>,
-    expected_genesis: BlockHash,
+    identity: ChainIdentity,
     reports: Sender<Report>,
     watches: Watches,
     network_checked: bool,
@@ -174,10 +171,8 @@ impl Thread {
 
     fn ask(&mut self) -> Result<Vec<Report>, ChainError> {
         if !self.network_checked {
-            let got = self.chain.genesis()?;
-            if got != self.expected_genesis {
-                let expected = self.expected_genesis;
-                return Ok(vec![Report::WrongNetwork { got, expected }]);
+            if let Some(wrong) = self.identity.mismatch(&*self.chain)? {
+                return Ok(vec![Report::WrongNetwork(wrong)]);
             }
             self.network_checked = true;
         }

@@ -23,9 +23,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use beacon_chain::WrongChain;
 use beacon_cohort::ids::Timestamp;
 use beacon_cohort::machine::{ControlVerdict, Input, Machine, Rejection, Watches};
 use beacon_cohort::signer::SignerAnswer;
+use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::protocols::Disclosure;
 use beacon_didcomm::{Resolver, UnpackLimits};
 use rand::rand_core::UnwrapErr;
@@ -78,14 +80,17 @@ pub enum DriverError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The chain source is for another network.
+    #[error("the chain source has {0}: point chain_url at a source for the configured network")]
+    WrongNetwork(WrongChain),
+    /// The log has cohorts on a chain that is not asked.
     #[error(
-        "the chain source has genesis block {got}, expected {expected}: point chain_url at a source for the configured network"
+        "this agent has cohorts on {got}, and the configuration says {configured}: go back to network = \"{got}\", or start with another --data-dir for {configured}"
     )]
-    WrongNetwork {
-        /// The source's.
-        got: bitcoin::BlockHash,
-        /// The configured network's.
-        expected: bitcoin::BlockHash,
+    OtherNetwork {
+        /// Theirs.
+        got: BtcNetwork,
+        /// The chain source's.
+        configured: BtcNetwork,
     },
     /// A thread or channel that must live as long as the agent is gone.
     #[error("{0} ended unexpectedly")]
@@ -107,6 +112,8 @@ pub struct DriverConfig {
     pub started: Timestamp,
     /// Shown in `status`.
     pub about: serde_json::Value,
+    /// The chain source's network.
+    pub network: BtcNetwork,
 }
 
 /// Everything that a driver is made of.
@@ -245,6 +252,13 @@ impl<A: Agent> Driver<A> {
             waiting = driver.outbox.len(),
             "log replayed"
         );
+        let (networks, configured) = (
+            driver.agent.networks(&driver.machine),
+            driver.config.network,
+        );
+        if let Some(got) = networks.into_iter().find(|got| *got != configured) {
+            return Err(DriverError::OtherNetwork { got, configured });
+        }
         driver.pending.push_back(Input::Restarted);
         driver.settle()?;
         Ok((
@@ -335,9 +349,7 @@ impl<A: Agent> Driver<A> {
                 }
                 self.take(Input::Control(answer))?;
             }
-            Report::WrongNetwork { got, expected } => {
-                return Err(DriverError::WrongNetwork { got, expected });
-            }
+            Report::WrongNetwork(wrong) => return Err(DriverError::WrongNetwork(wrong)),
         }
         Ok(())
     }

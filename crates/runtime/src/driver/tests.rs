@@ -12,14 +12,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use beacon_chain::EsploraChain;
+use beacon_chain::{ChainIdentity, EsploraChain};
 use beacon_cohort::ids::PeerId;
 use beacon_cohort::machine::{ChainFact, OutputView};
 use beacon_cohort::participant::{Event, LeafSecret, Participant, Policy};
 use beacon_cohort::signer::KeyPath;
 use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::protocols::{Disclosure, PROBLEM_REPORT};
-use bitcoin::blockdata::constants::genesis_block;
 use bitcoin::{OutPoint, TxOut};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -184,9 +183,9 @@ impl Disk {
         let endpoint = endpoint.as_deref().unwrap_or("didcomm:transport/queue");
         let (reports, reported) = mpsc::channel(64);
         let nowhere = EsploraChain::new("http://127.0.0.1:1", Duration::from_secs(1), 0).unwrap();
-        let genesis = genesis_block(bitcoin::Network::Regtest).block_hash();
+        let identity = ChainIdentity::of(bitcoin::Network::Regtest);
         let never = Duration::from_hours(1);
-        let watcher = Watcher::start(Arc::new(nowhere), genesis, never, reports.clone());
+        let watcher = Watcher::start(Arc::new(nowhere), identity, never, reports.clone());
         let (calls, called) = mpsc::channel(8);
         let (driver, inputs) = Driver::start(Parts {
             agent,
@@ -207,6 +206,7 @@ impl Disk {
                 bounds,
                 started: now(),
                 about: Value::Null,
+                network: BtcNetwork::Regtest,
             },
         })?;
         Ok((driver, inputs, Ends { calls, reports }))

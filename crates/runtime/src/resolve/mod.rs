@@ -16,9 +16,8 @@ use std::sync::{Arc, OnceLock};
 
 use beacon_btcr2::resolver::{Block, Signal};
 use beacon_btcr2::{Did, Network, Next, Request, Resolution, ResolutionOptions, Resolver};
-use beacon_chain::{Chain, ChainError, Tip};
-use bitcoin::blockdata::constants::genesis_block;
-use bitcoin::{Address, BlockHash};
+use beacon_chain::{Chain, ChainError, ChainIdentity, Tip, WrongChain};
+use bitcoin::Address;
 
 pub use answer::{Answer, Verdict};
 pub use cas::{CasDirectory, CasError};
@@ -45,43 +44,41 @@ pub enum SignalSource {
     File(SignalsFile),
 }
 
-/// A chain, for DIDs of its network. As far as genesis blocks tell, which are the same for all signets, Mutinynet included.
+/// A chain, for DIDs of its network.
 pub struct ChainSource {
     chain: Arc<dyn Chain>,
     only: Option<Network>,
-    genesis: OnceLock<BlockHash>,
+    /// The network that it was found to be.
+    found: OnceLock<Network>,
 }
 
 impl ChainSource {
-    /// For DIDs of any network that has this chain's genesis block, or of `only` this one. Nothing is asked yet.
+    /// For DIDs of this chain's network, or of `only` this one. Nothing is asked yet.
     pub fn new(chain: Arc<dyn Chain>, only: Option<Network>) -> Self {
         Self {
             chain,
             only,
-            genesis: OnceLock::new(),
+            found: OnceLock::new(),
         }
     }
 
-    /// Whether this is the chain for the DIDs of a network. The source is asked once.
+    /// Whether this is the chain for the DIDs of a network. The source is asked until it is.
     pub fn check(&self, network: Network) -> Result<(), SourceError> {
         if let Some(only) = self.only.filter(|only| *only != network) {
             return Err(SourceError::NotServed { network, only });
         }
-        let got = if let Some(known) = self.genesis.get() {
-            *known
-        } else {
-            let got = self.chain.genesis()?;
-            *self.genesis.get_or_init(|| got)
-        };
-        let expected = genesis_block(bitcoin::Network::from(network)).block_hash();
-        if got == expected {
+        if self.found.get() == Some(&network) {
             return Ok(());
         }
-        Err(SourceError::OtherNetwork {
-            got,
-            expected,
-            network,
-        })
+        let identity = match network {
+            Network::Mutinynet => ChainIdentity::mutinynet(),
+            other => ChainIdentity::of(other.into()),
+        };
+        if let Some(wrong) = identity.mismatch(&*self.chain)? {
+            return Err(SourceError::OtherNetwork { wrong, network });
+        }
+        self.found.get_or_init(|| network);
+        Ok(())
     }
 }
 
@@ -100,13 +97,11 @@ pub enum SourceError {
     Chain(#[from] ChainError),
     /// It is another network's.
     #[error(
-        "the chain source has the genesis block {got}, expected {expected}, that of {network}: give the --chain-url of a source for the DID's network"
+        "the chain source has {wrong}: give the --chain-url of a source for {network}, the DID's network"
     )]
     OtherNetwork {
-        /// Its genesis block.
-        got: BlockHash,
-        /// That of the DID's network.
-        expected: BlockHash,
+        /// What it is instead.
+        wrong: WrongChain,
         /// The DID's network.
         network: Network,
     },
@@ -264,8 +259,9 @@ mod tests {
     use std::sync::Mutex;
 
     use beacon_chain::{BroadcastError, OutputStatus, Spends, TransactionStatus, Utxo};
+    use bitcoin::blockdata::constants::genesis_block;
     use bitcoin::hashes::Hash as _;
-    use bitcoin::{OutPoint, Script, Transaction, Txid};
+    use bitcoin::{BlockHash, OutPoint, Script, Transaction, Txid};
 
     use super::*;
 

@@ -48,8 +48,8 @@ pub struct ServeArgs {
     listen: SocketAddr,
     #[command(flatten)]
     chain: SourceArgs,
-    /// Only DIDs of this network: bitcoin, signet, regtest, testnet3, testnet4, mutinynet [default: all with the genesis
-    /// block of the chain]
+    /// Only DIDs of this network: bitcoin, signet, regtest, testnet3, testnet4, mutinynet [default: that of the
+    /// chain]
     #[arg(long, value_name = "NET")]
     network: Option<Network>,
     /// Directory of JSON documents, read at the start, for what a request's sidecar data lacks
