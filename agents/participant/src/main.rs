@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use args::{
     Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand, ResolverCommand,
-    RollbackCommand,
+    RollbackCommand, SessionCommand,
 };
 use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::dids::commands as dids;
 use beacon_runtime::dids::updates::request_update;
 use beacon_runtime::participant::{self, ParticipantAgent};
-use beacon_runtime::{by_hand, evidence, proofs, resolve};
+use beacon_runtime::{by_hand, evidence, proofs, psbt, resolve};
 use serde_json::{Value, json};
 
 const AGENT: &str = "beacon-participant";
@@ -83,7 +83,28 @@ impl Args {
                 ("unsubscribe", json!({ "coordinator": coordinator }))
             }
             Command::Cohorts => ("cohorts", Value::Null),
-            Command::Join { cohort, did } => ("join", cohort.with(json!({ "dids": did }))),
+            Command::Join {
+                cohort,
+                did,
+                outside_signer,
+            } => {
+                if outside_signer {
+                    // Before anything can be signed.
+                    let params = cohort.clone().with(json!({ "outside": true }));
+                    global.ask(AGENT, "signer", params).await?;
+                }
+                ("join", cohort.with(json!({ "dids": did })))
+            }
+            Command::Signer { cohort, by } => {
+                ("signer", cohort.with(json!({ "outside": by == "outside" })))
+            }
+            Command::Session(SessionCommand::ExportPsbt {
+                args,
+                from_coordinator,
+            }) => return psbt::export(&global, AGENT, args, from_coordinator).await,
+            Command::Session(SessionCommand::ImportPsbt { file }) => {
+                return psbt::import(&global, AGENT, &file).await;
+            }
             Command::Leave { cohort } => ("leave", cohort.with(json!({}))),
             Command::RequestUpdate {
                 cohort,

@@ -134,16 +134,16 @@ messages! {
     AggregatedNonces = "sign/aggregated_nonce";
     /// P→C: partial signatures.
     SignatureAuthorization = "sign/signature_authorization";
-    /// P→C: show me the session as a PSBT.
-    PsbtRequest = "sign/psbt_request";
-    /// C→P: the session as a PSBT, with what members have given so far.
-    SessionPsbt = "sign/psbt";
     /// P→C: I do not sign, and why.
     Decline = "sign/decline";
     /// C→P: the session is over without a signature.
     SessionAborted = "sign/session_aborted";
     /// C→P and to subscribers: what became of a signal.
     SignalPublished = "sign/signal_published";
+    /// P→C: show me the session as a PSBT.
+    PsbtRequest = "sign/psbt_request";
+    /// C→P: the session as a PSBT, with what members have given so far.
+    SessionPsbt = "sign/psbt";
 }
 
 /// Kinds of which messages that wait for a peer are pointless, once one of this kind is written for it on the same thread: its

@@ -6,8 +6,8 @@ use beacon_signal::Index;
 
 use super::event::Event;
 use super::state::{
-    AskedPsbt, Candidate, Claim, Ended, MAX_ENDED, Membership, Offered, Progress, Relationship,
-    Session, Stage, Standing, State,
+    Candidate, Claim, Ended, MAX_ENDED, Membership, Offered, Progress, Relationship, Session,
+    Stage, Standing, State,
 };
 use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
@@ -324,29 +324,6 @@ impl Membership {
                 self.candidates.retain(|other| other.txid != *txid);
                 self.candidates.push(candidate);
             }
-            Event::SignerChosen { outside, .. } => self.outside_signer = *outside,
-            Event::NoncesImported {
-                session, nonces, ..
-            } => {
-                if let Some(open) = self.session.as_mut().filter(|open| open.id == *session) {
-                    self.outside_nonces
-                        .extend(nonces.iter().map(ToString::to_string));
-                    open.imported = Some(nonces.clone());
-                    open.approved = true;
-                }
-            }
-            Event::PsbtRequested { session, .. } => {
-                self.asked_psbt = Some(AskedPsbt {
-                    session: *session,
-                    answer: None,
-                });
-            }
-            Event::PsbtGiven { session, psbt, .. } => {
-                self.psbt_answered(*session, Ok(psbt.clone()));
-            }
-            Event::PsbtRefused {
-                session, reason, ..
-            } => self.psbt_answered(*session, Err(reason.clone())),
             event => {
                 if let Some(session) = &mut self.session {
                     if matches!(event, Event::NonceCommitted { .. }) {
@@ -355,15 +332,9 @@ impl Membership {
                     }
                     session.apply(event);
                 }
+                self.apply_outside(event);
                 self.apply_recovery(event);
             }
-        }
-    }
-
-    fn psbt_answered(&mut self, session: SessionId, answer: Result<String, String>) {
-        let asked = self.asked_psbt.as_mut();
-        if let Some(asked) = asked.filter(|asked| asked.session == session) {
-            asked.answer = Some(answer);
         }
     }
 

@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 
 use bitcoin::Psbt;
 
-use super::state::{Membership, Progress, Session};
+use super::state::{AskedPsbt, Membership, Progress, Session};
 use super::{Event, Participant};
+use crate::ids::SessionId;
 use crate::machine::{Code, Effect, Rejection, Step};
 use crate::psbt::PsbtError;
 use crate::review::ReviewedSignal;
@@ -67,7 +68,10 @@ impl Participant {
             let expected = "one of a cohort with an outside signer";
             return Err(Rejection::new(Code::Invalid, got, expected));
         }
-        let given = session.signing(beacon).read(psbt).map_err(invalid)?;
+        let given = session
+            .signing(beacon)
+            .read(psbt)
+            .map_err(|error| invalid(&error))?;
         let (nonces, partials) = (given.nonces.get(&key), given.partials.get(&key));
         match &session.progress {
             Progress::Requested => {
@@ -130,7 +134,10 @@ impl Participant {
         else {
             return Ok(Step::nothing()); // A session has all of them.
         };
-        let sighashes = session.signing(beacon).sighashes().map_err(invalid)?;
+        let sighashes = session
+            .signing(beacon)
+            .sighashes()
+            .map_err(|error| invalid(&error))?;
         let bytes: Vec<_> = partials.iter().map(|partial| (*partial).into()).collect();
         if let Some(input) = beacon.first_invalid(&key, &sighashes, nonces, aggregated, &bytes) {
             let got = format!("a partial signature for input {input} that does not verify");
@@ -167,6 +174,45 @@ impl Participant {
     }
 }
 
+impl Membership {
+    /// The choice of a signer, and what comes of PSBTs.
+    pub(super) fn apply_outside(&mut self, event: &Event) {
+        match event {
+            Event::SignerChosen { outside, .. } => self.outside_signer = *outside,
+            Event::NoncesImported {
+                session, nonces, ..
+            } => {
+                if let Some(open) = self.session.as_mut().filter(|open| open.id == *session) {
+                    let texts = nonces.iter().map(ToString::to_string);
+                    self.outside_nonces.extend(texts);
+                    open.imported = Some(nonces.clone());
+                    open.approved = true;
+                }
+            }
+            Event::PsbtRequested { session, .. } => {
+                self.asked_psbt = Some(AskedPsbt {
+                    session: *session,
+                    answer: None,
+                });
+            }
+            Event::PsbtGiven { session, psbt, .. } => {
+                self.psbt_answered(*session, Ok(psbt.clone()));
+            }
+            Event::PsbtRefused {
+                session, reason, ..
+            } => self.psbt_answered(*session, Err(reason.clone())),
+            _ => {}
+        }
+    }
+
+    fn psbt_answered(&mut self, session: SessionId, answer: Result<String, String>) {
+        let asked = self.asked_psbt.as_mut();
+        if let Some(asked) = asked.filter(|asked| asked.session == session) {
+            asked.answer = Some(answer);
+        }
+    }
+}
+
 /// What was imported before is imported again, or something else is.
 fn same(same: bool) -> Result<Step<Event>, Rejection> {
     if same {
@@ -189,7 +235,7 @@ fn missing(what: &str, key: &CohortKey) -> Rejection {
     )
 }
 
-fn invalid(error: PsbtError) -> Rejection {
+fn invalid(error: &PsbtError) -> Rejection {
     let expected = "a PSBT of this session with what the outside signer added";
     Rejection::new(Code::Invalid, error.to_string(), expected)
 }

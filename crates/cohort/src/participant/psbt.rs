@@ -59,9 +59,13 @@ impl Participant {
         body: &SessionPsbt,
     ) -> Result<Step<Event>, Rejection> {
         let cohort = self.agreed_once(body.cohort_id, from)?;
-        if !cohort.waits_for_psbt(body.session_id) {
+        let asked = cohort.asked_psbt.as_ref();
+        if asked.is_none_or(|asked| asked.session != body.session_id) {
             let expected = "none: we have not asked for it";
             return Err(Rejection::new(Code::Phase, "a PSBT", expected));
+        }
+        if !cohort.waits_for_psbt(body.session_id) {
+            return Ok(Step::nothing());
         }
         let (cohort_id, session) = (cohort.handle, body.session_id);
         let known = cohort.fits(session, &body.psbt);

@@ -343,7 +343,7 @@ fn a_coordinators_psbt_that_does_not_fit_is_refused() {
     };
     let refused = [
         answer(&mut world, &|psbt| {
-            psbt.unsigned_tx.output[0].value -= Amount::ONE_SAT
+            psbt.unsigned_tx.output[0].value -= Amount::ONE_SAT;
         }),
         answer(&mut world, &|psbt| {
             let list = |key: &&Key| key.type_value == 0x1a;
@@ -387,7 +387,10 @@ fn a_coordinators_psbt_that_does_not_fit_is_refused() {
         cohort_id: cohort,
         psbt: view(&world, id).psbt,
     };
-    world.refuses(Code::Phase, |world| world.tell(0, &coordinator_id(), body));
+    let before = world.membership(0, cohort).clone();
+    world.tell(0, &coordinator_id(), body.clone()).unwrap();
+    assert_eq!(*world.membership(0, cohort), before);
+    world.refuses(Code::Phase, |world| world.tell(1, &coordinator_id(), body));
 }
 
 /// What the coordinator does not know, it refuses, and the user hears of it.
