@@ -49,6 +49,11 @@ a_cas_beacon() {
   demo --json --beacon cas && expect "versions" "$(result '[x["version_id"] for x in d["dids"]]')" "['3', '2']"
 }
 
+a_real_node() {
+  demo --json --chain bitcoind --signals 2 && expect "last line" "$(result 'd["verified"], len(d["signals"])')" "True 2" &&
+    expect "versions" "$(result '[x["version_id"] for x in d["dids"]]')" "['3', '3']" && nothing_left
+}
+
 two_demos_at_once() {
   local first
   timeout 300 ./demo.sh >/dev/null 2>"$TMPDIR/err.first" &
@@ -71,7 +76,7 @@ an_altered_update_fails_the_demo() {
 
 wrong_arguments_are_refused() {
   local arguments
-  for arguments in "--members 1" "--members 51" "--members x" "--members" "--flow sideways" "--beacon lamp" "--signals 0" "--what"; do
+  for arguments in "--members 1" "--members 51" "--members x" "--members" "--flow sideways" "--beacon lamp" "--chain of-command" "--signals 0" "--what"; do
     # shellcheck disable=SC2086 # words are wanted
     demo $arguments
     expect "exit code of $arguments" "$?" 2 && expect "lines" "$(wc -l <"$TMPDIR/err")" 1 || return
@@ -139,7 +144,7 @@ didcomm_by_hand() {
 }
 
 passed=0 failed=0
-for check in two_members_and_two_signals pull_flow_with_three_members a_cas_beacon two_demos_at_once \
+for check in two_members_and_two_signals pull_flow_with_three_members a_cas_beacon a_real_node two_demos_at_once \
   an_altered_proof_fails_the_demo an_altered_update_fails_the_demo wrong_arguments_are_refused ctrl_c_stops_everything sigterm_stops_everything no_process_survives_kill_9 \
   three_terminals didcomm_by_hand; do
   # What one check has left behind is not the next one's fault.

@@ -4,17 +4,20 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<'TEXT'
-Usage: demo.sh [--members N] [--signals K] [--beacon smt|cas] [--flow push|pull] [--json] [--keep-data]
+Usage: demo.sh [--members N] [--signals K] [--beacon smt|cas] [--flow push|pull] [--chain embedded|bitcoind]
+               [--json] [--keep-data]
 
 A coordinator and N participants form a cohort over encrypted DIDComm. Each participant makes a did:btcr2 identifier and
 adds the cohort's beacon to its document. They co-sign K beacon signals with MuSig2, each of which announces an update of
-one document, and see them mined by Bitcoin Core's own validation code, on a private chain that lives as long as the
-demo. At last somebody else resolves every identifier, with nothing but the chain and one file for each.
+one document, and see them mined on a private chain that lives as long as the demo and obeys Bitcoin Core's rules. At last somebody else resolves every identifier, with nothing but the chain and one file for each.
 
   --members N       participants, 2 to 50 (2)
   --signals K       signals, 1 to 50; each one spends the change of the one before (1)
   --beacon smt|cas  what a signal commits to: a tree of blinded leaves, or a map in the open (smt)
   --flow push|pull  who speaks first in a round: a member that has an update, or the coordinator (push)
+  --chain embedded|bitcoind
+                    Bitcoin Core's validation code in a small Esplora server, or a whole Bitcoin Core node without wallet,
+                    built once from source where BITCOIND_EXE does not name one (embedded)
   --json            end standard output with one line of JSON
   --keep-data       leave keys, states and logs behind, and say where
 
@@ -31,10 +34,10 @@ number() {
   fi
 }
 
-members=2 signals=1 beacon=smt flow=push json=false
+members=2 signals=1 beacon=smt flow=push chain=embedded json=false
 while (($#)); do
   case $1 in
-    --members | --signals | --beacon | --flow) (($# > 1)) || usage_error demo.sh "$1 needs a value" ;;&
+    --members | --signals | --beacon | --flow | --chain) (($# > 1)) || usage_error demo.sh "$1 needs a value" ;;&
     --members) number "$1" "$2" 2 50 && members=$((10#$2)) && shift 2 ;;
     --signals) number "$1" "$2" 1 50 && signals=$((10#$2)) && shift 2 ;;
     --beacon)
@@ -45,6 +48,10 @@ while (($#)); do
       [[ $2 == push || $2 == pull ]] || usage_error demo.sh "--flow: got '$2', expected push or pull"
       flow=$2 && shift 2
       ;;
+    --chain)
+      [[ $2 == embedded || $2 == bitcoind ]] || usage_error demo.sh "--chain: got '$2', expected embedded or bitcoind"
+      chain=$2 && shift 2
+      ;;
     --json) json=true && shift ;;
     --keep-data) keep=true && shift ;;
     -h | --help) usage && exit 0 ;;
@@ -53,6 +60,9 @@ while (($#)); do
 done
 
 prepare demo
+if [[ $chain == bitcoind ]]; then
+  bitcoind=$("$root/scripts/bitcoind") || fail "there is no bitcoind"
+fi
 began=${EPOCHREALTIME/[.,]/}
 # For how long one thing is waited for, in seconds, and how often the chain is looked at: many processes share few cores.
 patience=$((60 + 4 * members))
@@ -71,9 +81,14 @@ everyone() {
 }
 
 step "Start a Bitcoin chain"
-start_chain ""
-say "beacon-regtest validates with Bitcoin Core's own code and serves the chain at" \
-  "$chain_url, with the paths of an Esplora server."
+if [[ $chain == bitcoind ]]; then
+  start_node
+  say "$("$bitcoind" --version | head -n 1), on regtest and without wallet, answers at $chain_url."
+else
+  start_chain ""
+  say "beacon-regtest validates with Bitcoin Core's own code and serves the chain at" \
+    "$chain_url, with the paths of an Esplora server."
+fi
 
 step "Start a coordinator"
 start_coordinator "" "${poll[@]}"
@@ -83,7 +98,7 @@ say "It holds no key and no money. Its identity is a did:peer:2, which says wher
 step "Start $members participants"
 for ((i = 1; i <= members; i++)); do
   launch "member$i" "$bin/beacon-participant" --data-dir "$work/member$i" --json \
-    run --chain-url "$chain_url" "${poll[@]}" --auto-sign
+    run "${chain_options[@]}" "${poll[@]}" --auto-sign
 done
 peer=("")
 for ((i = 1; i <= members; i++)); do
@@ -199,7 +214,7 @@ for ((round = 1; round <= signals; round++)); do
   until_event "$patience" coordinator "the coordinator did not see the confirmation" signal_confirmed "txid=$txid"
   confirm() { until_event "$patience" "member$1" "the confirmation was not seen" signal_confirmed "txid=$txid"; }
   everyone confirm
-  read -r signal_bytes height parents < <(tool signal "$chain_url" "$txid")
+  read -r signal_bytes height parents < <(signal_of "$txid")
   if [[ -n $spent && " $parents " != *" $spent "* ]]; then
     fail "the signal spends from $parents, expected the change of $spent"
   fi
@@ -233,7 +248,7 @@ resolve() {
   if [[ ${BEACON_DEMO_TAMPER:-} == sidecar && $1 == 1 ]]; then tool alter "$work/sidecar.1.json" updates.0.targetHash; fi
   local found
   "$bin/beacon-participant" --data-dir "$work/nobody" resolve "${did[$1]}" --sidecar "$work/sidecar.$1.json" \
-    --chain-url "$chain_url" >"$work/resolved.$1.json" || return
+    "${chain_options[@]}" >"$work/resolved.$1.json" || return
   found=$(tool get didDocumentMetadata.versionId <"$work/resolved.$1.json")
   [[ $found == "${version[$1]}" ]] || { printf 'got version %s, expected %s\n' "$found" "${version[$1]}" >&2 && false; }
 }

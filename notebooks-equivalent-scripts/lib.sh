@@ -17,6 +17,8 @@ step="build"
 steps=0
 # Process ids and output descriptors of what runs in the background, by name.
 declare -A pid_of=() out_of=()
+# Where the Bitcoin Core node is and its cookie, if there is one.
+node=()
 
 # The system's own Python rather than a version manager's, which starts much slower.
 python=/usr/bin/python3
@@ -170,13 +172,76 @@ until_event() {
 
 # --- The chain and the coordinator
 
+# Whichever chain it is, `chain_options` lead an agent to it.
+
 start_chain() { # LISTEN, or nothing for a free port
   launch regtest "$bin/beacon-regtest" --json --data-dir "$work/chain" --listen "${1:-127.0.0.1:0}"
   must_be_ready regtest
   chain_url=$(tool get url <<<"$ready")
+  chain_options=(--chain-url "$chain_url")
 }
 
-mine() { tool post "$chain_url/regtest/mine?blocks=$1" >/dev/null; }
+# start_node: the same with a Bitcoin Core node, whose program is in `bitcoind`.
+start_node() {
+  local rpc attempt code deadline cookie=$work/chain/regtest/.cookie
+  mkdir "$work/chain"
+  for attempt in 1 2 3; do
+    rpc=$(tool port)
+    launch bitcoind "$bitcoind" -regtest -datadir="$work/chain" -rpcport="$rpc" -rpcbind=127.0.0.1 -rpcallowip=127.0.0.1 \
+      -server=1 -listen=0 -connect=0 -dnsseed=0 -dbcache=4 -printtoconsole=0
+    chain_url=http://127.0.0.1:$rpc
+    node=("$chain_url" "$cookie")
+    deadline=$((SECONDS + 60))
+    until node ready 2>>"$work/bitcoind.log"; do
+      ((SECONDS < deadline)) || fail "bitcoind did not come up within 60 s" bitcoind
+      code=0
+      read -r -t 0.1 -u "${out_of[bitcoind]}" _ || code=$?
+      # It has closed its output: somebody else was faster at its port, for instance.
+      ((code > 128)) || continue 2
+    done
+    chain_options=(--chain bitcoind --chain-url "$chain_url")
+    # Every command finds the cookie here.
+    export BEACON_COORDINATOR_CHAIN_COOKIE_FILE=$cookie BEACON_PARTICIPANT_CHAIN_COOKIE_FILE=$cookie
+    # The coins of the first blocks can be spent: one for each payment.
+    node mine 160
+    paid=0
+    return
+  done
+  fail "bitcoind did not come up (attempt $attempt)" bitcoind
+}
+
+node() {
+  local rpc attempt cookie=$work/chain/regtest/.cookie
+  mkdir "$work/chain"
+  for attempt in 1 2 3; do
+    rpc=$(tool port)
+    launch bitcoind "$bitcoind" -regtest -datadir="$work/chain" -rpcport="$rpc" -rpcbind=127.0.0.1 -rpcallowip=127.0.0.1 \
+      -server=1 -listen=0 -connect=0 -dnsseed=0 -dbcache=4 -printtoconsole=0
+    chain_url=http://127.0.0.1:$rpc
+    node=("$chain_url" "$cookie")
+    if node ready 2>"$work/bitcoind.error"; then
+      chain_options=(--chain bitcoind --chain-url "$chain_url")
+      # Every command finds the cookie here.
+      export BEACON_COORDINATOR_CHAIN_COOKIE_FILE=$cookie BEACON_PARTICIPANT_CHAIN_COOKIE_FILE=$cookie
+      # The coins of the first blocks can be spent: one for each payment.
+      node mine 160
+      paid=0
+      return
+    fi
+  done
+  fail "bitcoind did not come up (attempt $attempt): $(<"$work/bitcoind.error")" bitcoind
+}
+
+node() { "$python" -I -S "$here/node.py" "${node[@]}" "$@"; }
+
+mine() {
+  if ((${#node[@]})); then node mine "$1"; else tool post "$chain_url/regtest/mine?blocks=$1" >/dev/null; fi
+}
+
+# signal_of TXID: a signal's bytes, height and parents, as the chain has it.
+signal_of() {
+  if ((${#node[@]})); then node signal "$1"; else tool signal "$chain_url" "$1"; fi
+}
 
 # start_coordinator LISTEN OPTION...: sets `coordinator_did` and `coordinator_listens`. The port is part of the DID, so
 # where LISTEN is empty a free one is chosen before; another one where somebody else was faster.
@@ -185,7 +250,7 @@ start_coordinator() {
   for attempt in 1 2 3 4 5; do
     address=${1:-127.0.0.1:$(tool port)}
     launch coordinator "$bin/beacon-coordinator" --data-dir "$work/coordinator" --json \
-      run --listen "$address" --chain-url "$chain_url" "${@:2}"
+      run --listen "$address" "${chain_options[@]}" "${@:2}"
     if is_ready coordinator; then
       coordinator_did=$(tool get did <<<"$ready")
       coordinator_listens=$address
@@ -198,7 +263,14 @@ start_coordinator() {
 }
 
 # pay ADDRESS SATS: pays to an address in the next block.
-pay() { tool post "$chain_url/regtest/fund?address=$1&sats=$2" >/dev/null; }
+pay() {
+  if ((${#node[@]})); then
+    paid=$((paid + 1))
+    node pay "$paid" "$1" "$2"
+  else
+    tool post "$chain_url/regtest/fund?address=$1&sats=$2" >/dev/null
+  fi
+}
 
 # fund COHORT ADDRESS SATS: pays to the address, mines, and waits until the coordinator sees it in a block.
 fund() {

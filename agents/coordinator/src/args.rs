@@ -84,6 +84,16 @@ pub(crate) enum CohortCommand {
         /// DID of a peer that may join; with one or more of them nobody else may
         #[arg(long, value_name = "DID")]
         invite: Vec<String>,
+        /// Let whoever holds this key spend what has waited long enough, alone: 64 hex digits, as `recovery key` of a
+        /// participant prints it. Members must agree to it
+        #[arg(long, value_name = "HEX", requires = "recovery_blocks")]
+        recovery_key: Option<String>,
+        /// Blocks that a deposit or change must be old before that
+        #[arg(long, value_name = "N", requires = "recovery_key", value_parser = clap::value_parser!(u64).range(1..=65_535))]
+        recovery_blocks: Option<u64>,
+        /// Let so many members spend without the others, at any time. Members must agree to it
+        #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=999))]
+        fallback: Option<u64>,
         /// Any other member of the terms, such as confirmations=1
         #[arg(long = "term", value_name = "NAME=VALUE", value_parser = name_and_value)]
         terms: Vec<(String, String)>,

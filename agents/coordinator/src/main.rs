@@ -100,6 +100,9 @@ async fn cohort(global: &Global, command: CohortCommand) -> Result<(), Failure> 
             network,
             expires_in,
             invite,
+            recovery_key,
+            recovery_blocks,
+            fallback,
             terms,
         } => {
             let mut members = Map::new();
@@ -117,6 +120,17 @@ async fn cohort(global: &Global, command: CohortCommand) -> Result<(), Failure> 
             set("max_members", max_members.map(Value::from));
             set("flow", flow.map(Value::from));
             set("btc_network", network.map(Value::from));
+            let recovery = recovery_key.map(|key| json!({ "key": key, "blocks": recovery_blocks }));
+            let fallback = fallback.map(|threshold| json!({ "threshold": threshold }));
+            let leaves = [("recovery", recovery), ("fallback", fallback)];
+            let leaves = leaves.into_iter();
+            let leaves: Map<_, _> = leaves
+                .filter_map(|(name, leaf)| Some((name.to_owned(), leaf?)))
+                .collect();
+            set(
+                "script_tree",
+                (!leaves.is_empty()).then_some(Value::Object(leaves)),
+            );
             (
                 "cohort.advertise",
                 json!({ "terms": members, "expires_in_s": expires_in, "invited": invite }),

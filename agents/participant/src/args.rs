@@ -121,6 +121,9 @@ pub(crate) enum Command {
         /// Have a signer outside of this agent make nonces and partial signatures; see `signer`
         #[arg(long)]
         outside_signer: bool,
+        /// Agree that not only all members together can spend from the beacon: `cohorts` says who else can
+        #[arg(long)]
+        accept_script_tree: bool,
     },
     /// Leave a cohort that is not set yet
     Leave {

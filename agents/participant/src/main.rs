@@ -87,13 +87,15 @@ impl Args {
                 cohort,
                 did,
                 outside_signer,
+                accept_script_tree,
             } => {
                 if outside_signer {
                     // Before anything can be signed.
                     let params = cohort.clone().with(json!({ "outside": true }));
                     global.ask(AGENT, "signer", params).await?;
                 }
-                ("join", cohort.with(json!({ "dids": did })))
+                let params = json!({ "dids": did, "accept_script_tree": accept_script_tree });
+                ("join", cohort.with(params))
             }
             Command::Signer { cohort, by } => {
                 ("signer", cohort.with(json!({ "outside": by == "outside" })))

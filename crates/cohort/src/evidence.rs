@@ -277,7 +277,7 @@ impl Evidence {
         if self.cohort_keys.len() as u64 > Terms::MAX_MEMBERS {
             return Err(EvidenceError::TooManyKeys(self.cohort_keys.len()));
         }
-        let beacon = BeaconKey::aggregate(self.cohort_keys.iter().copied())?;
+        let beacon = self.terms.beacon(self.cohort_keys.iter().copied())?;
         if beacon.keys() != self.cohort_keys {
             return Err(EvidenceError::KeyOrder);
         }

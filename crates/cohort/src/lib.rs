@@ -16,7 +16,7 @@
 //! - No envelopes and no DID documents: a [`PeerId`](ids::PeerId) is the text of a DID that the caller has proven.
 //! - No sockets, files, clocks or chain access; what a machine wants to know of the chain, it
 //!   [asks to watch](machine::Machine::watches).
-//! - Script paths, replacements and closing spends are refused by name, not half supported.
+//! - Replacements and closing spends are refused by name, not half supported.
 //!
 //! # Example
 //!
@@ -131,6 +131,7 @@ pub mod musig;
 pub mod participant;
 pub mod psbt;
 pub mod review;
+pub mod script_path;
 pub mod signer;
 pub mod statement;
 pub mod terms;

@@ -1,15 +1,19 @@
-//! Key and nonce aggregation (BIP327) and the beacon address (BIP341, key path only).
+//! Key and nonce aggregation (BIP327) and the beacon address (BIP341).
 //!
 //! The one place where `bitcoin`'s secp256k1 and the MuSig2 library's meet: they differ in version, so only
 //! bytes pass between them (x-only key 32, sighash 32, signature 64).
 
 use bitcoin::hashes::Hash as _;
-use bitcoin::key::TweakedPublicKey;
+use bitcoin::key::{Parity, TweakedPublicKey};
 use bitcoin::sighash::{Prevouts, SighashCache};
-use bitcoin::{Address, Script, ScriptBuf, TapSighashType, TapTweakHash, Transaction, TxOut};
+use bitcoin::{
+    Address, Script, ScriptBuf, TapNodeHash, TapSighashType, TapTweakHash, Transaction, TxOut,
+};
 use secp256k1::{PublicKey, Scalar, XOnlyPublicKey, musig, schnorr};
 use serde::{Deserialize, Serialize};
 
+use crate::script_path::{Leaves, ScriptPath};
+use crate::terms::ScriptTree;
 use crate::values::{AggregatedNonce, CohortKey, PartialBytes, PartialSignature, PublicNonce};
 
 /// A set of keys that cannot be a cohort's.
@@ -18,52 +22,103 @@ pub enum KeySetError {
     /// No key at all.
     #[error("got no cohort key, expected at least one")]
     Empty,
-    /// One key twice: its holder would speak for two.
+    /// One key twice, or a key and its negation: its holder would speak for two.
     #[error("got cohort key {0} twice, expected every key once")]
     Duplicate(CohortKey),
+    /// A fallback leaf that these keys can never satisfy.
+    #[error(
+        "got {got} cohort keys, expected at least the {threshold} that the fallback leaf wants"
+    )]
+    Threshold {
+        /// How many there are.
+        got: usize,
+        /// How many are wanted.
+        threshold: u16,
+    },
     /// The tweak is not a valid scalar, or leads to infinity; cannot be hit on purpose.
     #[error("the aggregate of these keys cannot be tweaked")]
     Tweak,
 }
 
-/// The aggregate of a cohort's keys with the BIP341 tweak of a key-only output: what signs for the beacon. Stored as the
-/// keys: the rest is computed from them.
+/// The aggregate of a cohort's keys with the BIP341 tweak of its script tree, if the terms have one: what signs for the
+/// beacon. Stored as the keys and the tree: the rest is computed from them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<CohortKey>", into = "Vec<CohortKey>")]
+#[serde(try_from = "Parts", into = "Parts")]
 pub struct BeaconKey {
     keys: Vec<CohortKey>,
+    tree: Option<ScriptTree>,
     /// Before the tweak.
     internal: PublicKey,
     cache: musig::KeyAggCache,
+    merkle_root: Option<TapNodeHash>,
     output_key: XOnlyPublicKey,
+    parity: Parity,
     script: ScriptBuf,
 }
 
 impl BeaconKey {
-    /// Aggregates the keys in KeySort order, whatever order they come in.
+    /// Aggregates the keys in KeySort order, whatever order they come in, to a beacon that nothing else can spend.
     pub fn aggregate(keys: impl IntoIterator<Item = CohortKey>) -> Result<Self, KeySetError> {
+        Self::with_tree(keys, None)
+    }
+
+    /// The same with the script tree of the terms.
+    pub fn with_tree(
+        keys: impl IntoIterator<Item = CohortKey>,
+        tree: Option<&ScriptTree>,
+    ) -> Result<Self, KeySetError> {
         let mut keys: Vec<CohortKey> = keys.into_iter().collect();
         keys.sort_unstable();
-        if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(KeySetError::Duplicate(pair[0]));
-        }
         if keys.is_empty() {
             return Err(KeySetError::Empty);
+        }
+        if let Some(twice) = repeated(&keys) {
+            return Err(KeySetError::Duplicate(twice));
+        }
+        let fallback = tree.and_then(|tree| tree.fallback);
+        if let Some(threshold) = fallback.map(|fallback| fallback.threshold.get())
+            && keys.len() < usize::from(threshold)
+        {
+            let got = keys.len();
+            return Err(KeySetError::Threshold { got, threshold });
         }
         let points: Vec<_> = keys.iter().map(CohortKey::point).collect();
         let mut cache = musig::KeyAggCache::new(&points);
         let internal = cache.agg_pk_full();
-        let tweak = key_path_tweak(&cache.agg_pk()).ok_or(KeySetError::Tweak)?;
+        let merkle_root = tree.and_then(|tree| leaves(tree, &keys).root());
+        let tweak = tap_tweak(&cache.agg_pk(), merkle_root).ok_or(KeySetError::Tweak)?;
         let output = cache
             .pubkey_xonly_tweak_add(&tweak)
             .map_err(|_| KeySetError::Tweak)?;
-        let (output_key, _) = output.x_only_public_key();
+        let (output_key, parity) = output.x_only_public_key();
         Ok(Self {
             keys,
+            tree: tree.cloned(),
             internal,
             cache,
+            merkle_root,
             output_key,
+            parity: to_bitcoin_parity(parity),
             script: ScriptBuf::new_p2tr_tweaked(tweaked(&output_key)),
+        })
+    }
+
+    /// The aggregate before the tweak: the taproot internal key.
+    pub fn internal_key(&self) -> bitcoin::XOnlyPublicKey {
+        to_bitcoin(&self.internal.x_only_public_key().0)
+    }
+
+    /// The root of the script tree, where there is one.
+    pub fn merkle_root(&self) -> Option<TapNodeHash> {
+        self.merkle_root
+    }
+
+    /// Every way to spend without the signature of all members: none, unless the terms have a script tree.
+    pub fn script_paths(&self) -> Vec<ScriptPath> {
+        let tree = self.tree.as_ref();
+        let leaves = tree.map(|tree| leaves(tree, &self.keys));
+        leaves.map_or_else(Vec::new, |leaves| {
+            leaves.paths(self.internal_key(), self.parity)
         })
     }
 
@@ -143,18 +198,49 @@ impl BeaconKey {
     }
 }
 
-impl TryFrom<Vec<CohortKey>> for BeaconKey {
+/// How a beacon is stored: as older versions wrote it, where it has no tree.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Parts {
+    Keys(Vec<CohortKey>),
+    WithTree {
+        keys: Vec<CohortKey>,
+        script_tree: ScriptTree,
+    },
+}
+
+impl TryFrom<Parts> for BeaconKey {
     type Error = KeySetError;
 
-    fn try_from(keys: Vec<CohortKey>) -> Result<Self, KeySetError> {
-        Self::aggregate(keys)
+    fn try_from(parts: Parts) -> Result<Self, KeySetError> {
+        match parts {
+            Parts::Keys(keys) => Self::aggregate(keys),
+            Parts::WithTree { keys, script_tree } => Self::with_tree(keys, Some(&script_tree)),
+        }
     }
 }
 
-impl From<BeaconKey> for Vec<CohortKey> {
+impl From<BeaconKey> for Parts {
     fn from(beacon: BeaconKey) -> Self {
-        beacon.keys
+        let keys = beacon.keys;
+        match beacon.tree {
+            None => Self::Keys(keys),
+            Some(script_tree) => Self::WithTree { keys, script_tree },
+        }
     }
+}
+
+/// The first key that is there twice, or whose negation is there too: who holds the one holds the other, and signatures that
+/// scripts ask for do not tell them apart.
+pub(crate) fn repeated(keys: &[CohortKey]) -> Option<CohortKey> {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut keys = keys.iter();
+    keys.find(|key| !seen.insert(key.x_only())).copied()
+}
+
+fn leaves(tree: &ScriptTree, keys: &[CohortKey]) -> Leaves {
+    let x_only = |key: &CohortKey| to_bitcoin(&key.point().x_only_public_key().0);
+    Leaves::new(tree, &keys.iter().map(x_only).collect::<Vec<_>>())
 }
 
 /// One input's signature in the making: every input has its own sighash and its own nonces.
@@ -217,9 +303,9 @@ pub fn sighashes(tx: &Transaction, spent: &[TxOut]) -> Option<Vec<[u8; 32]>> {
         .collect()
 }
 
-/// The BIP341 tweak of an output without script tree.
-fn key_path_tweak(internal: &XOnlyPublicKey) -> Option<Scalar> {
-    let tweak = TapTweakHash::from_key_and_tweak(to_bitcoin(internal), None);
+/// The BIP341 tweak of an output with this script tree, or with none.
+fn tap_tweak(internal: &XOnlyPublicKey, merkle_root: Option<TapNodeHash>) -> Option<Scalar> {
+    let tweak = TapTweakHash::from_key_and_tweak(to_bitcoin(internal), merkle_root);
     Scalar::from_be_bytes(tweak.to_byte_array()).ok()
 }
 
@@ -240,6 +326,13 @@ fn to_bitcoin(key: &XOnlyPublicKey) -> bitcoin::XOnlyPublicKey {
         .expect("a point serialises to a point")
 }
 
+fn to_bitcoin_parity(parity: secp256k1::Parity) -> Parity {
+    match parity {
+        secp256k1::Parity::Even => Parity::Even,
+        secp256k1::Parity::Odd => Parity::Odd,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,50 +347,130 @@ mod tests {
             Err(KeySetError::Duplicate(key))
         );
         assert_eq!(BeaconKey::aggregate([]), Err(KeySetError::Empty));
+        let negated = format!("03{}", &key.to_string()[2..]).parse().unwrap();
+        assert_eq!(
+            BeaconKey::aggregate([key, negated]),
+            Err(KeySetError::Duplicate(negated))
+        );
     }
 
-    /// `vectors/aggregation/two-member-script-tree-cohort.json` (did-btcr2-js at 584a0d0): internal key of two keys.
     #[test]
-    fn the_internal_key_agrees_with_an_independent_implementation() {
-        let file: serde_json::Value = serde_json::from_str(include_str!(
-            "../vectors/aggregation/two-member-script-tree-cohort.json"
-        ))
-        .unwrap();
+    fn no_fallback_leaf_asks_for_more_members_than_there_are() {
+        let file = aggregation();
         let keys: Vec<CohortKey> =
             serde_json::from_value(file["sortedCohortKeys"].clone()).unwrap();
-        let beacon = BeaconKey::aggregate(keys.iter().rev().copied()).unwrap();
-        assert_eq!(beacon.keys(), keys, "KeySort");
-        let points: Vec<_> = beacon.keys().iter().map(CohortKey::point).collect();
-        let internal = musig::KeyAggCache::new(&points).agg_pk();
+        let tree = |threshold: u16| {
+            serde_json::from_value(serde_json::json!({ "fallback": { "threshold": threshold } }))
+                .unwrap()
+        };
+        let error = BeaconKey::with_tree(keys.clone(), Some(&tree(3))).unwrap_err();
         assert_eq!(
-            hex::encode(internal.to_byte_array()),
-            file["internalKeyXonly"].as_str().unwrap()
+            error,
+            KeySetError::Threshold {
+                got: 2,
+                threshold: 3
+            }
         );
+        assert!(BeaconKey::with_tree(keys, Some(&tree(2))).is_ok());
+    }
+
+    #[test]
+    fn beacons_are_stored_as_their_keys_and_with_the_tree_if_there_is_one() {
+        let keys = aggregation()["sortedCohortKeys"].clone();
+        let tree: ScriptTree =
+            serde_json::from_value(serde_json::json!({ "fallback": { "threshold": 1 } })).unwrap();
+        let cohort: Vec<CohortKey> = serde_json::from_value(keys.clone()).unwrap();
+        let plain = BeaconKey::aggregate(cohort.clone()).unwrap();
+        let with_tree = BeaconKey::with_tree(cohort, Some(&tree)).unwrap();
+        assert_ne!(plain.script(), with_tree.script());
+        let older = serde_json::to_value(&plain).unwrap();
+        assert_eq!(older, keys, "as older versions wrote it");
+        let newer = serde_json::to_value(&with_tree).unwrap();
+        assert_eq!(serde_json::from_value::<BeaconKey>(older).unwrap(), plain);
+        assert_eq!(
+            serde_json::from_value::<BeaconKey>(newer).unwrap(),
+            with_tree
+        );
+    }
+
+    fn aggregation() -> serde_json::Value {
+        serde_json::from_str(include_str!(
+            "../vectors/aggregation/two-member-script-tree-cohort.json"
+        ))
+        .unwrap()
+    }
+
+    /// `vectors/aggregation/two-member-script-tree-cohort.json` (did-btcr2-js at 584a0d0): two keys, both leaves.
+    #[test]
+    fn a_beacon_with_a_tree_agrees_with_an_independent_implementation() {
+        let file = aggregation();
+        let text = |name: &str| file[name].as_str().unwrap();
+        let keys: Vec<CohortKey> =
+            serde_json::from_value(file["sortedCohortKeys"].clone()).unwrap();
+        let advert = &file["envelopes"][0]["message"]["body"];
+        let tree: ScriptTree = serde_json::from_value(serde_json::json!({
+            "recovery": { "key": advert["recoveryKey"], "blocks": advert["recoverySequence"] },
+            "fallback": { "threshold": 1 },
+        }))
+        .unwrap();
+        let beacon = BeaconKey::with_tree(keys.iter().rev().copied(), Some(&tree)).unwrap();
+        assert_eq!(beacon.keys(), keys, "KeySort");
+        assert_eq!(beacon.internal_key().to_string(), text("internalKeyXonly"));
+        let root = beacon.merkle_root();
+        assert_eq!(root.unwrap().to_string(), text("tapMerkleRoot"));
+        let tweak = tap_tweak(&beacon.internal.x_only_public_key().0, root).unwrap();
+        assert_eq!(hex::encode(tweak.to_be_bytes()), text("tapTweak"));
+        let paths = beacon.script_paths();
+        let [recovery, fallback] = &paths[..] else {
+            panic!("got {} leaves, expected two", paths.len());
+        };
+        assert_eq!(recovery.script.to_hex_string(), text("recoveryLeafHex"));
+        assert_eq!(fallback.script.to_hex_string(), text("fallbackLeafHex"));
+        let network = bitcoin::Network::Signet; // Mutinynet's addresses are signet's.
+        assert_eq!(beacon.address(network), text("beaconAddress"));
+        let secp = bitcoin::secp256k1::Secp256k1::verification_only();
+        let output = to_bitcoin(&beacon.output_key);
+        for path in paths {
+            let (control, script) = (&path.control, &path.script);
+            assert!(control.verify_taproot_commitment(&secp, output, script));
+        }
     }
 
     fn bip341() -> serde_json::Value {
         serde_json::from_str(include_str!("../vectors/bip341/wallet-test-vectors.json")).unwrap()
     }
 
-    /// `vectors/bip341/`, outputs: the beacon has no script tree, and so has one case of seven.
+    /// `vectors/bip341/`, outputs: a beacon has no leaf, one or two, all of them tapscript; so have four cases of seven.
     #[test]
     fn output_keys_and_addresses_follow_bip341() {
         let vectors = bip341();
         let cases = vectors["scriptPubKey"].as_array().unwrap();
         let (mut run, mut excluded) = (0, 0);
         for case in cases {
-            if !case["given"]["scriptTree"].is_null() {
-                excluded += 1; // A script tree: no beacon has one.
+            let scripts = match &case["given"]["scriptTree"] {
+                serde_json::Value::Null => Vec::new(),
+                serde_json::Value::Array(nodes) => nodes.iter().collect(),
+                leaf => vec![leaf],
+            };
+            if !scripts.iter().all(|leaf| leaf["leafVersion"] == 192) {
+                excluded += 1; // Another leaf version, or a tree of three.
                 continue;
             }
+            let scripts = scripts.iter().map(|leaf| leaf["script"].as_str().unwrap());
+            let leaves = Leaves::of_scripts(scripts.map(|hex| ScriptBuf::from_hex(hex).unwrap()));
             let text = |part: &str, name: &str| case[part][name].as_str().unwrap().to_owned();
             let internal = key(&text("given", "internalPubkey"));
-            let tweak = key_path_tweak(&internal).unwrap();
+            let root = leaves.root();
+            assert_eq!(
+                serde_json::to_value(root).unwrap(),
+                case["intermediary"]["merkleRoot"]
+            );
+            let tweak = tap_tweak(&internal, root).unwrap();
             assert_eq!(
                 hex::encode(tweak.to_be_bytes()),
                 text("intermediary", "tweak")
             );
-            let (output, _) = internal.add_tweak(&tweak).unwrap();
+            let (output, parity) = internal.add_tweak(&tweak).unwrap();
             assert_eq!(output, key(&text("intermediary", "tweakedPubkey")));
             let script = ScriptBuf::new_p2tr_tweaked(tweaked(&output));
             assert_eq!(script.to_hex_string(), text("expected", "scriptPubKey"));
@@ -305,9 +478,16 @@ mod tests {
                 address(&output, bitcoin::Network::Bitcoin),
                 text("expected", "bip350Address")
             );
+            let controls = leaves.paths(to_bitcoin(&internal), to_bitcoin_parity(parity));
+            let controls = controls.iter().map(|path| path.control.serialize());
+            let expected = case["expected"]["scriptPathControlBlocks"].as_array();
+            assert_eq!(
+                controls.map(hex::encode).collect::<Vec<_>>(),
+                expected.cloned().unwrap_or_default()
+            );
             run += 1;
         }
-        assert_eq!((run, excluded, cases.len()), (1, 6, 7));
+        assert_eq!((run, excluded, cases.len()), (4, 3, 7));
     }
 
     /// `vectors/bip341/`, spending: signals are signed with SIGHASH_DEFAULT, and so is one case of seven.

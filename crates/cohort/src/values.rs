@@ -112,6 +112,11 @@ impl CohortKey {
     pub(crate) fn point(&self) -> &PublicKey {
         &self.0
     }
+
+    /// The x coordinate, 32 bytes: what BIP340 and scripts call the key. A key and its negation share it.
+    pub fn x_only(&self) -> [u8; 32] {
+        self.0.x_only_public_key().0.to_byte_array()
+    }
 }
 
 impl From<PublicKey> for CohortKey {

@@ -16,7 +16,7 @@ use beacon_cohort::message::{
 use beacon_cohort::musig::{BeaconKey, aggregate_nonces, sighashes};
 use beacon_cohort::psbt::{Contributions, Signing, to_base64};
 use beacon_cohort::statement;
-use beacon_cohort::terms::{BtcNetwork, Terms};
+use beacon_cohort::terms::{BtcNetwork, ScriptTree, Terms};
 use beacon_cohort::values::CohortKey;
 use beacon_signal::{Index, LeafValue, Proof, Root, SparseMerkleTree, Strictness, transaction};
 use secp256k1::{Keypair, PublicKey, musig};
@@ -160,7 +160,10 @@ fn the_terms_are_those_of_the_code_with_their_defaults() {
     let mut terms = Terms::new(BtcNetwork::Regtest, 2, Timestamp(1));
     let defaults = terms.to_value().unwrap();
     terms.close_script = Some(String::new());
-    terms.script_tree = Some(Value::Null);
+    terms.script_tree = Some(ScriptTree {
+        recovery: None,
+        fallback: None,
+    });
     let members = serde_json::to_value(&terms).unwrap();
     let members: BTreeSet<_> = members.as_object().unwrap().keys().cloned().collect();
     let rows = rows(section(&page, "## 5 Cohort terms"));

@@ -23,6 +23,7 @@ use crate::driver::now;
 use crate::identities::Identities;
 use crate::keys::list;
 use crate::params::read;
+use crate::script_tree::warn_of_the_tree;
 use crate::settings::Config as Settings;
 use view::{detail, evidence_list, sessions, summary};
 
@@ -305,8 +306,9 @@ impl CoordinatorAgent {
             indexes,
         )?;
         let cohort = CohortId(Uuid::new_v4());
-        let answer =
+        let mut answer =
             json!({ "cohort_id": cohort, "terms_hash": terms.hash(), "terms": terms.value() });
+        warn_of_the_tree(&terms, &mut answer);
         let invited = peers(&params.invited);
         Ok(Call::Command(
             Command::Advertise {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::machine::Input;
 use beacon_cohort::message::{Message, Subscribe};
-use beacon_cohort::participant::{Command, Event, LeafSecret, Membership, Participant, Policy};
+use beacon_cohort::participant::{
+    Command, Event, LeafSecret, Membership, Participant, Policy, Stage,
+};
 use beacon_cohort::signer::{KeyPath, LocalSigner, SignerAnswer, SignerRequest};
 use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::protocols::Invitation;
@@ -28,6 +30,7 @@ use crate::dids::{self, Dids};
 use crate::identities::Identities;
 use crate::keys::{KeyError, list};
 use crate::params::read;
+use crate::script_tree::warn_of_the_tree;
 use crate::settings::Config;
 pub(crate) use view::standing;
 use view::{cohort_view, rollback_view, sessions, warn_of_the_open};
@@ -93,6 +96,8 @@ struct JoinParams {
     named: Named,
     #[serde(default)]
     dids: Vec<String>,
+    #[serde(default)]
+    accept_script_tree: bool,
 }
 
 #[derive(Deserialize)]
@@ -160,6 +165,7 @@ pub fn role(home: &Home, config: &Config) -> Result<(ParticipantAgent, Participa
     let agent = ParticipantAgent::new(Box::new(keys), dids);
     let policy = Policy {
         auto_join: config.auto_join.clone(),
+        accept_script_tree: config.accept_script_tree,
         auto_sign: config.auto_sign,
         max_coordinators: config.limits.max_coordinators,
         max_cohorts: config.limits.max_cohorts_per_coordinator,
@@ -388,7 +394,11 @@ fn coordinator_did(text: &str) -> Result<Did, RpcError> {
 }
 
 fn join(machine: &Participant, params: JoinParams) -> Result<Call<Command>, RpcError> {
-    let JoinParams { named, dids } = params;
+    let JoinParams {
+        named,
+        dids,
+        accept_script_tree,
+    } = params;
     let membership = named.find(machine)?;
     let cohort = membership.handle;
     for did in &dids {
@@ -396,7 +406,22 @@ fn join(machine: &Participant, params: JoinParams) -> Result<Call<Command>, RpcE
     }
     let mut answer = json!({ "cohort_id": named.cohort_id, "dids": dids });
     warn_of_the_open(membership, &mut answer);
-    Ok(Call::Command(Command::Join { cohort, dids }, answer))
+    warn_of_the_tree(&membership.terms, &mut answer);
+    if let Some(tree) = membership.terms.script_tree.as_ref()
+        && membership.stage == Stage::Advertised
+        && !accept_script_tree
+    {
+        return Err(RpcError::failed(format!(
+            "in this cohort {}. Join it with --accept-script-tree if you agree to that",
+            tree.consequences().join("; and ")
+        )));
+    }
+    let command = Command::Join {
+        cohort,
+        dids,
+        accept_script_tree,
+    };
+    Ok(Call::Command(command, answer))
 }
 
 fn request_update(machine: &Participant, params: UpdateParams) -> Result<Call<Command>, RpcError> {

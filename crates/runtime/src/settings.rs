@@ -85,6 +85,10 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_join: Option<bool>,
+    /// Join by --auto-join also where not only all members together can spend from the beacon (participant) [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_script_tree: Option<bool>,
     /// Sign without asking whatever passes every check (participant) [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,6 +147,10 @@ keeps its proofs; this software is young and nobody has audited it: send no more
 
 /// What the options come to.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a question of its own that the user answers with yes or no"
+)]
 pub struct Config {
     /// What the agent's DIDs announce.
     pub endpoint: Endpoint,
@@ -164,6 +172,8 @@ pub struct Config {
     pub fee_rate: u64,
     /// DIDs for cohorts that are joined without asking; `None`: ask.
     pub auto_join: Option<Vec<String>>,
+    /// Whether that holds for cohorts with a script tree.
+    pub accept_script_tree: bool,
     /// Sign without asking.
     pub auto_sign: bool,
     /// File with the passphrase of the keys.
@@ -300,6 +310,7 @@ impl Options {
                 "1 to 100000 sat/vB",
             )?,
             auto_join: auto_join.then_some(dids),
+            accept_script_tree: self.accept_script_tree.unwrap_or(false),
             auto_sign: self.auto_sign.unwrap_or(false),
             passphrase_file: self.passphrase_file,
             unencrypted_keys: self.unencrypted_keys.unwrap_or(false),

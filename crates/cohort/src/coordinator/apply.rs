@@ -12,7 +12,6 @@ use super::state::{
 };
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::Fund;
-use crate::musig::BeaconKey;
 use crate::review::impossible_beside;
 
 impl State {
@@ -166,8 +165,8 @@ impl Cohort {
                 self.members.remove(peer);
             }
             Event::CohortSet { at, .. } => {
-                self.beacon =
-                    BeaconKey::aggregate(self.members.values().map(|member| member.key)).ok();
+                let keys = self.members.values().map(|member| member.key);
+                self.beacon = self.terms.beacon(keys).ok();
                 self.phase = Phase::Set;
                 self.round.since = *at;
             }

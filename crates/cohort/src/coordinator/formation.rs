@@ -167,7 +167,7 @@ impl Coordinator {
         if cohort
             .members
             .values()
-            .any(|member| member.key == body.participant_pk)
+            .any(|member| member.key.x_only() == body.participant_pk.x_only())
         {
             return Err(Rejection::new(
                 Code::KeyTaken,

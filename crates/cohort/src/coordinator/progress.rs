@@ -9,7 +9,6 @@ use super::{Cohort, Coordinator, Event, Phase, Signal, Stage, Standing, TIMEOUT}
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::{Code, Effect, Rejection, Step};
 use crate::message::UpdateOpportunity;
-use crate::musig::BeaconKey;
 use crate::terms::Flow;
 
 impl Coordinator {
@@ -102,7 +101,10 @@ impl Coordinator {
 
     /// Freezes membership and tells the members.
     pub(super) fn set(cohort: &Cohort, now: Timestamp) -> Step<Event> {
-        let beacon = match BeaconKey::aggregate(cohort.members.values().map(|member| member.key)) {
+        let beacon = match cohort
+            .terms
+            .beacon(cohort.members.values().map(|member| member.key))
+        {
             Ok(beacon) => beacon,
             Err(error) => return Self::fail(cohort, error.to_string()),
         };

@@ -12,7 +12,6 @@ use super::state::{
 use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Code;
-use crate::musig::BeaconKey;
 use crate::terms::AgreedTerms;
 
 impl State {
@@ -181,7 +180,7 @@ impl Membership {
                 );
             }
             Event::CohortAgreed { keys, .. } => {
-                self.beacon = BeaconKey::aggregate(keys.iter().copied()).ok();
+                self.beacon = self.terms.beacon(keys.iter().copied()).ok();
                 self.stage = Stage::Agreed;
             }
             Event::RegistrationRequested { dids, .. } => {

@@ -43,7 +43,11 @@ impl Participant {
                     now.after(FORMATION_EXPIRY_S),
                 ))
             }
-            Command::Join { cohort, dids } => self.join(self.named(cohort)?, &dids, now),
+            Command::Join {
+                cohort,
+                dids,
+                accept_script_tree,
+            } => self.join(self.named(cohort)?, &dids, accept_script_tree, now),
             Command::Contest { cohort, claim } => Self::contest(self.named(cohort)?, claim, now),
             Command::Leave { cohort } => Self::leave(self.named(cohort)?, now),
             Command::RequestUpdate {

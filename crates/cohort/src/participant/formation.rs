@@ -37,10 +37,15 @@ impl Participant {
         let kind = cohort.terms.beacon_type;
         let private = kind == BeaconType::Smt
             || before.is_some_and(|before| before.terms.beacon_type == kind);
+        // Nor who else can spend.
+        let agreed =
+            before.is_some_and(|before| before.terms.script_tree == cohort.terms.script_tree);
+        let accept = self.policy.accept_script_tree || agreed;
         let dids = self.policy.auto_join.as_ref();
         let dids = dids.filter(|_| bearable && private);
         let before = before.map(|before| before.dids.values().cloned().collect::<Vec<_>>());
-        let joined = dids.map(|dids| self.join(cohort, before.as_ref().unwrap_or(dids), now));
+        let joined =
+            dids.map(|dids| self.join(cohort, before.as_ref().unwrap_or(dids), accept, now));
         // What cannot be joined is left for the user to see in the list.
         joined.and_then(Result::ok).unwrap_or_default()
     }
@@ -49,6 +54,7 @@ impl Participant {
         &self,
         cohort: &Membership,
         dids: &[String],
+        accept_script_tree: bool,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         let max = cohort.terms.max_indexes_per_member;
@@ -111,6 +117,11 @@ impl Participant {
                 format!("an advert that ended at {expires}"),
                 format!("later than {now}"),
             ));
+        }
+        if cohort.terms.script_tree.is_some() && !accept_script_tree {
+            let got = "terms by which not only all members together can spend from the beacon";
+            let expected = "your consent to that";
+            return Err(Rejection::new(Code::Terms, got, expected));
         }
         let network = cohort.terms.btc_network;
         let path = KeyPath::of_cohort(network, &cohort.coordinator, cohort.id);

@@ -52,6 +52,8 @@ pub struct Policy {
     pub network: BtcNetwork,
     /// Join every cohort that is advertised, answering for these DIDs; `None`: ask.
     pub auto_join: Option<Vec<String>>,
+    /// Whether cohorts are joined without asking though not only all members together can spend from their beacons.
+    pub accept_script_tree: bool,
     /// Sign every signal for which all checks hold; otherwise ask.
     pub auto_sign: bool,
     /// Most coordinators.
@@ -66,6 +68,7 @@ impl Policy {
         Self {
             network,
             auto_join: None,
+            accept_script_tree: false,
             auto_sign: false,
             max_coordinators: 1_000,
             max_cohorts: 1_000,
@@ -98,6 +101,8 @@ pub enum Command {
         cohort: CohortId,
         /// The DIDs to answer for.
         dids: Vec<String>,
+        /// Whether the user agrees to what the terms' script tree means, where there is one.
+        accept_script_tree: bool,
     },
     /// Leave before the cohort is set.
     Leave {

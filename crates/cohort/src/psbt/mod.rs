@@ -220,7 +220,8 @@ impl Signing<'_> {
             if input.tap_internal_key.is_some() && input.tap_internal_key != internal {
                 return Err(other("internal key"));
             }
-            if input.tap_merkle_root.is_some() {
+            if input.tap_merkle_root.is_some() && input.tap_merkle_root != self.beacon.merkle_root()
+            {
                 return Err(other("script tree"));
             }
             for (key, value) in &input.unknown {
@@ -324,6 +325,7 @@ impl Signing<'_> {
 
     fn describe(&self, input: &mut Input) {
         input.tap_internal_key = fields::x_only(&self.beacon.aggregate_bytes());
+        input.tap_merkle_root = self.beacon.merkle_root();
         let (key, value) = fields::participants(fields::IN_PARTICIPANTS, self.beacon);
         input.unknown.insert(key, value);
     }

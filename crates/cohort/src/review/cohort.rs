@@ -2,7 +2,7 @@
 
 use super::{Check, DeclineCode, Declined, check, ensure, run};
 use crate::message::CohortSet;
-use crate::musig::BeaconKey;
+use crate::musig::{self, BeaconKey};
 use crate::terms::Terms;
 use crate::values::{CohortKey, TermsHash};
 
@@ -32,7 +32,8 @@ fn cohort_checks<'a>() -> Vec<Check<CohortSet, OptedIn<'a>>> {
 /// Checks a set cohort; what comes back is the key that the member computed itself.
 pub fn review_cohort(set: &CohortSet, own: &OptedIn<'_>) -> Result<BeaconKey, Declined> {
     run(&cohort_checks(), set, own)?;
-    BeaconKey::aggregate(set.cohort_keys.iter().copied()).map_err(|error| Declined {
+    let beacon = own.terms.beacon(set.cohort_keys.iter().copied());
+    beacon.map_err(|error| Declined {
         code: DeclineCode::AddressMismatch,
         comment: error.to_string(),
     })
@@ -67,8 +68,9 @@ fn keys_sorted(set: &CohortSet, _: &OptedIn<'_>) -> Result<(), String> {
 }
 
 fn keys_distinct(set: &CohortSet, _: &OptedIn<'_>) -> Result<(), String> {
-    let twice = set.cohort_keys.windows(2).find(|pair| pair[0] == pair[1]);
-    twice.map_or(Ok(()), |pair| Err(format!("got key {} twice", pair[0])))
+    musig::repeated(&set.cohort_keys).map_or(Ok(()), |key| {
+        Err(format!("got key {key}, or its negation, twice"))
+    })
 }
 
 fn own_key_there(set: &CohortSet, own: &OptedIn<'_>) -> Result<(), String> {
@@ -80,12 +82,12 @@ fn own_key_there(set: &CohortSet, own: &OptedIn<'_>) -> Result<(), String> {
 fn address_recomputed(set: &CohortSet, own: &OptedIn<'_>) -> Result<(), String> {
     // Keys in a wrong number, order or repetition are other checks' business.
     let mut keys = set.cohort_keys.clone();
-    keys.sort_unstable();
-    keys.dedup();
-    let beacon = BeaconKey::aggregate(keys).map_err(|error| error.to_string())?;
+    keys.sort_unstable_by_key(CohortKey::x_only);
+    keys.dedup_by_key(|key| key.x_only());
+    let beacon = own.terms.beacon(keys).map_err(|error| error.to_string())?;
     let address = beacon.address(own.terms.btc_network.bitcoin());
     ensure(set.beacon_address == address, || {
         let got: String = set.beacon_address.chars().take(100).collect();
-        format!("got address {got:?}, the keys make {address}")
+        format!("got address {got:?}, the keys and the terms make {address}")
     })
 }

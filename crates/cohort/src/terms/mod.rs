@@ -1,16 +1,19 @@
 //! Cohort terms (docs/protocol.md, section "Cohort terms"): what a member agrees to when it opts in.
 
 mod network;
+mod script_tree;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub use network::BtcNetwork;
+pub use script_tree::{Fallback, MAX_FALLBACK_KEYS, Recovery, ScriptTree};
 
 use crate::announcement;
 use crate::ids::Timestamp;
-use crate::values::TermsHash;
+use crate::musig::{BeaconKey, KeySetError};
+use crate::values::{CohortKey, TermsHash};
 
 /// What the 32 signal bytes commit to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,9 +138,9 @@ pub struct Terms {
     /// Script that a closing spend would pay (hex). Refused by this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub close_script: Option<String>,
-    /// Script tree of the beacon address. Refused by this version: key path only.
+    /// Script tree of the beacon address. Without one, nobody spends from it but all members together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub script_tree: Option<Value>,
+    pub script_tree: Option<ScriptTree>,
 }
 
 mod defaults {
@@ -197,6 +200,9 @@ pub enum TermsError {
         /// The accepted range.
         expected: &'static str,
     },
+    /// A script tree without a leaf.
+    #[error("script_tree: got no leaf, expected recovery, fallback or both")]
+    NoLeaf,
     /// Agreed in the protocol, but not in this version of the software.
     #[error("{member} is not supported by this version: {reason}")]
     Unsupported {
@@ -254,6 +260,14 @@ impl Terms {
         serde_json::to_value(self).map_err(|error| TermsError::Unreadable(error.to_string()))
     }
 
+    /// The beacon of these keys, in whatever order they come: with the script tree, if there is one.
+    pub fn beacon(
+        &self,
+        keys: impl IntoIterator<Item = CohortKey>,
+    ) -> Result<BeaconKey, KeySetError> {
+        BeaconKey::with_tree(keys, self.script_tree.as_ref())
+    }
+
     /// Seconds that each phase takes at most among so many members: the response deadline, and a hundredth of it more for
     /// each of them, rounded up.
     pub fn phase_deadline_s(&self, members: usize) -> u64 {
@@ -283,9 +297,6 @@ impl Terms {
         if self.version != 1 {
             return out_of_range("version", self.version, "1");
         }
-        if self.script_tree.is_some() {
-            return unsupported("script_tree", "the beacon address has no script path");
-        }
         if self.close_script.is_some() {
             return unsupported("close_script", "cohorts cannot be closed by a spend yet");
         }
@@ -294,6 +305,9 @@ impl Terms {
         }
         if !(1..=self.max_members).contains(&self.min_members) {
             return out_of_range("min_members", self.min_members, "1 to max_members");
+        }
+        if let Some(tree) = &self.script_tree {
+            tree.check(self.min_members, self.max_members)?;
         }
         if !(1..=Self::MAX_INDEXES).contains(&self.max_indexes_per_member) {
             return out_of_range(
@@ -446,7 +460,7 @@ mod tests {
         for (member, value, wording) in [
             ("version", Value::from(2), "version: got 2"),
             ("beacon_type", Value::from("OddBeacon"), "OddBeacon"),
-            ("script_tree", Value::from("00"), "script_tree"),
+            ("script_tree", Value::from("00"), "ScriptTree"),
             ("close_script", Value::from("51"), "close_script"),
             ("min_members", Value::from(3), "min_members: got 3"),
             ("max_members", Value::from(0), "max_members: got 0"),

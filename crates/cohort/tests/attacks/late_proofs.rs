@@ -16,7 +16,16 @@ const LATE: &str = "did:example:late";
 fn registering(seed: u64) -> (World, CohortId, RegistrationResult) {
     let (mut world, cohort) = buried(seed);
     let dids = vec![LATE.to_owned()];
-    world.user(0, Command::Join { cohort, dids }).unwrap();
+    world
+        .user(
+            0,
+            Command::Join {
+                cohort,
+                dids,
+                accept_script_tree: false,
+            },
+        )
+        .unwrap();
     let mut answers =
         world.settle_until(|message| matches!(message, Message::RegistrationResult(_)));
     match answers.remove(0) {

@@ -159,7 +159,16 @@ fn run() -> Life {
     let cohort = world.advertise(|_| {});
     seen.settle(&mut world);
     let dids = vec!["did:example:another".to_owned()];
-    world.user(0, Command::Join { cohort, dids }).unwrap();
+    world
+        .user(
+            0,
+            Command::Join {
+                cohort,
+                dids,
+                accept_script_tree: false,
+            },
+        )
+        .unwrap();
     seen.settle(&mut world);
     world.fund(cohort, 50_000);
     seen.settle(&mut world);

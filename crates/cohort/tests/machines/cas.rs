@@ -35,7 +35,14 @@ pub(crate) fn formed(
     for number in 0..members {
         let dids = vec![did(number), second(number)];
         world
-            .user(number, participant::Command::Join { cohort, dids })
+            .user(
+                number,
+                participant::Command::Join {
+                    cohort,
+                    dids,
+                    accept_script_tree: false,
+                },
+            )
             .unwrap();
     }
     world.settle();
@@ -159,6 +166,7 @@ fn a_cas_cohort_is_never_joined_without_asking() {
         let command = participant::Command::Join {
             cohort,
             dids: vec![odd],
+            accept_script_tree: false,
         };
         world.refuses(Code::Invalid, |world| world.user(0, command));
     }

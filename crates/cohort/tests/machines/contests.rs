@@ -25,7 +25,16 @@ fn contest(world: &mut World, number: usize, cohort: CohortId) {
 
 fn join(world: &mut World, number: usize, cohort: CohortId, did: String) {
     let dids = vec![did];
-    world.user(number, Command::Join { cohort, dids }).unwrap();
+    world
+        .user(
+            number,
+            Command::Join {
+                cohort,
+                dids,
+                accept_script_tree: false,
+            },
+        )
+        .unwrap();
     world.settle();
 }
 

@@ -64,7 +64,14 @@ pub(crate) fn run() -> World {
     world.settle();
     let dids = vec!["did:example:another".to_owned()];
     world
-        .user(0, participant::Command::Join { cohort, dids })
+        .user(
+            0,
+            participant::Command::Join {
+                cohort,
+                dids,
+                accept_script_tree: false,
+            },
+        )
         .unwrap();
     world.settle();
     world.fund(cohort, 50_000);

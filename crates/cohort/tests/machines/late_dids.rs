@@ -33,7 +33,14 @@ fn with_past(seed: u64, change: impl FnOnce(&mut Terms)) -> (World, CohortId) {
 fn join(world: &mut World, cohort: CohortId) {
     let dids = vec![LATE.to_owned()];
     world
-        .user(0, participant::Command::Join { cohort, dids })
+        .user(
+            0,
+            participant::Command::Join {
+                cohort,
+                dids,
+                accept_script_tree: false,
+            },
+        )
         .unwrap();
 }
 

@@ -27,6 +27,7 @@ mod late_dids;
 mod life;
 mod outside;
 mod rollback;
+mod script_tree;
 mod seats;
 mod singleton;
 mod strikes;

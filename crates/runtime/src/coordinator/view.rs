@@ -5,6 +5,8 @@ use beacon_cohort::ids::PeerId;
 use beacon_signal::LeafValue;
 use serde_json::{Value, json};
 
+use crate::script_tree;
+
 fn phase(cohort: &Cohort) -> &'static str {
     match cohort.phase {
         Phase::Advertised => "advertised",
@@ -16,7 +18,7 @@ fn phase(cohort: &Cohort) -> &'static str {
 }
 
 pub(super) fn summary(cohort: &Cohort) -> Value {
-    json!({
+    let mut value = json!({
         "cohort_id": cohort.id,
         "phase": phase(cohort),
         "network": cohort.terms.btc_network.to_string(),
@@ -28,16 +30,16 @@ pub(super) fn summary(cohort: &Cohort) -> Value {
         "at_risk": at_risk(cohort),
         "round": cohort.round.number,
         "signals": cohort.signals.len(),
-    })
+    });
+    script_tree::warn_of_the_tree(&cohort.terms, &mut value);
+    value
 }
 
 /// What everybody is told with every balance.
 fn at_risk(cohort: &Cohort) -> Option<String> {
     cohort.beacon.as_ref()?;
     let (balance, members) = (cohort.confirmed_balance(), cohort.members.len());
-    Some(format!(
-        "{balance} sat: the key is {members} of {members}, so one lost key silences the beacon and locks what the address holds"
-    ))
+    Some(script_tree::at_risk(&cohort.terms, balance, members))
 }
 
 fn address(cohort: &Cohort) -> Option<String> {
@@ -135,9 +137,13 @@ fn locked(cohort: &Cohort, reason: &str) -> String {
         [] => String::new(),
         out => format!(", those of {} included", out.join(", ")),
     };
+    let otherwise = match &cohort.terms.script_tree {
+        None => "nothing else frees them".to_owned(),
+        Some(tree) => format!("or by the script tree: {}", tree.consequences().join("; ")),
+    };
     format!(
         "do not fund: {reason}. The {balance} sat there move only in a transaction that all {members} cohort keys sign{out}; \
-         nothing else frees them"
+         {otherwise}"
     )
 }
 

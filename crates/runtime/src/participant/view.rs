@@ -7,6 +7,8 @@ use beacon_cohort::terms::BeaconType;
 use beacon_signal::transaction;
 use serde_json::{Value, json};
 
+use crate::script_tree::{at_risk, warn_of_the_tree};
+
 /// What to do where somebody else has registered the index of a DID of ours.
 const CONTEST: &str = "another member answers for one of these DIDs: if it is yours, `did contest --cohort ID --did DID` proves that, and puts the other member out. The coordinator learns the DID by it; who contests without controlling the DID is out";
 
@@ -26,6 +28,7 @@ pub(super) fn cohort_view(cohort: &Membership) -> Value {
         "queued_updates": cohort.queued.len(),
     });
     warn_of_the_open(cohort, &mut value);
+    warn_of_the_tree(&cohort.terms, &mut value);
     if cohort.handle != cohort.id {
         value["handle"] = json!(cohort.handle); // What its events are written under.
     }
@@ -79,9 +82,7 @@ pub(super) fn cohort_view(cohort: &Membership) -> Value {
         );
         let balance = cohort.balance_sat();
         value["balance_sat"] = json!(balance);
-        value["at_risk"] = json!(format!(
-            "{balance} sat: the key is {members} of {members}, and one lost key silences the beacon and locks what the address holds"
-        ));
+        value["at_risk"] = json!(at_risk(&cohort.terms, balance, members));
         let max = cohort.terms.max_balance_sat;
         if balance > max {
             value["warning"] = json!(format!("more than the {max} sat of the terms"));

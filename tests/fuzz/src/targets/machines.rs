@@ -199,6 +199,7 @@ impl Run {
             (1, _) => participant::Command::Join {
                 cohort,
                 dids: vec![did, format!("did:example:{operand}")],
+                accept_script_tree: true,
             },
             (2, Some(session)) => participant::Command::Approve { session },
             (3, Some(session)) => participant::Command::Decline {

@@ -124,8 +124,22 @@ fn a_second_member_brings_a_taken_key() {
     let second = PeerId::new("did:example:second");
     let mut opt_in = opt_in(&world, cohort, &second, 9);
     opt_in.indexes = vec![Index::of_did("did:example:other")];
+    let mut negated = opt_in.clone();
     world.refuses(Code::KeyTaken, |world| {
         world.tell_coordinator(&second, opt_in)
+    });
+    // Nor its negation, whose signatures are the same.
+    let secret = secp256k1::SecretKey::from_secret_bytes([9; 32]).unwrap();
+    let (key, proof) = possession_by(
+        cohort,
+        &second,
+        secret.negate().to_secret_bytes(),
+        negated.terms_hash,
+    );
+    assert_ne!(key, negated.participant_pk);
+    (negated.participant_pk, negated.proof_of_possession) = (key, proof);
+    world.refuses(Code::KeyTaken, |world| {
+        world.tell_coordinator(&second, negated)
     });
 }
 

@@ -92,8 +92,17 @@ fn possession(
     key: u8,
     terms: TermsHash,
 ) -> (CohortKey, StatementSignature) {
-    let keys = move |_: KeyPath| Zeroizing::new([key; 32]);
-    let mut signer = LocalSigner::new(keys, ChaCha20Rng::seed_from_u64(key.into()));
+    possession_by(cohort, did, [key; 32], terms)
+}
+
+fn possession_by(
+    cohort: CohortId,
+    did: &PeerId,
+    secret: [u8; 32],
+    terms: TermsHash,
+) -> (CohortKey, StatementSignature) {
+    let keys = move |_: KeyPath| Zeroizing::new(secret);
+    let mut signer = LocalSigner::new(keys, ChaCha20Rng::from_seed(secret));
     let path = KeyPath {
         network: BtcNetwork::Regtest,
         place: KeyPlace::Index(0),
