@@ -266,7 +266,9 @@ impl Agent for ParticipantAgent {
                 let answer = json!({ "session_id": session });
                 return Ok(Call::Command(Command::AskForPsbt { session }, answer));
             }
-            "session.psbt" => psbt::shown(machine, &self.dids, read::<OneSession>(params)?)?,
+            "session.psbt" => {
+                psbt::shown(machine, &self.dids, read::<OneSession>(params)?.session_id)?
+            }
             "session.import_psbt" => return psbt::import(machine, &read(params)?),
             "approve" => {
                 let session = read::<SessionParams>(params)?.session_id;

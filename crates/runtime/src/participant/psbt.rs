@@ -6,7 +6,7 @@ use beacon_cohort::psbt::{parse, to_base64};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Named, OneSession};
+use super::Named;
 use crate::agent::Call;
 use crate::control::RpcError;
 use crate::dids::Dids;
@@ -53,9 +53,8 @@ pub(super) fn signer(
 pub(super) fn shown(
     machine: &Participant,
     dids: &Dids,
-    params: OneSession,
+    session: SessionId,
 ) -> Result<Value, RpcError> {
-    let session = params.session_id;
     let mut cohorts = machine.state().cohorts.values();
     let asked = cohorts.find_map(|cohort| {
         let asked = cohort.asked_psbt.as_ref();
