@@ -192,7 +192,7 @@ async fn a_value_out_of_range_names_itself_the_expectation_and_the_remedy() {
         ),
         (
             &["--fee-rate", "0"],
-            "fee_rate: got 0, expected 1 to 100000 sat/vB",
+            "fee_rate: got 0, expected 1 to 100000 sat/vB, or auto",
         ),
         (
             &["--chain-poll-ms", "1"],

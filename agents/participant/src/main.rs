@@ -100,13 +100,7 @@ impl Args {
             Command::Signer { cohort, by } => {
                 ("signer", cohort.with(json!({ "outside": by == "outside" })))
             }
-            Command::Session(SessionCommand::ExportPsbt {
-                args,
-                from_coordinator,
-            }) => return psbt::export(&global, AGENT, args, from_coordinator).await,
-            Command::Session(SessionCommand::ImportPsbt { file }) => {
-                return psbt::import(&global, AGENT, &file).await;
-            }
+            Command::Session(command) => return session(&global, command).await,
             Command::Leave { cohort } => ("leave", cohort.with(json!({}))),
             Command::RequestUpdate {
                 cohort,
@@ -141,6 +135,16 @@ impl Args {
             Command::Status => ("status", Value::Null),
         };
         global.call(AGENT, method, params).await
+    }
+}
+
+async fn session(global: &Global, command: SessionCommand) -> Result<(), Failure> {
+    match command {
+        SessionCommand::ExportPsbt {
+            args,
+            from_coordinator,
+        } => psbt::export(global, AGENT, args, from_coordinator).await,
+        SessionCommand::ImportPsbt { file } => psbt::import(global, AGENT, &file).await,
     }
 }
 

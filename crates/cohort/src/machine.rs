@@ -224,6 +224,8 @@ pub struct Watches {
     pub inputs: Vec<Vec<OutPoint>>,
     /// Where these transactions stand.
     pub transactions: Vec<Txid>,
+    /// The fee rate that is expected to bring a transaction into one of so many next blocks.
+    pub fee_target: Option<u16>,
 }
 
 /// An unspent output of a watched script.
@@ -308,6 +310,8 @@ pub enum ChainFact {
         /// Height of the tip at that moment.
         tip: u32,
     },
+    /// The fee rate that the source expects to do for the watched target, sat/vB.
+    FeeRate(u64),
     /// What became of a broadcast.
     Broadcast {
         /// The transaction.

@@ -40,7 +40,7 @@ pub struct CoordinatorAgent {
 pub fn role(config: &Settings) -> (CoordinatorAgent, Coordinator) {
     let machine = Coordinator::new(Config {
         label: config.label.clone(),
-        fee_rate_sat_vb: config.fee_rate,
+        fee_rate: config.fee_rate,
         max_subscribers: config.limits.max_subscribers,
         max_cohorts: config.limits.max_cohorts,
     });
@@ -202,6 +202,10 @@ impl Agent for CoordinatorAgent {
             "status" => json!({
                 "did": own_did(identities)?["did"],
                 "subscribers": machine.state().subscribers.len(),
+                "fee_rate": {
+                    "sat_vb": machine.wanted_fee_rate(),
+                    "source": machine.fee_rate_source(),
+                },
                 "cohorts": machine.state().cohorts.values().map(summary).collect::<Vec<_>>(),
             }),
             other => return Err(RpcError::method_not_found(other)),

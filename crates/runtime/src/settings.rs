@@ -5,18 +5,62 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
+use beacon_cohort::coordinator::FeeRate;
 use beacon_cohort::terms::BtcNetwork;
 use beacon_didcomm::Endpoint;
 use clap::Args;
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::agent::Agent;
 use crate::limits::{LimitOptions, Limits};
 use crate::source::{Source, SourceKind};
 use crate::transport::TransportConfig;
+
+/// Blocks within which a transaction should be mined, unless something else is said: an hour.
+pub(crate) const FEE_TARGET_BLOCKS: u16 = 6;
+
+/// A fee rate as users write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeeSetting {
+    /// `auto`: what the chain source estimates.
+    Auto,
+    /// sat/vB.
+    Fixed(u64),
+}
+
+impl FromStr for FeeSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        text.parse()
+            .map(Self::Fixed)
+            .map_err(|_| format!("got {text:?}, expected a whole number of sat/vB, or auto"))
+    }
+}
+
+impl Serialize for FeeSetting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Fixed(sat_vb) => serializer.serialize_u64(*sat_vb),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FeeSetting {
+    /// The configuration library makes text of a number where text is asked for.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
 
 /// The options that both roles have. Names in the file are the flags' with underscores.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -77,10 +121,15 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Fee rate of signals in sat/vB, bounded by each cohort's terms (coordinator) [default: 2]
+    /// Fee rate of signals in sat/vB, bounded by each cohort's terms, or auto: what the chain source estimates
+    /// (coordinator) [default: auto]
     #[arg(long, value_name = "SAT/VB")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub fee_rate: Option<u64>,
+    pub fee_rate: Option<FeeSetting>,
+    /// Blocks within which a transaction should be mined: what fee rates are estimated for [default: 6]
+    #[arg(long, value_name = "BLOCKS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fee_target_blocks: Option<u16>,
     /// Join every advertised cohort without asking (participant) [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,8 +217,10 @@ pub struct Config {
     pub transport: TransportConfig,
     /// Everything that is bounded.
     pub limits: Limits,
-    /// sat/vB.
-    pub fee_rate: u64,
+    /// What signals pay.
+    pub fee_rate: FeeRate,
+    /// What fee rates are estimated for, in blocks.
+    pub fee_target_blocks: u16,
     /// DIDs for cohorts that are joined without asking; `None`: ask.
     pub auto_join: Option<Vec<String>>,
     /// Whether that holds for cohorts with a script tree.
@@ -285,6 +336,13 @@ impl Options {
             });
         }
         let dids = self.dids.unwrap_or_default();
+        let fee_target_blocks = within(
+            "fee_target_blocks",
+            self.fee_target_blocks,
+            FEE_TARGET_BLOCKS,
+            1..=1_008,
+            "1 to 1008 blocks",
+        )?;
         let auto_join = self.auto_join.unwrap_or(false);
         if auto_join && dids.is_empty() {
             return Err(SettingsError::Range {
@@ -302,13 +360,8 @@ impl Options {
             label,
             transport,
             limits,
-            fee_rate: within(
-                "fee_rate",
-                self.fee_rate,
-                2,
-                1..=100_000,
-                "1 to 100000 sat/vB",
-            )?,
+            fee_rate: fee_rate(self.fee_rate, fee_target_blocks)?,
+            fee_target_blocks,
             auto_join: auto_join.then_some(dids),
             accept_script_tree: self.accept_script_tree.unwrap_or(false),
             auto_sign: self.auto_sign.unwrap_or(false),
@@ -343,6 +396,19 @@ fn socket_address<'de, D: Deserializer<'de>>(
             "got {text:?}, expected an address with a port, such as 127.0.0.1:8765,"
         ))
     })
+}
+
+/// What signals pay.
+fn fee_rate(setting: Option<FeeSetting>, blocks: u16) -> Result<FeeRate, SettingsError> {
+    match setting.unwrap_or(FeeSetting::Auto) {
+        FeeSetting::Auto => Ok(FeeRate::Estimated { blocks }),
+        FeeSetting::Fixed(sat_vb @ 1..=100_000) => Ok(FeeRate::Fixed(sat_vb)),
+        FeeSetting::Fixed(sat_vb) => Err(SettingsError::Range {
+            name: "fee_rate",
+            got: sat_vb.to_string(),
+            expected: "1 to 100000 sat/vB, or auto",
+        }),
+    }
 }
 
 /// What a DID announces: the public URL, else the listen address if others can use it, else nothing to dial.

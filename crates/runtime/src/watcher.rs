@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use beacon_chain::{
     BroadcastError, Chain, ChainError, ChainIdentity, OutputStatus, TransactionStatus, WrongChain,
@@ -44,6 +44,9 @@ pub struct Watcher {
     prover: Prover,
 }
 
+/// Between two questions for a fee rate.
+const ESTIMATE_INTERVAL: Duration = Duration::from_mins(1);
+
 /// Orders that wait while the source is being asked.
 const MAX_ORDERS: usize = 1_024;
 
@@ -65,6 +68,7 @@ impl Watcher {
             network_checked: false,
             unavailable: None,
             fault: None,
+            estimate: None,
         };
         std::thread::Builder::new()
             .name("chain".to_owned())
@@ -117,6 +121,13 @@ struct Thread {
     network_checked: bool,
     unavailable: Option<String>,
     /// What it did not answer, or not so that it can be believed, while it answered other things.
+    fault: Option<String>,
+    /// Its last word on fee rates, or why there is none that can be used.
+    estimate: Option<Estimate>,
+}
+
+struct Estimate {
+    asked: Instant,
     fault: Option<String>,
 }
 
@@ -227,12 +238,35 @@ impl Thread {
                 });
             }
         }
+        facts.extend(self.fee_rate(&mut fault));
         let mut reports: Vec<_> = facts.into_iter().map(Report::Fact).collect();
         if fault != self.fault {
             reports.push(Report::Status(fault.clone()));
             self.fault = fault;
         }
         Ok(reports)
+    }
+
+    /// The fee rate that does for the watched target, once in a while. Where there is none the machine goes on with what it
+    /// knows.
+    fn fee_rate(&mut self, fault: &mut Option<String>) -> Option<ChainFact> {
+        let target = self.watches.fee_target?;
+        let asked = self.estimate.as_ref().map(|estimate| estimate.asked);
+        let mut fact = None;
+        if asked.is_none_or(|asked| asked.elapsed() >= ESTIMATE_INTERVAL) {
+            let (answer, why) = match self.chain.fee_rate(target) {
+                Ok(answer) => (answer, None),
+                Err(error) => (None, Some(format!("no fee rate: {error}"))),
+            };
+            fact = answer.map(ChainFact::FeeRate);
+            self.estimate = Some(Estimate {
+                asked: Instant::now(),
+                fault: why,
+            });
+        }
+        let why = self.estimate.as_ref().and_then(|last| last.fault.clone());
+        *fault = fault.take().or(why);
+        fact
     }
 
     fn broadcast(&self, tx: &Transaction) -> Option<()> {

@@ -28,7 +28,7 @@ mod users;
 mod witness;
 mod world;
 
-use beacon_cohort::coordinator::{self, Coordinator, Phase, Stage};
+use beacon_cohort::coordinator::{self, Coordinator, FeeRate, Phase, Stage};
 use beacon_cohort::participant::{LeafSecret, Participant, Policy, Standing};
 use beacon_cohort::terms::BtcNetwork;
 
@@ -68,7 +68,10 @@ impl Simulation {
     pub fn new(seed: u64, settings: Settings) -> Self {
         let fate = |node| Fate::of(node, &settings);
         let coordinator = Node::new(COORDINATOR, seed, fate(COORDINATOR), || {
-            Coordinator::new(coordinator::Config::default())
+            Coordinator::new(coordinator::Config {
+                fee_rate: FeeRate::Estimated { blocks: 6 },
+                ..coordinator::Config::default()
+            })
         });
         let members = (1..=settings.members).map(|member| {
             let policy = Policy {

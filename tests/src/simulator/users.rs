@@ -135,12 +135,13 @@ impl Simulation {
             let sure = self.world.dice.below(all.len() as u64);
             for (number, (member, did)) in (0..).zip(all) {
                 if number == sure || self.world.dice.hits(500) {
+                    let newest = self.users.wanted.iter().map(|wanted| wanted.version);
                     let wanted = Wanted {
                         member,
                         cohort,
                         did,
                         update: UpdateId(self.world.dice.bytes()),
-                        version: self.users.wanted.len() as u64 + 2,
+                        version: newest.max().unwrap_or(1) + 1,
                         at: self.world.clock + self.world.dice.below(4_000),
                         taken: false,
                     };

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{OutPoint, Transaction, Txid};
 
-use super::MAX_FUNDS;
 use super::contests::ASK_AGAIN_S;
 use super::event::Event;
 use super::state::{
     Cohort, Contest, Member, Outcome, Phase, Round, Signal, Stage, Standing, State,
 };
+use super::{FeeEstimate, MAX_FUNDS};
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::Fund;
 use crate::review::impossible_beside;
@@ -23,6 +23,12 @@ impl State {
                 for cohort in self.cohorts.values_mut() {
                     cohort.restarted(*at);
                 }
+            }
+            Event::FeeEstimated { sat_vb, at } => {
+                self.fee_estimate = Some(FeeEstimate {
+                    sat_vb: *sat_vb,
+                    at: *at,
+                });
             }
             Event::Subscribed { peer, filter, at } => {
                 self.subscribers.insert(peer.clone(), filter.clone());

@@ -87,6 +87,7 @@ impl Coordinator {
                     _ => Step::nothing(),
                 }
             }
+            ChainFact::FeeRate(sat_vb) => self.fee_estimated(sat_vb, now),
             ChainFact::Output { .. } | ChainFact::Inputs(_) => Step::nothing(),
         }
     }

@@ -30,6 +30,8 @@ use crate::values::{
 pub enum Event {
     /// The process started while something was under way: whatever was late since, was late because of us.
     Restarted { at: Timestamp },
+    /// The chain source expects another fee rate than it did.
+    FeeEstimated { sat_vb: u64, at: Timestamp },
     /// A peer wants to hear of cohorts.
     Subscribed {
         peer: PeerId,
@@ -295,7 +297,10 @@ impl Event {
     /// The cohort that the event belongs to.
     pub fn cohort(&self) -> Option<CohortId> {
         match self {
-            Self::Restarted { .. } | Self::Subscribed { .. } | Self::Unsubscribed { .. } => None,
+            Self::Restarted { .. }
+            | Self::FeeEstimated { .. }
+            | Self::Subscribed { .. }
+            | Self::Unsubscribed { .. } => None,
             Self::CohortAdvertised { cohort, .. }
             | Self::OptedIn { cohort, .. }
             | Self::OptedOut { cohort, .. }

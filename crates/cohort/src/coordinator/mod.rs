@@ -11,6 +11,7 @@ mod commands;
 mod commitment;
 mod contests;
 mod event;
+mod fees;
 mod formation;
 mod history;
 mod progress;
@@ -25,6 +26,7 @@ use std::collections::BTreeSet;
 use rand_core::CryptoRng;
 
 pub use event::Event;
+pub use fees::{FALLBACK_SAT_VB, FeeEstimate, FeeRate};
 pub(crate) use psbt::PSBT_EXPIRY_S;
 pub use state::{
     Abandoned, Cohort, Contest, Contribution, Declines, GivenNonces, Member, Outcome, Phase, Round,
@@ -52,8 +54,8 @@ const OTHER_DECLINE: &str = "other";
 pub struct Config {
     /// The coordinator's name for itself.
     pub label: Option<String>,
-    /// Fee rate of signals, sat/vB; the terms' maximum bounds it.
-    pub fee_rate_sat_vb: u64,
+    /// Fee rate of signals; the terms' maximum bounds it.
+    pub fee_rate: FeeRate,
     /// Most subscribers.
     pub max_subscribers: usize,
     /// Most cohorts that are not over.
@@ -64,7 +66,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             label: None,
-            fee_rate_sat_vb: 2,
+            fee_rate: FeeRate::Fixed(2),
             max_subscribers: 10_000,
             max_cohorts: 1_000,
         }
@@ -244,7 +246,10 @@ impl Machine for Coordinator {
     }
 
     fn watches(&self) -> Watches {
-        let mut watches = Watches::default();
+        let mut watches = Watches {
+            fee_target: self.fee_target(),
+            ..Watches::default()
+        };
         let cohorts = self.state.cohorts.values();
         cohorts.for_each(|cohort| cohort.add_watches(&mut watches));
         watches

@@ -148,10 +148,7 @@ impl Coordinator {
                 fund.outpoint,
             )
         });
-        let rate = self
-            .config
-            .fee_rate_sat_vb
-            .min(cohort.terms.max_fee_rate_sat_vb);
+        let rate = self.fee_rate(cohort);
         let mut outcome = Err(FundingError::NoFunds);
         let max = usize::try_from(cohort.terms.max_inputs).unwrap_or(usize::MAX);
         let (mut inputs, mut total) = (Vec::new(), 0_u64);

@@ -6,6 +6,7 @@ use beacon_signal::{Index, LeafValue, Root};
 use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
+use super::FeeEstimate;
 use crate::announcement::AnnouncedDid;
 use crate::evidence::{Evidence, SignedNonces, SignedPartials};
 use crate::hourly::Hourly;
@@ -25,6 +26,9 @@ pub struct State {
     /// Who changed its mind within the last hour: another filter, a subscription or a seat given up.
     #[serde(alias = "filter_changes")]
     pub changes: BTreeMap<PeerId, Hourly>,
+    /// What the chain source expects a signal to pay, as far as it has said anything.
+    #[serde(default)]
+    pub fee_estimate: Option<FeeEstimate>,
     /// All cohorts, those that are over included.
     pub cohorts: BTreeMap<CohortId, Cohort>,
 }

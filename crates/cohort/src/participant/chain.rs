@@ -31,6 +31,7 @@ impl Participant {
                 .and(self.foreign_seen(txid, view, tip))
                 .and(self.singleton_seen(txid, view, tip)),
             ChainFact::Funds { script, funds } => self.funds_seen(&script, &funds, now),
+            ChainFact::FeeRate(_) => Step::nothing(), // Its user's commands ask for themselves.
             ChainFact::Broadcast { txid, outcome } => self.singleton_offered(txid, &outcome),
         }
     }

@@ -43,6 +43,7 @@ impl Participant {
             outpoints: outpoints.into_iter().collect(),
             inputs: cohorts().filter_map(Membership::checked_inputs).collect(),
             transactions: transactions.into_iter().collect(),
+            fee_target: None,
         }
     }
 

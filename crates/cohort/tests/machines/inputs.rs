@@ -1,6 +1,6 @@
 //! Signals with several inputs: as few as pay the fee, each with nonces and partial signatures of its own.
 
-use beacon_cohort::coordinator::{Command, Config, Coordinator};
+use beacon_cohort::coordinator::{Command, Config, Coordinator, FeeRate};
 use beacon_cohort::ids::CohortId;
 use beacon_cohort::machine::{Code, Machine as _};
 use beacon_cohort::message::{Message, SignatureAuthorization};
@@ -86,7 +86,7 @@ fn no_more_is_spent_than_is_needed_and_change_comes_first() {
 fn a_deposit_helps_change_that_is_too_small() {
     let (mut world, cohort) = with_deposits(3, &[1_200, 600], |_| {});
     let config = Config {
-        fee_rate_sat_vb: 5,
+        fee_rate: FeeRate::Fixed(5),
         ..Config::default()
     };
     let state = world.coordinator.machine.state().clone();

@@ -19,6 +19,7 @@ mod cas;
 mod contests;
 mod delivery;
 mod evidence;
+mod fees;
 mod golden;
 mod history;
 mod inputs;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use beacon_chain::{Chain, ChainError, OutputStatus};
+use beacon_cohort::coordinator::FALLBACK_SAT_VB;
 use beacon_signal::transaction::BuildError;
 use bitcoin::{OutPoint, ScriptBuf, TxOut};
 use clap::Args;
@@ -16,6 +17,7 @@ use tokio::time::sleep;
 use super::singleton::{Draft, MAX_INPUTS, SingletonError};
 use super::updates::Newest;
 use crate::cli::{Failure, Global};
+use crate::settings::Options;
 
 /// How long the chain source's answer to a new transaction is waited for, and how often it is asked for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,9 +29,9 @@ pub(super) struct SingletonArgs {
     /// Id of the singleton beacon that announces it [default: the first whose address can pay]
     #[arg(long, value_name = "ID")]
     beacon: Option<String>,
-    /// Fee rate, sat/vB
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    fee_rate: u64,
+    /// Fee rate, sat/vB [default: what the chain source estimates, or 5 where it estimates nothing]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    fee_rate: Option<u64>,
     /// Most that the signal may cost, sat
     #[arg(long, value_name = "SAT", default_value_t = 10_000)]
     max_fee: u64,
@@ -56,9 +58,10 @@ pub(super) async fn by_singleton(
     newest.change(&mut params, patch);
     let question = json!({ "did": params["did"], "document": params["document"] });
     let known = global.ask(agent, "did.beacons", question).await?;
-    let chosen = choose(newest, &known, &params["version"], args).await?;
+    let rate = fee_rate(global, agent, newest, args).await?;
+    let chosen = choose(newest, &known, &params["version"], args, rate).await?;
     params["beacon"] = chosen.id.into();
-    params["fee_rate"] = args.fee_rate.into();
+    params["fee_rate"] = rate.into();
     params["max_fee"] = args.max_fee.into();
     let inputs = chosen.inputs.iter();
     params["inputs"] = inputs
@@ -69,12 +72,30 @@ pub(super) async fn by_singleton(
     Ok(answer)
 }
 
+/// What was asked for, or what the chain source expects to do.
+async fn fee_rate(
+    global: &Global,
+    agent: &str,
+    newest: &Newest,
+    args: &SingletonArgs,
+) -> Result<u64, Failure> {
+    if let Some(rate) = args.fee_rate {
+        return Ok(rate);
+    }
+    let config = global.config(agent, Options::default(), &global.data_dir(agent)?)?;
+    let (chain, blocks) = (Arc::clone(&newest.chain), config.fee_target_blocks);
+    let estimate = tokio::task::spawn_blocking(move || chain.fee_rate(blocks)).await?;
+    // No estimate, or none that can be believed: the money that is asked for next shows whether the source is there at all.
+    Ok(estimate.ok().flatten().unwrap_or(FALLBACK_SAT_VB))
+}
+
 /// The beacon that announces, and the outputs that its signal spends: those of the signal that it replaces, if there is one.
 async fn choose(
     newest: &Newest,
     known: &Value,
     version: &Value,
     args: &SingletonArgs,
+    rate: u64,
 ) -> Result<Purse, Failure> {
     let items = |member: &str| known[member].as_array().cloned().unwrap_or_default();
     let live = items("live").into_iter();
@@ -109,7 +130,7 @@ async fn choose(
         let script = beacon.script();
         (!script.is_p2tr(), !script.is_p2wpkh())
     });
-    let (rate, max_fee) = (args.fee_rate, args.max_fee);
+    let (max_fee, estimated) = (args.max_fee, args.fee_rate.is_none());
     let chain = Arc::clone(&newest.chain);
     let chosen = tokio::task::spawn_blocking(move || {
         let mut short = Vec::new();
@@ -127,7 +148,7 @@ async fn choose(
             }
             match purse.spend_least(&script, rate, max_fee) {
                 Ok(()) => return Ok(Ok(purse)),
-                Err(problem) => short.push(purse.describe(problem)),
+                Err(problem) => short.push(purse.describe(problem, estimated.then_some(rate))),
             }
         }
         Ok(Err(short.join("; ")))
@@ -173,11 +194,18 @@ impl Purse {
         Err(problem)
     }
 
-    fn describe(&self, problem: SingletonError) -> String {
+    /// `estimate`: the fee rate, where the user did not choose it.
+    fn describe(&self, problem: SingletonError, estimate: Option<u64>) -> String {
         let what = match problem {
             SingletonError::Build(BuildError::NoInputs) => {
                 "has no confirmed output to spend: send it some 2000 sat".to_owned()
             }
+            other @ SingletonError::Fee { .. } => match estimate {
+                Some(rate) => format!(
+                    "{other}: the chain source estimates {rate} sat/vB; give --fee-rate or another --max-fee"
+                ),
+                None => other.to_string(),
+            },
             other => other.to_string(),
         };
         let waiting = match self.waiting_sat {

@@ -25,12 +25,12 @@ fn flags_win_over_the_environment_then_the_file_then_defaults() {
     };
     let environment = Options {
         label: Some("from the environment".to_owned()),
-        fee_rate: Some(9),
+        fee_rate: Some(FeeSetting::Fixed(9)),
         ..Options::default()
     };
     let options = flags.over(&environment, &path, true).unwrap();
     let config = options.resolve().unwrap();
-    assert_eq!(config.fee_rate, 9);
+    assert_eq!(config.fee_rate, FeeRate::Fixed(9));
     assert_eq!(config.label.as_deref(), Some("from a flag"));
     assert_eq!(config.auto_join, Some(vec!["did:a:b".to_owned()]));
     assert_eq!(
@@ -45,6 +45,25 @@ fn flags_win_over_the_environment_then_the_file_then_defaults() {
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.transport.heartbeat, Duration::from_secs(5));
+}
+
+#[test]
+fn fee_rates_are_numbers_or_left_to_the_chain_source() {
+    let rate = |text: &str| {
+        let (_dir, path) = file(text);
+        let none = Options::default();
+        let options = none.clone().over(&none, &path, true).unwrap();
+        options.resolve().map(|config| config.fee_rate)
+    };
+    let auto = |blocks| FeeRate::Estimated { blocks };
+    assert_eq!(rate("").unwrap(), auto(FEE_TARGET_BLOCKS));
+    assert_eq!(rate("fee_rate = \"auto\"").unwrap(), auto(6));
+    assert_eq!(rate("fee_target_blocks = 144").unwrap(), auto(144));
+    assert_eq!(rate("fee_rate = 7").unwrap(), FeeRate::Fixed(7));
+    let error = rate("fee_target_blocks = 0").unwrap_err().to_string();
+    assert!(error.contains("fee_target_blocks: got 0"), "{error}");
+    assert_eq!("auto".parse(), Ok(FeeSetting::Auto));
+    assert!("-1".parse::<FeeSetting>().is_err());
 }
 
 #[test]
@@ -144,7 +163,7 @@ fn values_out_of_range_name_the_range() {
     let cases = [
         (
             Options {
-                fee_rate: Some(0),
+                fee_rate: Some(FeeSetting::Fixed(0)),
                 ..Options::default()
             },
             "fee_rate: got 0, expected 1 to 100000",
