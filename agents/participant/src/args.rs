@@ -112,19 +112,7 @@ pub(crate) enum Command {
     /// List the cohorts that were advertised or joined
     Cohorts,
     /// Join a cohort, or answer for further DIDs in one that was joined
-    Join {
-        #[command(flatten)]
-        cohort: CohortArg,
-        /// DID to answer for; may be given several times
-        #[arg(long, required = true)]
-        did: Vec<String>,
-        /// Have a signer outside of this agent make nonces and partial signatures; see `signer`
-        #[arg(long)]
-        outside_signer: bool,
-        /// Agree that not only all members together can spend from the beacon: `cohorts` says who else can
-        #[arg(long)]
-        accept_script_tree: bool,
-    },
+    Join(JoinArgs),
     /// Leave a cohort that is not set yet
     Leave {
         #[command(flatten)]
@@ -314,6 +302,21 @@ pub(crate) enum DidcommCommand {
         #[arg(long, default_value_t = 5, value_name = "S")]
         wait: u64,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct JoinArgs {
+    #[command(flatten)]
+    pub(crate) cohort: CohortArg,
+    /// DID to answer for; may be given several times
+    #[arg(long, required = true)]
+    pub(crate) did: Vec<String>,
+    /// Have a signer outside of this agent make nonces and partial signatures; see `signer`
+    #[arg(long)]
+    pub(crate) outside_signer: bool,
+    /// Agree that not only all members together can spend from the beacon: `cohorts` says who else can
+    #[arg(long)]
+    pub(crate) accept_script_tree: bool,
 }
 
 #[derive(Clone, Debug, clap::Args)]

@@ -5,8 +5,8 @@ mod args;
 use std::process::ExitCode;
 
 use args::{
-    Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand, ResolverCommand,
-    RollbackCommand, SessionCommand,
+    Args, Command, DidcommCommand, EvidenceCommand, JoinArgs, MessageArgs, ProofCommand,
+    ResolverCommand, RollbackCommand, SessionCommand,
 };
 use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::dids::commands as dids;
@@ -83,20 +83,7 @@ impl Args {
                 ("unsubscribe", json!({ "coordinator": coordinator }))
             }
             Command::Cohorts => ("cohorts", Value::Null),
-            Command::Join {
-                cohort,
-                did,
-                outside_signer,
-                accept_script_tree,
-            } => {
-                if outside_signer {
-                    // Before anything can be signed.
-                    let params = cohort.clone().with(json!({ "outside": true }));
-                    global.ask(AGENT, "signer", params).await?;
-                }
-                let params = json!({ "dids": did, "accept_script_tree": accept_script_tree });
-                ("join", cohort.with(params))
-            }
+            Command::Join(args) => return join(&global, args).await,
             Command::Signer { cohort, by } => {
                 ("signer", cohort.with(json!({ "outside": by == "outside" })))
             }
@@ -136,6 +123,16 @@ impl Args {
         };
         global.call(AGENT, method, params).await
     }
+}
+
+async fn join(global: &Global, args: JoinArgs) -> Result<(), Failure> {
+    if args.outside_signer {
+        // Before anything can be signed.
+        let params = args.cohort.clone().with(json!({ "outside": true }));
+        global.ask(AGENT, "signer", params).await?;
+    }
+    let params = json!({ "dids": args.did, "accept_script_tree": args.accept_script_tree });
+    global.call(AGENT, "join", args.cohort.with(params)).await
 }
 
 async fn session(global: &Global, command: SessionCommand) -> Result<(), Failure> {
