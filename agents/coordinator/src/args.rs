@@ -121,6 +121,14 @@ pub(crate) enum CohortCommand {
         /// Its id
         cohort_id: String,
     },
+    /// Replace the signal that waits for its first confirmation by one with a higher fee: the same updates, the same root
+    Replace {
+        /// Its id
+        cohort_id: String,
+        /// Fee rate, sat/vB, up to the terms' maximum [default: the agent's, or the lowest that nodes take]
+        #[arg(long, value_name = "SAT_VB")]
+        fee_rate: Option<u64>,
+    },
     /// End a cohort that was set, and invite its members to a new one. What the address holds stays locked there
     Dissolve {
         /// Its id

@@ -141,6 +141,13 @@ async fn cohort(global: &Global, command: CohortCommand) -> Result<(), Failure> 
         CohortCommand::CloseAdmission { cohort_id } => {
             ("cohort.close_admission", json!({ "cohort_id": cohort_id }))
         }
+        CohortCommand::Replace {
+            cohort_id,
+            fee_rate,
+        } => (
+            "cohort.replace",
+            json!({ "cohort_id": cohort_id, "fee_rate": fee_rate }),
+        ),
         CohortCommand::Dissolve {
             cohort_id,
             without,

@@ -159,6 +159,11 @@ fn the_terms_are_those_of_the_code_with_their_defaults() {
     let page = page();
     let mut terms = Terms::new(BtcNetwork::Regtest, 2, Timestamp(1));
     let defaults = terms.to_value().unwrap();
+    assert_eq!(
+        terms.patience_s, 3_600,
+        "not written where it is the default"
+    );
+    terms.patience_s = 1;
     terms.close_script = Some(String::new());
     terms.script_tree = Some(ScriptTree {
         recovery: None,
@@ -177,6 +182,7 @@ fn the_terms_are_those_of_the_code_with_their_defaults() {
                 without.as_object_mut().unwrap().remove(&row[0]);
                 assert!(Terms::parse(&without).is_err(), "{}", row[0]);
             }
+            "3600" if row[0] == "patience_s" => assert_eq!(defaults[&row[0]], Value::Null),
             "absent" => assert_eq!(defaults[&row[0]], Value::Null, "{}", row[0]),
             _ => assert_eq!(defaults[&row[0]], default, "{}", row[0]),
         }
@@ -561,11 +567,7 @@ fn the_threat_model_lists_every_known_attack() {
         for issue in issue.split(", ") {
             assert!(["2", "3", "4", "5"].contains(&issue), "{attack}");
             let later = answer.contains(&format!("issue {issue}"));
-            assert_eq!(
-                later,
-                issue > "4",
-                "{attack}: what is left to issue {issue}"
-            );
+            assert!(!later || issue > "4", "{attack}: issue {issue} is over");
         }
     }
 }

@@ -93,6 +93,14 @@ fn yes() -> bool {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Replace {
+    cohort_id: CohortId,
+    /// sat/vB.
+    fee_rate: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct OneEvidence {
     cohort_id: CohortId,
     /// As `evidence.list` counts, from 1.
@@ -140,6 +148,19 @@ impl Agent for CoordinatorAgent {
                     Command::CloseAdmission { cohort },
                     json!({ "cohort_id": cohort }),
                 ));
+            }
+            "cohort.replace" => {
+                let Replace {
+                    cohort_id,
+                    fee_rate,
+                } = read(params)?;
+                let replaced = cohort(cohort_id)?.replaceable().map(|signal| signal.txid);
+                let command = Command::Replace {
+                    cohort: cohort_id,
+                    fee_rate,
+                };
+                let answer = json!({ "cohort_id": cohort_id, "replaces": replaced });
+                return Ok(Call::Command(command, answer));
             }
             "cohort.dissolve" => {
                 let Dissolve {

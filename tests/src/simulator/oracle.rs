@@ -326,6 +326,8 @@ fn is_no_fault(code: &str) -> bool {
         DeclineCode::ChainUnseen,
         DeclineCode::ChainUnconfirmed,
         DeclineCode::RolledBack,
+        DeclineCode::ReplacesUnknown,
+        DeclineCode::ReplacesMined,
     ];
     code == "timeout" || transient.iter().any(|fine| fine.as_str() == code)
 }

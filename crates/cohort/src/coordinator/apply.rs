@@ -7,7 +7,7 @@ use bitcoin::{OutPoint, Transaction, Txid};
 use super::contests::ASK_AGAIN_S;
 use super::event::Event;
 use super::state::{
-    Cohort, Contest, Member, Outcome, Phase, Round, Signal, Stage, Standing, State,
+    Cohort, Contest, Member, Outcome, Patience, Phase, Round, Signal, Stage, Standing, State,
 };
 use super::{FeeEstimate, MAX_FUNDS};
 use crate::ids::{PeerId, Timestamp};
@@ -226,7 +226,7 @@ impl Cohort {
                     self.round.first_update.get_or_insert(*at);
                 }
                 if let Some(session) = &mut self.session {
-                    session.outdated = true;
+                    session.outdated |= session.kind.is_signal();
                 }
             }
             event => self.apply_contest(event),
@@ -319,13 +319,7 @@ impl Cohort {
                     self.round = Round::new(round + 1, *at);
                 }
             }
-            Event::SignalGone { txid, .. } => {
-                if let Some(signal) = self.signal_mut(*txid) {
-                    signal.standing = Standing::Signed;
-                    signal.tried = None;
-                    signal.tries = 0;
-                }
-            }
+            Event::SignalGone { txid, at, .. } => self.gone(*txid, *at),
             Event::SignalBuried { txid, .. } => self.buried(*txid),
             Event::ForeignSpend { outpoint, txid, .. } => {
                 self.vanished.remove(outpoint);
@@ -340,6 +334,29 @@ impl Cohort {
                 self.later_rounds.insert(peer.clone(), *round);
             }
             _ => {}
+        }
+    }
+
+    /// A signal left the chain: it waits again, and so does the newest version of it, which is offered first.
+    fn gone(&mut self, txid: Txid, at: Timestamp) {
+        let Some(signal) = self.signal_mut(txid) else {
+            return;
+        };
+        signal.standing = Standing::Signed;
+        let round = signal.round;
+        let versions = self.signals.iter_mut();
+        let versions = versions.filter(|version| version.round == round && version.is_signed());
+        let mut newest = None;
+        for version in versions {
+            version.tried = None;
+            version.tries = 0;
+            let since = newest.as_ref().map(|newest: &&mut Patience| newest.since);
+            if since.is_none_or(|since| since <= version.patience.since) {
+                newest = Some(&mut version.patience);
+            }
+        }
+        if let Some(newest) = newest {
+            newest.since = newest.since.max(at);
         }
     }
 

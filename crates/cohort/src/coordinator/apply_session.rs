@@ -7,14 +7,14 @@ use bitcoin::{Transaction, TxOut};
 
 use super::event::Event;
 use super::state::{
-    Abandoned, Cohort, Contribution, Declines, GivenNonces, Round, Session, Signal, Stage,
-    Standing, Strike,
+    Abandoned, Cohort, Contribution, Declines, GivenNonces, Patience, Round, Session, Signal,
+    Stage, Standing, Strike,
 };
 use super::{OTHER_DECLINE, TIMEOUT};
 use crate::evidence::SignedPartials;
 use crate::ids::{PeerId, SessionId, Timestamp};
 use crate::machine::Code;
-use crate::message::SpentOutput;
+use crate::message::{Kind, SpentOutput};
 use crate::musig::sighashes;
 use crate::review::DeclineCode;
 use crate::values::AggregatedNonce;
@@ -26,11 +26,11 @@ const MAX_ABANDONED: usize = 32;
 const MAX_STRIKES: usize = 256;
 
 impl Cohort {
-    /// Seconds before a round is tried again: doubled with each failure, at most 60 response deadlines or ten minutes. Short
-    /// deadlines are missed more often, and want more tries.
-    fn retry_delay_s(&self) -> u64 {
+    /// Seconds before something is tried again: doubled with each failure, at most 60 response deadlines or ten minutes.
+    /// Short deadlines are missed more often, and want more tries.
+    fn retry_delay_s(&self, failures: u32) -> u64 {
         let longest = self.terms.response_deadline_s.saturating_mul(60);
-        (1 << self.round.failures.min(12)).min(longest).min(600)
+        (1 << failures.min(12)).min(longest).min(600)
     }
 
     pub(super) fn apply_round(&mut self, event: &Event) {
@@ -62,7 +62,7 @@ impl Cohort {
             Event::AnswersMissing { at, .. } => {
                 self.round.failures += 1;
                 self.round.stage = Stage::Unanswered {
-                    again: at.after(self.retry_delay_s()),
+                    again: at.after(self.retry_delay_s(self.round.failures)),
                 };
             }
             Event::RoundClosed { .. } => {
@@ -82,9 +82,12 @@ impl Cohort {
 
     fn apply_session(&mut self, event: &Event) {
         match event {
-            Event::SessionStarted { .. } => {
+            Event::SessionStarted { replaces, .. } => {
                 self.session = Session::started(event);
                 self.declines = None;
+                if let Some(replaced) = replaces.and_then(|txid| self.signal_mut(txid)) {
+                    replaced.patience.stopped = None;
+                }
             }
             Event::NonceGiven {
                 peer,
@@ -152,12 +155,9 @@ impl Cohort {
                 ..
             } => {
                 if let Some(ended) = self.end_session(*session) {
-                    self.round.failures += 1;
-                    self.round.stage = Stage::Closed {
-                        not_before: at.after(self.retry_delay_s()),
-                    };
+                    self.tried(&ended, *at);
                     if let Some(peer) = culprit {
-                        self.declined(*session, ended.excused, peer, code);
+                        self.declined(&ended, peer, code);
                     }
                     self.abandoned.push(Abandoned {
                         session: *session,
@@ -174,15 +174,45 @@ impl Cohort {
         }
     }
 
+    /// A session that was abandoned is followed by another one, a while later.
+    fn tried(&mut self, ended: &Session, at: Timestamp) {
+        if ended.kind.is_signal() {
+            self.round.failures += 1;
+            let not_before = at.after(self.retry_delay_s(self.round.failures));
+            self.round.stage = Stage::Closed { not_before };
+        }
+        let Some(failures) =
+            ended
+                .replaces
+                .and_then(|txid| self.signal_mut(txid))
+                .map(|replaced| {
+                    replaced.patience.failures += 1;
+                    replaced.patience.failures
+                })
+        else {
+            return;
+        };
+        let not_before = at.after(self.retry_delay_s(failures));
+        if let Some(replaced) = ended.replaces.and_then(|txid| self.signal_mut(txid)) {
+            replaced.patience.not_before = not_before;
+        }
+    }
+
     fn apply_declines(&mut self, event: &Event) {
         match event {
+            Event::ReplacementStopped { txid, reason, .. } => {
+                if let Some(replaced) = self.signal_mut(*txid) {
+                    replaced.patience.stopped = Some(reason.clone());
+                }
+            }
             Event::DeclineNoted {
                 session,
                 peer,
                 code,
                 ..
             } => {
-                let crossed = self.counts_as_crossed(peer, code);
+                let kind = self.declines.as_ref().map(|declines| declines.kind.clone());
+                let crossed = self.counts_as_crossed(&kind.unwrap_or_default(), peer, code);
                 let declines = self.declines.as_mut();
                 if let Some(declines) = declines.filter(|declines| declines.session == *session) {
                     let late = DeclineCode::lacks_a_leaf(code) && declines.late.contains(peer);
@@ -197,25 +227,26 @@ impl Cohort {
     }
 
     /// The decline that ended a session. Others may follow before it is judged.
-    fn declined(&mut self, session: SessionId, excused: bool, peer: &PeerId, code: &str) {
+    fn declined(&mut self, ended: &Session, peer: &PeerId, code: &str) {
         let is_decline = DeclineCode::ALL.iter().any(|known| known.as_str() == code);
         if !is_decline && code != OTHER_DECLINE {
             return;
         }
-        if self.counts_as_crossed(peer, code) {
+        if self.counts_as_crossed(&ended.kind, peer, code) {
             return;
         }
         self.declines = Some(Declines {
-            session,
-            excused,
+            session: ended.id,
+            excused: ended.excused,
             by: [(peer.clone(), code.to_owned())].into(),
             late: BTreeSet::new(),
+            kind: ended.kind.clone(),
         });
     }
 
     /// Whether a decline comes of a leaf that is still on its way, which is believed so many times.
-    fn counts_as_crossed(&mut self, peer: &PeerId, code: &str) -> bool {
-        let crossed = self.has_crossed(peer, code);
+    fn counts_as_crossed(&mut self, kind: &Kind, peer: &PeerId, code: &str) -> bool {
+        let crossed = kind.is_signal() && self.has_crossed(peer, code);
         if crossed {
             *self.round.crossed.entry(peer.clone()).or_default() += 1;
         }
@@ -247,11 +278,13 @@ impl Cohort {
         session.aggregated = Some(nonces.to_vec());
         session.deadline = deadline;
         session.excused = false;
-        let given = &self.round.leaves;
-        let value = |index: &Index| given.get(index).copied().unwrap_or(LeafValue::EMPTY);
-        let indexes = self.members.values().flat_map(|member| &member.indexes);
-        let leaves = indexes.map(|index| (*index, value(index))).collect();
-        self.trees.insert(session.round, leaves);
+        if session.kind.is_signal() {
+            let given = &self.round.leaves;
+            let value = |index: &Index| given.get(index).copied().unwrap_or(LeafValue::EMPTY);
+            let indexes = self.members.values().flat_map(|member| &member.indexes);
+            let leaves = indexes.map(|index| (*index, value(index))).collect();
+            self.trees.insert(session.round, leaves);
+        }
         let txid = session.tx.compute_txid();
         if self.signals.iter().any(|signal| signal.txid == txid) {
             return; // A retry of the same transaction.
@@ -268,19 +301,26 @@ impl Cohort {
             tried: None,
             tries: 0,
             refusal: None,
+            patience: Patience::default(),
         };
         self.signals.push(signal);
     }
 
     fn session_signed(&mut self, id: SessionId, tx: &Transaction, at: Timestamp) {
-        self.end_session(id);
+        let ended = self.end_session(id);
         if let Some(signal) = self.signal_mut(tx.compute_txid()) {
+            signal.patience = Patience {
+                since: at,
+                ..Patience::default()
+            };
             signal.session = id;
             signal.tx = tx.clone();
             signal.standing = Standing::Signed;
             signal.contributions.clear(); // The transaction shows what everybody signed.
         }
-        self.round = Round::new(self.round.number + 1, at);
+        if ended.is_none_or(|session| session.kind.is_signal()) {
+            self.round = Round::new(self.round.number + 1, at);
+        }
     }
 
     /// Takes the session of this id out, if it is the one under way.
@@ -294,6 +334,8 @@ impl Session {
         let Event::SessionStarted {
             session,
             round,
+            kind,
+            replaces,
             root,
             tx,
             spent,
@@ -307,6 +349,8 @@ impl Session {
         Some(Self {
             id: *session,
             round: *round,
+            kind: kind.clone(),
+            replaces: *replaces,
             root: *root,
             tx: tx.clone(),
             spent: spent.clone(),

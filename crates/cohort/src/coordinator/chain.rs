@@ -45,8 +45,14 @@ impl Coordinator {
                 let Some((cohort, signal)) = self.signal(txid) else {
                     return Step::nothing();
                 };
+                let is_news = match signal.standing {
+                    Standing::Signed => true,
+                    // The network has thought better of it.
+                    Standing::Broadcast => signal.refusal.is_some(),
+                    _ => false,
+                };
                 match outcome {
-                    BroadcastOutcome::Accepted if signal.standing == Standing::Signed => self.news(
+                    BroadcastOutcome::Accepted if is_news => self.news(
                         cohort,
                         signal,
                         Event::SignalBroadcast {
@@ -156,13 +162,19 @@ impl Coordinator {
                 self.news(
                     cohort,
                     signal,
-                    Event::SignalGone { cohort: id, txid },
+                    Event::SignalGone {
+                        cohort: id,
+                        txid,
+                        at: now,
+                    },
                     SignalStatus::Gone,
                     now,
                 )
             }
             // Dropped from the mempool before it was mined.
-            (Standing::Broadcast, TransactionView::Unknown) if signal.is_due(now) => {
+            (Standing::Broadcast, TransactionView::Unknown)
+                if signal.is_due(now) && cohort.is_offered(signal) =>
+            {
                 broadcast(cohort, signal, now)
             }
             _ => Step::nothing(),

@@ -100,6 +100,9 @@ impl Coordinator {
                 }
                 Ok(Step::event(Event::RoundRequested { cohort: cohort.id }))
             }
+            Command::Replace { cohort, fee_rate } => {
+                self.replace_by_command(cohort, fee_rate, now, rng)
+            }
             Command::Dissolve {
                 cohort,
                 without,

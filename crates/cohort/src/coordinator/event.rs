@@ -14,7 +14,7 @@ use super::state::Outcome;
 use crate::evidence::Evidence;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Fund;
-use crate::message::{DidContest, Leaf, SpentOutput, Subscribe};
+use crate::message::{DidContest, Kind, Leaf, SpentOutput, Subscribe};
 use crate::terms::AgreedTerms;
 use crate::values::{
     AggregatedNonce, CohortKey, PartialSignature, PublicNonce, StatementSignature, transaction_hex,
@@ -155,6 +155,11 @@ pub enum Event {
         cohort: CohortId,
         session: SessionId,
         round: u64,
+        #[serde(default, skip_serializing_if = "Kind::is_signal")]
+        kind: Kind,
+        /// The transaction that a replacement takes the place of.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<Txid>,
         root: Root,
         #[serde(with = "transaction_hex")]
         tx: Transaction,
@@ -201,6 +206,12 @@ pub enum Event {
         culprit: Option<PeerId>,
         comment: String,
         at: Timestamp,
+    },
+    /// A replacement failed where trying again does not help: the operator decides.
+    ReplacementStopped {
+        cohort: CohortId,
+        txid: Txid,
+        reason: String,
     },
     /// A member declined a session that had ended by then.
     DeclineNoted {
@@ -249,7 +260,12 @@ pub enum Event {
         at: Timestamp,
     },
     /// The transaction left the chain.
-    SignalGone { cohort: CohortId, txid: Txid },
+    SignalGone {
+        cohort: CohortId,
+        txid: Txid,
+        #[serde(default)]
+        at: Timestamp,
+    },
     /// An output of the beacon was spent by a transaction that is not in this log.
     ForeignSpend {
         cohort: CohortId,
@@ -327,6 +343,7 @@ impl Event {
             | Self::PartialGiven { cohort, .. }
             | Self::SessionSigned { cohort, .. }
             | Self::SessionAbandoned { cohort, .. }
+            | Self::ReplacementStopped { cohort, .. }
             | Self::DeclineNoted { cohort, .. }
             | Self::DeclinesJudged { cohort, .. }
             | Self::Struck { cohort, .. }

@@ -16,6 +16,7 @@ mod formation;
 mod history;
 mod progress;
 mod psbt;
+mod replacement;
 mod session;
 mod signing;
 mod state;
@@ -28,9 +29,10 @@ use rand_core::CryptoRng;
 pub use event::Event;
 pub use fees::{FALLBACK_SAT_VB, FeeEstimate, FeeRate};
 pub(crate) use psbt::PSBT_EXPIRY_S;
+pub use replacement::ReplacementError;
 pub use state::{
-    Abandoned, Cohort, Contest, Contribution, Declines, GivenNonces, Member, Outcome, Phase, Round,
-    Session, Signal, Stage, Standing, State, Strike,
+    Abandoned, Cohort, Contest, Contribution, Declines, GivenNonces, Member, Outcome, Patience,
+    Phase, Round, Session, Signal, Stage, Standing, State, Strike,
 };
 
 use crate::ids::{CohortId, PeerId, Timestamp};
@@ -98,6 +100,13 @@ pub enum Command {
     StartRound {
         /// Which.
         cohort: CohortId,
+    },
+    /// Replace the signal that waits for its first confirmation, before the terms' patience is over.
+    Replace {
+        /// Which cohort's.
+        cohort: CohortId,
+        /// At this fee rate, sat/vB; `None`: at the coordinator's, or at the lowest that nodes take.
+        fee_rate: Option<u64>,
     },
     /// End a cohort that was set. What its address holds stays there: only all of its members together can spend it.
     Dissolve {

@@ -136,6 +136,10 @@ impl Coordinator {
         if let Some(session) = &cohort.session {
             return Self::progress_session(cohort, session, now);
         }
+        let replacement = self.progress_replacement(cohort, now, rng);
+        if !replacement.is_empty() {
+            return replacement;
+        }
         match &cohort.round.stage {
             Stage::Stopped { .. } => Step::nothing(),
             _ if cohort.doubt.is_some() => Self::stop_in_doubt(cohort),
@@ -229,7 +233,8 @@ impl Coordinator {
     /// When the cohort has something to do at the latest.
     pub(super) fn cohort_deadline(&self, cohort: &Cohort) -> Option<Timestamp> {
         let signed = cohort.signals.iter();
-        let signed = signed.filter(|signal| signal.standing == Standing::Signed);
+        let signed = signed
+            .filter(|signal| signal.standing == Standing::Signed && cohort.is_offered(signal));
         let retry = signed.map(Signal::due).min();
         let next = match cohort.phase {
             Phase::Advertised => {
@@ -252,7 +257,14 @@ impl Coordinator {
             },
         };
         let contests = cohort.contests.values().map(|contest| contest.again);
-        retry.into_iter().chain(next).chain(contests).min()
+        let idle = cohort.phase == Phase::Acknowledged && cohort.session.is_none();
+        let replacement = idle.then(|| self.replacement_due(cohort)).flatten();
+        retry
+            .into_iter()
+            .chain(next)
+            .chain(contests)
+            .chain(replacement)
+            .min()
     }
 }
 
@@ -271,7 +283,9 @@ fn seat_ends(cohort: &Cohort) -> impl Iterator<Item = (&PeerId, Timestamp)> {
 
 /// A signal that is signed goes to the network, whatever became of its cohort.
 fn progress_broadcast(cohort: &Cohort, now: Timestamp) -> Step<Event> {
-    let due = |signal: &&Signal| signal.standing == Standing::Signed && signal.is_due(now);
+    let due = |signal: &&Signal| {
+        signal.standing == Standing::Signed && signal.is_due(now) && cohort.is_offered(signal)
+    };
     let signal = cohort.signals.iter().find(due);
     signal.map_or_else(Step::nothing, |signal| broadcast(cohort, signal, now))
 }

@@ -1,7 +1,7 @@
 //! One session: the transaction is built, nonces and partial signatures are put together, or it is abandoned.
 
 use beacon_signal::{LeafValue, Root, transaction};
-use bitcoin::{OutPoint, Transaction, TxIn, TxOut, Witness};
+use bitcoin::{OutPoint, Transaction, TxIn, TxOut, Txid, Witness};
 use rand_core::CryptoRng;
 use uuid::{Builder, Uuid};
 
@@ -27,6 +27,16 @@ pub enum FundingError {
     /// What is there does not pay the fee.
     #[error("{0}")]
     TooLittle(String),
+}
+
+/// What a session is opened for.
+pub(super) struct Opening {
+    pub(super) kind: Kind,
+    pub(super) round: u64,
+    pub(super) replaces: Option<Txid>,
+    pub(super) commitment: Commitment,
+    pub(super) tx: Transaction,
+    pub(super) spent: Vec<SpentOutput>,
 }
 
 /// Why a session ends without a signature.
@@ -78,12 +88,40 @@ impl Coordinator {
         let Ok((tx, spent)) = self.build(cohort, commitment.root()) else {
             return Step::nothing();
         };
+        let opening = Opening {
+            kind: Kind::Signal,
+            round,
+            replaces: None,
+            commitment,
+            tx,
+            spent,
+        };
+        Self::open_session(cohort, opening, now, rng)
+    }
+
+    /// Asks every member to sign this.
+    pub(super) fn open_session(
+        cohort: &Cohort,
+        opening: Opening,
+        now: Timestamp,
+        rng: &mut dyn CryptoRng,
+    ) -> Step<Event> {
+        let Opening {
+            kind,
+            round,
+            replaces,
+            commitment,
+            tx,
+            spent,
+        } = opening;
         let deadline = now.after(cohort.phase_deadline_s());
         let session = SessionId(fresh_uuid(rng));
         let mut step = Step::event(Event::SessionStarted {
             cohort: cohort.id,
             session,
             round,
+            kind: kind.clone(),
+            replaces,
             root: commitment.root(),
             outpoints: tx.input.iter().map(|input| input.previous_output).collect(),
             tx: tx.clone(),
@@ -95,9 +133,9 @@ impl Coordinator {
                 session_id: session,
                 cohort_id: cohort.id,
                 pending_tx: tx.clone(),
-                kind: Kind::Signal,
+                kind: kind.clone(),
                 round,
-                replaces: None,
+                replaces,
                 spent_outputs: spent.clone(),
                 proofs: member
                     .indexes
@@ -154,7 +192,7 @@ impl Coordinator {
         let (mut inputs, mut total) = (Vec::new(), 0_u64);
         for fund in funds {
             let sum = total.saturating_add(fund.value);
-            let worthless = fund.value <= INPUT_VSIZE.saturating_mul(rate);
+            let worthless = worthless(fund, rate);
             if sum > cohort.terms.max_balance_sat || (worthless && !inputs.is_empty()) {
                 continue;
             }
@@ -185,6 +223,9 @@ impl Coordinator {
         now: Timestamp,
     ) -> Step<Event> {
         let members = cohort.members.len();
+        if session.kind == Kind::Replacement && cohort.is_mined(session.round) {
+            return Self::abandon_needless(cohort, session, now);
+        }
         if session.outdated && session.aggregated.is_none() {
             return Self::abandon_outdated(cohort, session, now);
         }
@@ -239,6 +280,17 @@ impl Coordinator {
             code: LATE_LEAF,
             culprit: None,
             comment: "a leaf came after the tree was built".to_owned(),
+            struck: Vec::new(),
+        };
+        Self::abandon(cohort, session, why, now)
+    }
+
+    /// What it would replace is in a block: nobody's fault.
+    fn abandon_needless(cohort: &Cohort, session: &Session, now: Timestamp) -> Step<Event> {
+        let why = Abandonment {
+            code: DeclineCode::ReplacesMined.as_str(),
+            culprit: None,
+            comment: "the transaction to be replaced is in a block".to_owned(),
             struck: Vec::new(),
         };
         Self::abandon(cohort, session, why, now)
@@ -318,9 +370,10 @@ impl Coordinator {
             comment,
             struck,
         } = why;
+        let of_this_round = session.kind.is_signal();
         let crossed = culprit
             .as_ref()
-            .is_some_and(|peer| cohort.has_crossed(peer, code));
+            .is_some_and(|peer| of_this_round && cohort.has_crossed(peer, code));
         let again = crossed || is_transient(code);
         let strikes = |peer: &PeerId| cohort.members.get(peer).map_or(0, |member| member.strikes);
         let over = struck
@@ -332,7 +385,7 @@ impl Coordinator {
             code: code.to_owned(),
             next: if over {
                 NextStep::CohortDissolved // At the next tick.
-            } else if again {
+            } else if again && code != DeclineCode::ReplacesMined.as_str() {
                 NextStep::NewSession
             } else {
                 NextStep::Wait
@@ -357,10 +410,17 @@ impl Coordinator {
             }));
         if !again {
             let reason = format!("{code}: {comment}{}", remedy(code));
-            step.events.push(Event::RoundStopped {
-                cohort: cohort.id,
-                round: session.round,
-                reason,
+            step.events.push(match session.replaces {
+                Some(txid) => Event::ReplacementStopped {
+                    cohort: cohort.id,
+                    txid,
+                    reason,
+                },
+                None => Event::RoundStopped {
+                    cohort: cohort.id,
+                    round: session.round,
+                    reason,
+                },
             });
         }
         let expires = now.after(FORMATION_EXPIRY_S);
@@ -390,6 +450,11 @@ fn remedy(code: &str) -> &'static str {
     } else {
         ""
     }
+}
+
+/// Whether an output is not worth its input at this fee rate.
+pub(super) fn worthless(fund: &Fund, rate: u64) -> bool {
+    fund.value <= INPUT_VSIZE.saturating_mul(rate)
 }
 
 fn spend(previous_output: OutPoint) -> TxIn {

@@ -12,7 +12,7 @@ use crate::evidence::{Evidence, SignedNonces, SignedPartials};
 use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Fund;
-use crate::message::{DidContest, SpentOutput, Subscribe};
+use crate::message::{DidContest, Kind, SpentOutput, Subscribe};
 use crate::musig::BeaconKey;
 use crate::review::DeclineCode;
 use crate::terms::{AgreedTerms, BeaconType};
@@ -170,6 +170,9 @@ pub struct Declines {
     /// Members whose leaves came since: their proofs lacked them.
     #[serde(default)]
     pub late: BTreeSet<PeerId>,
+    /// What the session was for.
+    #[serde(default)]
+    pub kind: Kind,
 }
 
 /// One round: leaves are collected, a root is made, sessions try to sign it.
@@ -248,6 +251,12 @@ pub struct Session {
     pub id: SessionId,
     /// The round it tries to sign.
     pub round: u64,
+    /// What for.
+    #[serde(default)]
+    pub kind: Kind,
+    /// The transaction that it would replace.
+    #[serde(default)]
+    pub replaces: Option<Txid>,
     /// The signal bytes.
     pub root: Root,
     /// Unsigned.
@@ -333,6 +342,22 @@ pub struct Signal {
     pub tries: u32,
     /// The network's reason, if it refused.
     pub refusal: Option<String>,
+    /// How long it waits, and how its replacement goes.
+    #[serde(default)]
+    pub patience: Patience,
+}
+
+/// How long a signed signal waits for its first confirmation, and how its replacement goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patience {
+    /// Since when: it was signed, or left the chain.
+    pub since: Timestamp,
+    /// Sessions that would have replaced it and were abandoned.
+    pub failures: u32,
+    /// Not before this moment is another one started.
+    pub not_before: Timestamp,
+    /// Why the operator must decide.
+    pub stopped: Option<String>,
 }
 
 /// A member's partial signatures.
@@ -351,6 +376,20 @@ impl Signal {
         let wait = 15_u64.saturating_mul(1 << self.tries.min(8)).min(3_600);
         self.tried
             .map_or(Timestamp::default(), |tried| tried.after(wait))
+    }
+
+    /// Whether it has all its signatures.
+    pub fn is_signed(&self) -> bool {
+        self.standing != Standing::Unsigned
+    }
+
+    /// Whether it is in a block.
+    pub fn is_mined(&self) -> bool {
+        let standing = self.standing;
+        matches!(
+            standing,
+            Standing::Confirmed { .. } | Standing::Buried { .. }
+        )
     }
 
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
@@ -480,13 +519,19 @@ impl Cohort {
         live.map(|signal| &signal.tx).collect()
     }
 
+    /// Whether a signal of this round is in a block.
+    pub(super) fn is_mined(&self, round: u64) -> bool {
+        let mut signals = self.signals.iter();
+        signals.any(|signal| signal.round == round && signal.is_mined())
+    }
+
     /// Whether a signed signal spends this output. The funds last seen may be older than the signal, and a second
-    /// spend of the output would drop the updates that the first announces.
+    /// spend of the output would drop the updates that the first announces. What a version spends beside which another
+    /// one is in a block is free.
     pub fn is_spent(&self, outpoint: OutPoint) -> bool {
-        let signed = self
-            .signals
-            .iter()
-            .filter(|signal| signal.standing != Standing::Unsigned);
+        let signed = self.signals.iter().filter(|signal| {
+            signal.is_mined() || signal.is_signed() && !self.is_mined(signal.round)
+        });
         signed
             .flat_map(|signal| &signal.tx.input)
             .any(|input| input.previous_output == outpoint)

@@ -15,12 +15,14 @@ use crate::message::{NextStep, SessionAborted};
 use crate::review::DeclineCode;
 use crate::terms::AgreedTerms;
 
-/// Declines that are nobody's fault: a member restarted, its chain source was behind, or its state was restored.
-const FORGIVEN: [DeclineCode; 4] = [
+/// Declines that are nobody's fault: a member restarted, its chain source was behind or ahead, or its state was restored.
+const FORGIVEN: [DeclineCode; 6] = [
     DeclineCode::NonceLost,
     DeclineCode::ChainUnseen,
     DeclineCode::ChainUnconfirmed,
     DeclineCode::RolledBack,
+    DeclineCode::ReplacesUnknown,
+    DeclineCode::ReplacesMined,
 ];
 
 /// Whether a decline is nobody's fault. Such a session is tried again by itself.

@@ -114,10 +114,11 @@ pub struct NoUpdate {
 
 /// What a session's transaction is for. A kind that this version does not know is kept by its name, so that it
 /// can be declined by its own code.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Announces a root.
+    #[default]
     Signal,
     /// Same root, higher fee.
     Replacement,
@@ -126,6 +127,13 @@ pub enum Kind {
     /// Anything else.
     #[serde(untagged)]
     Other(String),
+}
+
+impl Kind {
+    /// Whether it announces a root for the first time.
+    pub fn is_signal(&self) -> bool {
+        *self == Self::Signal
+    }
 }
 
 /// An output that an input spends.

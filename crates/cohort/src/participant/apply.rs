@@ -293,40 +293,14 @@ impl Membership {
                 }
                 self.end(*session, code, comment, *offered);
             }
-            Event::PartialAuthorized {
-                session,
-                nonces,
-                txid,
-                root,
-                proofs,
-                ..
-            } => {
-                let Some(open) = self.session.as_mut().filter(|open| open.id == *session) else {
-                    return;
-                };
-                open.progress = Progress::PartialAuthorized {
-                    aggregated: nonces.clone(),
-                };
-                let candidate = Candidate {
-                    session: *session,
-                    round: open.proposal.0.round,
-                    root: *root,
-                    tx: open.proposal.0.pending_tx.clone(),
-                    txid: *txid,
-                    proofs: proofs.clone(),
-                    map: open.proposal.0.map.clone(),
-                    unproven: BTreeMap::new(),
-                    recovered: false,
-                    standing: Standing::Live,
-                };
-                // A retry signs the same transaction again: the proofs are the same.
-                self.candidates.retain(|other| other.txid != *txid);
-                self.candidates.push(candidate);
-            }
+            event @ Event::PartialAuthorized { .. } => self.partials_authorized(event),
             event => {
                 if let Some(session) = &mut self.session {
                     if matches!(event, Event::NonceCommitted { .. }) {
-                        self.committed = Some(session.proposal.0.round);
+                        let request = &session.proposal.0;
+                        if request.kind.is_signal() {
+                            self.committed = Some(request.round);
+                        }
                         self.contributed.insert(session.id);
                     }
                     session.apply(event);
@@ -335,6 +309,49 @@ impl Membership {
                 self.apply_recovery(event);
             }
         }
+    }
+
+    fn partials_authorized(&mut self, event: &Event) {
+        let Event::PartialAuthorized {
+            session,
+            nonces,
+            txid,
+            root,
+            proofs,
+            ..
+        } = event
+        else {
+            return;
+        };
+        let Some(open) = self.session.as_mut().filter(|open| open.id == *session) else {
+            return;
+        };
+        open.progress = Progress::PartialAuthorized {
+            aggregated: nonces.clone(),
+        };
+        let request = &open.proposal.0;
+        let (round, map) = (request.round, request.map.clone());
+        let tx = request.pending_tx.clone();
+        let replaced = request.replaces;
+        let mut signed = self.candidates.iter();
+        let replaced = signed.find(|signed| Some(signed.txid) == replaced);
+        // What is not known of the replaced signal is not known of this one.
+        let unproven = replaced.map(|signed| signed.unproven.clone());
+        let candidate = Candidate {
+            session: *session,
+            round,
+            root: *root,
+            tx,
+            txid: *txid,
+            proofs: proofs.clone(),
+            map,
+            unproven: unproven.unwrap_or_default(),
+            recovered: replaced.is_some_and(|signed| signed.recovered),
+            standing: Standing::Live,
+        };
+        // A retry signs the same transaction again: the proofs are the same.
+        self.candidates.retain(|other| other.txid != *txid);
+        self.candidates.push(candidate);
     }
 
     fn end(&mut self, session: SessionId, code: &str, comment: &str, offered: Option<Offered>) {

@@ -241,7 +241,8 @@ impl Membership {
         if round >= self.round {
             self.round = round.saturating_add(1);
             self.leaves.clear();
-            self.session = None;
+            self.session
+                .take_if(|open| open.proposal.0.kind.is_signal());
         }
     }
 }

@@ -7,8 +7,8 @@ use super::state::{Candidate, Membership, Progress, Standing};
 use super::{Event, Participant};
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::{ChainFact, Code, OutputView, Rejection, Step, TransactionView};
-use crate::message::SignalPublished;
-use crate::review::{Declined, Verdict};
+use crate::message::{Kind, SignalPublished};
+use crate::review::{DeclineCode, Declined, Verdict};
 
 impl Participant {
     /// What our own chain source says. The review is made here, against what it says now.
@@ -27,7 +27,7 @@ impl Participant {
                 reviews.fold(Step::nothing(), Step::and)
             }
             ChainFact::Transaction { txid, view, tip } => self
-                .transaction_seen(txid, view, tip)
+                .transaction_seen(txid, view, tip, now)
                 .and(self.foreign_seen(txid, view, tip))
                 .and(self.singleton_seen(txid, view, tip)),
             ChainFact::Funds { script, funds } => self.funds_seen(&script, &funds, now),
@@ -41,7 +41,10 @@ impl Participant {
         views: &[(OutPoint, OutputView)],
         now: Timestamp,
     ) -> Step<Event> {
-        let (Some(session), Some(context)) = (&cohort.session, cohort.context(views)) else {
+        let Some(session) = &cohort.session else {
+            return Step::nothing();
+        };
+        let Some(context) = cohort.context(&session.proposal, views) else {
             return Step::nothing();
         };
         match session.proposal.review(&context) {
@@ -102,6 +105,7 @@ impl Participant {
         txid: bitcoin::Txid,
         view: TransactionView,
         tip: u32,
+        now: Timestamp,
     ) -> Step<Event> {
         let mut found = self.state.cohorts.values().filter_map(|cohort| {
             let candidate = cohort
@@ -130,7 +134,7 @@ impl Participant {
                 Step::event(Event::SignalBuried { cohort: id, txid })
             }
             (_, TransactionView::Confirmed { height, block_hash }) => {
-                let mut step = settled(cohort, candidate);
+                let mut step = settled(cohort, candidate).and(needless(cohort, candidate, now));
                 step.events.push(Event::SignalConfirmed {
                     cohort: id,
                     txid,
@@ -150,10 +154,27 @@ fn settled(cohort: &Membership, candidate: &Candidate) -> Step<Event> {
     match &cohort.session {
         Some(session)
             if candidate.round >= cohort.round
+                && session.proposal.0.kind.is_signal()
                 && !matches!(session.progress, Progress::PartialReleased { .. }) =>
         {
             let comment = "the round was published by another session";
             end(Step::nothing(), cohort, session.id, "published", comment)
+        }
+        _ => Step::nothing(),
+    }
+}
+
+/// What a session would replace is in a block: nobody's fault, and there is nothing to sign.
+fn needless(cohort: &Membership, mined: &Candidate, now: Timestamp) -> Step<Event> {
+    match &cohort.session {
+        Some(session)
+            if session.proposal.0.kind == Kind::Replacement
+                && session.proposal.0.round == mined.round
+                && !matches!(session.progress, Progress::PartialReleased { .. }) =>
+        {
+            let comment = format!("transaction {} is in a block", mined.txid);
+            let code = DeclineCode::ReplacesMined;
+            Participant::decline(cohort, session.id, code, &comment, now)
         }
         _ => Step::nothing(),
     }

@@ -130,7 +130,11 @@ impl Participant {
         now: Timestamp,
     ) -> Step<Event> {
         let mut step = Step::nothing();
-        if DeclineCode::lacks_a_leaf(code.as_str()) && lacks_our_leaf(cohort, offer) {
+        let of_this_round = offer.0.kind.is_signal();
+        if of_this_round
+            && DeclineCode::lacks_a_leaf(code.as_str())
+            && lacks_our_leaf(cohort, offer)
+        {
             // It may still be on its way, sent again ever less often: each further try would fail for want of it.
             step = Self::leaves_again(step, cohort, now);
         }

@@ -155,6 +155,7 @@ impl Participant {
             .session
             .as_ref()
             .filter(|_| body.round > cohort.round)
+            .filter(|session| session.proposal.0.kind.is_signal())
         {
             // Its leaves are gone with the round: without them its proofs could not be completed.
             let comment = "the coordinator opened another round";

@@ -1,56 +1,115 @@
 //! What follows from a cohort's state.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use beacon_signal::{Index, UpdateId};
 use bitcoin::{OutPoint, Txid};
 
-use super::state::{Candidate, ForeignSpend, Membership, Progress, Stage, Standing};
+use super::state::{Candidate, ForeignSpend, Membership, Progress, Session, Stage, Standing};
 use crate::ids::{SessionId, Timestamp};
 use crate::machine::OutputView;
-use crate::review::SignalContext;
+use crate::message::AuthorizationRequest;
+use crate::review::{OwnLeaf, ProposedSignal, Replaced, SignalContext};
+use crate::terms::BeaconType;
 
 /// Seconds for which the address of a cohort that is over is watched at least: a late deposit should be seen.
 const SETTLE_S: u64 = 30 * 86_400;
 
 impl Membership {
     /// What a proposal is checked against. `None` before the cohort was agreed on.
-    pub fn context<'a>(&'a self, views: &'a [(OutPoint, OutputView)]) -> Option<SignalContext<'a>> {
+    pub fn context<'a>(
+        &'a self,
+        proposal: &ProposedSignal,
+        views: &'a [(OutPoint, OutputView)],
+    ) -> Option<SignalContext<'a>> {
+        let request = &proposal.0;
+        let replaced = self.replaced(request);
         Some(SignalContext {
             cohort: self.handle,
             beacon: self.beacon.as_ref()?,
             terms: &self.terms,
             path: self.path?,
             round: self.round,
-            leaves: self
-                .dids
-                .keys()
-                .map(|index| (*index, self.leaves.get(index)))
-                .collect(),
+            leaves: self.leaves_of(replaced),
             registering: self.registering().map(|(index, _)| *index).collect(),
             live: self.unsettled().map(|candidate| &candidate.tx).collect(),
             published: self
                 .live()
-                .filter(|signed| signed.round < self.round && signed.standing != Standing::Live)
+                .filter(|signed| signed.round != request.round && signed.standing != Standing::Live)
                 .map(|signed| &signed.tx)
                 .collect(),
+            replaced: replaced.map(|replaced| self.as_replaced(replaced)),
             quarantine: self.quarantine.as_ref(),
             signed_roots: self
                 .live()
-                .filter(|candidate| candidate.round == self.round)
+                .filter(|candidate| candidate.round == request.round)
                 .map(|candidate| candidate.root)
                 .collect(),
             views,
         })
     }
 
+    /// What a request names as replaced, if we signed it and it may still be mined.
+    pub(super) fn replaced(&self, request: &AuthorizationRequest) -> Option<&Candidate> {
+        let txid = request.replaces?;
+        let mut signed = self.candidates.iter();
+        signed.find(|signed| signed.txid == txid && signed.standing != Standing::Superseded)
+    }
+
+    /// Our leaves of this round, or of the round of what is replaced, where those that came later have none.
+    fn leaves_of<'a>(
+        &'a self,
+        replaced: Option<&Candidate>,
+    ) -> Vec<(Index, Option<Cow<'a, OwnLeaf>>)> {
+        let Some(replaced) = replaced else {
+            let leaf = |index| self.leaves.get(index).map(Cow::Borrowed);
+            return self
+                .dids
+                .keys()
+                .map(|index| (*index, leaf(index)))
+                .collect();
+        };
+        let leaves = replaced.leaves(&self.dids).into_iter();
+        let mut leaves: BTreeMap<_, _> = leaves.map(|leaf| (leaf.index, leaf)).collect();
+        let leaf = |index: &Index| (*index, leaves.remove(index).map(Cow::Owned));
+        self.dids.keys().map(leaf).collect()
+    }
+
+    fn as_replaced<'a>(&self, replaced: &'a Candidate) -> Replaced<'a> {
+        let of_its_round = |signed: &&Candidate| {
+            signed.round == replaced.round && signed.standing != Standing::Superseded
+        };
+        let versions = || self.candidates.iter().filter(of_its_round);
+        let is_mined = |signed: &&Candidate| {
+            let standing = signed.standing;
+            matches!(
+                standing,
+                Standing::Confirmed { .. } | Standing::Buried { .. }
+            )
+        };
+        let forgotten = |index: &&Index| match self.terms.beacon_type {
+            BeaconType::Smt => replaced.unproven.contains_key(index),
+            BeaconType::Cas => replaced.map.is_none(),
+        };
+        Replaced {
+            tx: &replaced.tx,
+            round: replaced.round,
+            versions: versions().map(|signed| signed.txid).collect(),
+            mined: versions().find(is_mined).map(|signed| signed.txid),
+            unproven: self.dids.keys().filter(forgotten).copied().collect(),
+        }
+    }
+
     /// Whether an index without a leaf in this round stays without one. The root may be fixed with its empty leaf, and
     /// a leaf chosen now would neither be in the tree nor let us complete, or check, the empty leaf's proof.
     pub fn leaves_are_fixed(&self) -> bool {
         let forgotten = |signed: &Candidate| signed.recovered && signed.round == self.round;
+        let of_this_round = |session: &Session| session.proposal.0.kind.is_signal();
         self.live().any(forgotten)
             || self.terms.empty_leaf_allowed
-                && (self.session.is_some() || self.committed == Some(self.round))
+                && (self.session.as_ref().is_some_and(of_this_round)
+                    || self.committed == Some(self.round))
     }
 
     /// Whether the cohort has an address that we agreed to, whatever became of the cohort.

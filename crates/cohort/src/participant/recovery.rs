@@ -264,7 +264,8 @@ impl Participant {
         };
         let ours = |proof: &&IndexProof| cohort.dids.contains_key(&proof.index);
         let proofs = request.proofs.iter();
-        let proofs = proofs.filter(|_| request.round == cohort.round);
+        let of_this_round = request.kind.is_signal() && request.round == cohort.round;
+        let proofs = proofs.filter(|_| of_this_round);
         proofs.filter(ours).filter_map(missing).collect()
     }
 

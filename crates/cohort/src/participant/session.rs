@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use beacon_signal::{Root, transaction};
+use beacon_signal::{Index, Proof, Root, transaction};
 
 use super::endings::{MAX_SESSIONS, end};
-use super::state::{Membership, Progress, Session};
+use super::state::{Candidate, Membership, Progress, Session};
 use super::{Event, Participant};
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::{Code, Effect, Rejection, Step};
@@ -365,14 +365,11 @@ impl Participant {
         let Some(root) = transaction::signal_bytes(&request.pending_tx) else {
             return Step::nothing(); // It holds, so there is one.
         };
-        let complete = request.proofs.iter().map(|IndexProof { index, proof }| {
-            let mut proof = proof.clone();
-            let leaf = cohort.leaves.get(index);
-            let leaf = leaf.filter(|_| cohort.dids.contains_key(index));
-            proof.nonce = leaf.and_then(|leaf| leaf.nonce.clone());
-            proof.update_id = leaf.and_then(|leaf| leaf.update);
-            (*index, proof)
-        });
+        let replaced = cohort.replaced(request);
+        let complete = request
+            .proofs
+            .iter()
+            .filter_map(|sent| complete(cohort, replaced, sent));
         let event = Event::PartialAuthorized {
             cohort: cohort.handle,
             session: session.id,
@@ -393,9 +390,34 @@ impl Participant {
     }
 }
 
+/// A proof with the leaf that it was checked for. Of a replacement it is what is known of the replaced signal, whose root
+/// is the same; what is not known of that is not known of this.
+fn complete(
+    cohort: &Membership,
+    replaced: Option<&Candidate>,
+    sent: &IndexProof,
+) -> Option<(Index, Proof)> {
+    let index = sent.index;
+    let mut proof = sent.proof.clone();
+    let leaf = match replaced {
+        Some(replaced) if replaced.unproven.contains_key(&index) => return None,
+        Some(replaced) => {
+            if let Some(known) = replaced.proofs.get(&index) {
+                return Some((index, known.clone()));
+            }
+            None
+        }
+        None => cohort.leaves.get(&index),
+    };
+    let leaf = leaf.filter(|_| cohort.dids.contains_key(&index));
+    proof.nonce = leaf.and_then(|leaf| leaf.nonce.clone());
+    proof.update_id = leaf.and_then(|leaf| leaf.update);
+    Some((index, proof))
+}
+
 /// Whether everything holds that does not depend on what the chain says at this moment.
 fn still_holds(cohort: &Membership, proposal: &ProposedSignal) -> Result<(), Declined> {
-    let Some(context) = cohort.context(&[]) else {
+    let Some(context) = cohort.context(proposal, &[]) else {
         return Err(Declined {
             code: DeclineCode::Signer,
             comment: "the cohort has no address".to_owned(),

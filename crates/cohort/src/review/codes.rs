@@ -40,9 +40,13 @@ decline_codes! {
     OwnKeyMissing = "own-key-missing";
     /// Another address than the keys make.
     AddressMismatch = "address-mismatch";
-    /// A replacement, a closing spend, or a kind from the future.
+    /// A kind from the future, a replacement that names nothing, or a closing spend that the terms do not provide for.
     UnsupportedKind = "unsupported-kind";
-    /// Not the member's current round.
+    /// The transaction to be replaced is not one that this member signed and that may still be mined. No strike.
+    ReplacesUnknown = "replaces-unknown";
+    /// The transaction to be replaced, or another version of it, is in a block. No strike.
+    ReplacesMined = "replaces-mined";
+    /// Not the member's current round, or, of a replacement, not that of what it replaces.
     WrongRound = "wrong-round";
     /// More or fewer inputs than one.
     InputCount = "input-count";
@@ -85,9 +89,13 @@ decline_codes! {
     /// A CAS cohort's map is missing, has another hash than the signal bytes, or does not say of this member's DIDs exactly
     /// what it asked for; or an SMT cohort has one.
     MapInvalid = "map-invalid";
+    /// An input of the transaction to be replaced is missing.
+    ReplacedInputs = "replaced-inputs";
+    /// A fee that is not higher than that of the transaction to be replaced.
+    FeeNotHigher = "fee-not-higher";
     /// A transaction that may still be mined is neither built on nor conflicted with.
     LiveTransaction = "live-transaction";
-    /// It would undo a signal that was published for an earlier round.
+    /// It would undo a signal that was published for another round.
     PublishedSignal = "published-signal";
     /// Another root than the one that was signed for this round and may still be mined.
     OtherRoot = "other-root";

@@ -14,7 +14,7 @@ mod signal;
 pub use codes::DeclineCode;
 pub use cohort::{OptedIn, review_cohort};
 pub(crate) use live::{ignored_live, impossible_after, impossible_beside};
-pub use signal::{OwnLeaf, ProposedSignal, ReviewedSignal, SignalContext, Verdict};
+pub use signal::{OwnLeaf, ProposedSignal, Replaced, ReviewedSignal, SignalContext, Verdict};
 
 use crate::message::shortened;
 

@@ -1,35 +1,52 @@
-//! The rules of a signal, one function each, in the order of the table.
+//! The rules of a signal, one function each, in the order of the table: of the transaction itself here.
+
+mod content;
+mod others;
 
 use std::collections::BTreeSet;
 
-use beacon_signal::{LeafValue, Root, Strictness, UpdateId, transaction};
-use bitcoin::{Amount, OutPoint, Transaction, TxOut};
+use beacon_signal::transaction;
+use bitcoin::{Amount, TxOut};
 
+pub(super) use self::content::{
+    a_leaf_for_each_index, map_carries_own_updates, one_proof_for_each_index,
+    proofs_carry_own_leaves,
+};
+pub(super) use self::others::{
+    chain_knows_the_amount, chain_knows_the_script, confirmed, keeps_replaced_inputs,
+    leaves_published_alone, not_in_quarantine, not_spent_otherwise, one_root_for_each_round,
+    pays_more_than_replaced, replaces_nothing_mined, replaces_what_we_signed, respects_live, seen,
+};
 use super::ensure;
-use super::live::ignored_live;
-use super::signal::{OwnLeaf, ProposedSignal, SignalContext};
-use crate::machine::OutputView;
-use crate::message::{IndexProof, Kind, SpentOutput};
-use crate::terms::BeaconType;
+use super::signal::{ProposedSignal, SignalContext};
+use crate::message::Kind;
 
 type Proposal = ProposedSignal;
 type Context<'a> = SignalContext<'a>;
 
-pub(super) fn is_a_signal(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
-    ensure(
-        proposal.0.kind == Kind::Signal && proposal.0.replaces.is_none(),
-        || {
-            format!(
-                "got kind {:?}, expected a signal that replaces nothing",
-                proposal.0.kind
-            )
-        },
-    )
+pub(super) fn of_a_known_kind(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let (kind, replaces) = (&proposal.0.kind, proposal.0.replaces);
+    let known = match kind {
+        Kind::Signal => replaces.is_none(),
+        Kind::Replacement => replaces.is_some(),
+        Kind::Close | Kind::Other(_) => false,
+    };
+    ensure(known, || {
+        let what = replaces.map_or("nothing".to_owned(), |txid| txid.to_string());
+        format!(
+            "got kind {kind:?} that replaces {what}, expected a signal that replaces nothing, or a replacement that names what"
+        )
+    })
 }
 
-pub(super) fn of_this_round(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
-    ensure(proposal.0.round == context.round, || {
-        format!("got round {}, expected {}", proposal.0.round, context.round)
+pub(super) fn of_the_round(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
+    let (got, expected) = match (&proposal.0.kind, &context.replaced) {
+        (Kind::Replacement, None) => return Ok(()), // Another check's business.
+        (Kind::Replacement, Some(replaced)) => (proposal.0.round, replaced.round),
+        _ => (proposal.0.round, context.round),
+    };
+    ensure(got == expected, || {
+        format!("got round {got}, expected {expected}")
     })
 }
 
@@ -187,278 +204,11 @@ pub(super) fn fee_under_the_cap(proposal: &Proposal, context: &Context<'_>) -> R
     })
 }
 
-pub(super) fn one_proof_for_each_index(
-    proposal: &Proposal,
-    context: &Context<'_>,
-) -> Result<(), String> {
-    let (indexes, not_yet) = match context.terms.beacon_type {
-        BeaconType::Smt => (context.leaves.as_slice(), context.registering.as_slice()),
-        BeaconType::Cas => (&[][..], &[][..]),
-    };
-    // No more either: what is asked of us is written to our log.
-    // The coordinator's word that an index is registered may come after the request.
-    let not_yet = not_yet
-        .iter()
-        .filter(|index| proposal.proof(index).is_some());
-    let (got, expected) = (proposal.0.proofs.len(), indexes.len() + not_yet.count());
-    ensure(got == expected, || {
-        format!(
-            "got {got} proofs, expected {expected}, one for each registered index of an SMT cohort"
-        )
-    })?;
-    let missing = indexes
-        .iter()
-        .find(|(index, _)| proposal.proof(index).is_none());
-    missing.map_or(Ok(()), |(index, _)| {
-        Err(format!(
-            "got no proof or several for index {index}, expected one"
-        ))
-    })
-}
-
-pub(super) fn a_leaf_for_each_index(_: &Proposal, context: &Context<'_>) -> Result<(), String> {
-    let missing = context.leaves.iter().find(|(_, leaf)| leaf.is_none());
-    match missing {
-        Some((index, _)) if !context.terms.empty_leaf_allowed => Err(format!(
-            "got a request before a leaf was given for index {index}"
-        )),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn proofs_carry_own_leaves(
-    proposal: &Proposal,
-    context: &Context<'_>,
-) -> Result<(), String> {
-    let Some(root) = transaction::signal_bytes(&proposal.0.pending_tx) else {
-        return Ok(()); // Another check's business.
-    };
-    let own = context.leaves.iter();
-    let own = own.map(|(index, leaf)| (index, leaf.map_or(LeafValue::EMPTY, OwnLeaf::value)));
-    // No leaf was sent for these.
-    let not_yet = context.registering.iter();
-    let not_yet = not_yet.map(|index| (index, LeafValue::EMPTY));
-    for (index, value) in own.chain(not_yet) {
-        if let Some(IndexProof { proof, .. }) = proposal.proof(index) {
-            proof
-                .verify(index, &value, &Root(root), Strictness::Member)
-                .map_err(|error| format!("proof for index {index}: {error}"))?;
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn map_carries_own_updates(
-    proposal: &Proposal,
-    context: &Context<'_>,
-) -> Result<(), String> {
-    let (map, root) = match (context.terms.beacon_type, &proposal.0.map) {
-        (BeaconType::Smt, None) => return Ok(()),
-        (BeaconType::Smt, Some(_)) => {
-            return Err("got a map, expected none in an SMT cohort".to_owned());
-        }
-        (BeaconType::Cas, None) => return Err("got no map in a CAS cohort".to_owned()),
-        (BeaconType::Cas, Some(map)) => {
-            let Some(root) = transaction::signal_bytes(&proposal.0.pending_tx) else {
-                return Ok(()); // Another check's business.
-            };
-            (map, Root(root))
-        }
-    };
-    let members = context.beacon.keys().len() as u64;
-    let most = members.saturating_mul(context.terms.max_indexes_per_member);
-    ensure(map.len() as u64 <= most, || {
-        let got = map.len();
-        format!(
-            "got a map of {got} DIDs, expected at most {most}, as many as members may answer for"
-        )
-    })?;
-    let hash = map.signal_bytes();
-    ensure(hash == root, || {
-        format!("got a map with hash {hash}, expected {root}, the signal bytes")
-    })?;
-    let announced = map.by_index();
-    let own = context
-        .leaves
-        .iter()
-        .map(|(index, leaf)| (index, leaf.and_then(|leaf| leaf.update)));
-    let not_yet = context.registering.iter().map(|index| (index, None));
-    for (index, wanted) in own.chain(not_yet) {
-        let got = announced.get(index).copied();
-        ensure(got == wanted, || {
-            let text = |update: Option<_>| {
-                update.map_or("no update".to_owned(), |update: UpdateId| {
-                    format!("update {update}")
-                })
-            };
-            format!(
-                "got {} for index {index}, expected {}",
-                text(got),
-                text(wanted)
-            )
-        })?;
-    }
-    Ok(())
-}
-
-pub(super) fn respects_live(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
-    ignored_live(&proposal.0.pending_tx.input, &context.live).map_or(Ok(()), |txid| {
-        Err(format!(
-            "transaction {txid} was signed and may still be mined, and this one neither builds on it nor conflicts with it"
-        ))
-    })
-}
-
-pub(super) fn leaves_published_alone(
-    proposal: &Proposal,
-    context: &Context<'_>,
-) -> Result<(), String> {
-    let inputs = &proposal.0.pending_tx.input;
-    let conflicts = |published: &&&Transaction| {
-        published.input.iter().any(|taken| {
-            inputs
-                .iter()
-                .any(|input| input.previous_output == taken.previous_output)
-        })
-    };
-    context.published.iter().find(conflicts).map_or(Ok(()), |published| {
-        Err(format!(
-            "got a spend of what transaction {} spends, which was published for an earlier round and would be undone",
-            published.compute_txid()
-        ))
-    })
-}
-
-pub(super) fn not_in_quarantine(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
-    let Some(quarantine) = context.quarantine else {
-        return Ok(());
-    };
-    let mut inputs = proposal.0.pending_tx.input.iter();
-    let held = inputs.find(|input| quarantine.holds(&input.previous_output));
-    held.map_or(Ok(()), |input| {
-        Err(format!(
-            "this member's state was restored from an old copy, and it may have signed another spend of {}: it waits until that is spent or its user confirms",
-            input.previous_output
-        ))
-    })
-}
-
 pub(super) fn within_the_balance(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
     let values = proposal.0.spent_outputs.iter().map(|output| output.value);
     let spent = values.fold(0_u64, u64::saturating_add);
     let max = context.terms.max_balance_sat;
     ensure(spent <= max, || {
         format!("got inputs worth {spent} sat, expected at most the {max} of the terms")
-    })
-}
-
-pub(super) fn one_root_for_each_round(
-    proposal: &Proposal,
-    context: &Context<'_>,
-) -> Result<(), String> {
-    let Some(root) = transaction::signal_bytes(&proposal.0.pending_tx) else {
-        return Ok(()); // Another check's business.
-    };
-    let signed = context.signed_roots.iter().find(|signed| signed.0 != root);
-    signed.map_or(Ok(()), |signed| {
-        Err(format!(
-            "got root {}, expected {signed}, which was signed for this round and may still be mined",
-            Root(root)
-        ))
-    })
-}
-
-pub(super) fn chain_knows_the_script(
-    proposal: &Proposal,
-    context: &Context<'_>,
-) -> Result<(), String> {
-    compare_with_chain(proposal, context, |claimed, known| {
-        ensure(claimed.script == known.script_pubkey, || {
-            format!(
-                "got script {:x}, the chain has {:x}",
-                claimed.script, known.script_pubkey
-            )
-        })
-    })
-}
-
-pub(super) fn chain_knows_the_amount(
-    proposal: &Proposal,
-    context: &Context<'_>,
-) -> Result<(), String> {
-    compare_with_chain(proposal, context, |claimed, known| {
-        ensure(claimed.value == known.value.to_sat(), || {
-            format!("got {} sat, the chain has {}", claimed.value, known.value)
-        })
-    })
-}
-
-fn compare_with_chain(
-    proposal: &Proposal,
-    context: &Context<'_>,
-    compare: impl Fn(&SpentOutput, &TxOut) -> Result<(), String>,
-) -> Result<(), String> {
-    let views = views(proposal, context).zip(&proposal.0.spent_outputs);
-    for ((outpoint, view), claimed) in views {
-        // What is not seen yet is waited for below.
-        if let OutputView::Seen { output, .. } = view {
-            compare(claimed, output).map_err(|problem| format!("{outpoint}: {problem}"))?;
-        }
-    }
-    Ok(())
-}
-
-/// What the chain says of each input, in their order.
-fn views<'a>(
-    proposal: &'a Proposal,
-    context: &Context<'a>,
-) -> impl Iterator<Item = (OutPoint, &'a OutputView)> + use<'a> {
-    let known = context.views;
-    let inputs = proposal.0.pending_tx.input.iter();
-    inputs.map(move |input| {
-        let outpoint = input.previous_output;
-        let mut views = known.iter().filter(|(at, _)| *at == outpoint);
-        let view = views.next().map_or(&OutputView::Unseen, |(_, view)| view);
-        (outpoint, view)
-    })
-}
-
-pub(super) fn not_spent_otherwise(
-    proposal: &Proposal,
-    context: &Context<'_>,
-) -> Result<(), String> {
-    let own = proposal.0.pending_tx.compute_txid();
-    let spender = views(proposal, context).find_map(|(outpoint, view)| match view {
-        OutputView::Seen {
-            spent_by: Some(other),
-            ..
-        } if *other != own => Some((outpoint, other)),
-        _ => None,
-    });
-    spender.map_or(Ok(()), |(outpoint, other)| {
-        Err(format!("{outpoint} is spent by {other}"))
-    })
-}
-
-pub(super) fn seen(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
-    let unseen = views(proposal, context).find(|(_, view)| **view == OutputView::Unseen);
-    unseen.map_or(Ok(()), |(outpoint, _)| {
-        Err(format!("our chain source does not know {outpoint}"))
-    })
-}
-
-pub(super) fn confirmed(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
-    let waits = |view: &OutputView| {
-        matches!(
-            view,
-            OutputView::Seen {
-                confirmations: 0,
-                ..
-            }
-        )
-    };
-    let waiting = views(proposal, context).find(|(_, view)| waits(view));
-    waiting.map_or(Ok(()), |(outpoint, _)| {
-        Err(format!("{outpoint} has no confirmation"))
     })
 }

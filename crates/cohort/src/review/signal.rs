@@ -1,7 +1,9 @@
 //! What must hold before a signal is signed.
 
+use std::borrow::Cow;
+
 use beacon_signal::{Index, LeafNonce, LeafValue, Root, UpdateId, transaction};
-use bitcoin::{OutPoint, Transaction, TxOut};
+use bitcoin::{OutPoint, Transaction, TxOut, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::{Check, DeclineCode, Declined, check, rules, run};
@@ -51,28 +53,49 @@ pub struct SignalContext<'a> {
     pub path: KeyPath,
     /// The member's current round.
     pub round: u64,
-    /// Every index that the member registered, with its leaf of this round if it gave one.
-    pub leaves: Vec<(Index, Option<&'a OwnLeaf>)>,
+    /// Every index that the member registered, with its leaf if it has one: of this round, or of the round of the signal
+    /// that is replaced.
+    pub leaves: Vec<(Index, Option<Cow<'a, OwnLeaf>>)>,
     /// Indexes that the member asked to answer for besides, and does not yet: they have no leaf.
     pub registering: Vec<Index>,
     /// Transactions that were signed and may still be mined.
     pub live: Vec<&'a Transaction>,
-    /// Those of them that were published for an earlier round.
+    /// Those of them that were published for another round than the request's.
     pub published: Vec<&'a Transaction>,
+    /// What the request names as replaced, if the member signed it and it may still be mined.
+    pub replaced: Option<Replaced<'a>>,
     /// Outputs that a forgotten signature may spend, after a rollback.
     pub quarantine: Option<&'a Quarantine>,
-    /// Roots of live transactions, where they belong to the member's current round.
+    /// Roots of live transactions, where they belong to the request's round.
     pub signed_roots: Vec<Root>,
     /// What the member's own chain source knows of the spent outputs. One that is not named is not seen.
     pub views: &'a [(OutPoint, OutputView)],
+}
+
+/// A transaction that is to be replaced, as the member knows it.
+#[derive(Clone, Debug)]
+pub struct Replaced<'a> {
+    /// It.
+    pub tx: &'a Transaction,
+    /// Its round.
+    pub round: u64,
+    /// It and its other versions, live ones: they may spend the inputs.
+    pub versions: Vec<Txid>,
+    /// The one of them that is in a block.
+    pub mined: Option<Txid>,
+    /// Indexes of which the member has forgotten what it says. Whatever that is, the new version says the same: its
+    /// root is the same.
+    pub unproven: Vec<Index>,
 }
 
 /// What must hold before a nonce is made. Facts of the request come first, the chain's last, so that what is wrong is
 /// declined at once and only what is missing is waited for.
 fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
     vec![
-        check(DeclineCode::UnsupportedKind, rules::is_a_signal),
-        check(DeclineCode::WrongRound, rules::of_this_round),
+        check(DeclineCode::UnsupportedKind, rules::of_a_known_kind),
+        check(DeclineCode::ReplacesUnknown, rules::replaces_what_we_signed),
+        check(DeclineCode::ReplacesMined, rules::replaces_nothing_mined),
+        check(DeclineCode::WrongRound, rules::of_the_round),
         check(DeclineCode::InputCount, rules::inputs_within_the_terms),
         check(DeclineCode::NotUnsigned, rules::unsigned),
         check(DeclineCode::SpentOutputCount, rules::one_spent_output_each),
@@ -93,6 +116,8 @@ fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
         check(DeclineCode::LeafMissing, rules::a_leaf_for_each_index),
         check(DeclineCode::ProofInvalid, rules::proofs_carry_own_leaves),
         check(DeclineCode::MapInvalid, rules::map_carries_own_updates),
+        check(DeclineCode::ReplacedInputs, rules::keeps_replaced_inputs),
+        check(DeclineCode::FeeNotHigher, rules::pays_more_than_replaced),
         check(DeclineCode::LiveTransaction, rules::respects_live),
         check(DeclineCode::PublishedSignal, rules::leaves_published_alone),
         check(DeclineCode::RolledBack, rules::not_in_quarantine),

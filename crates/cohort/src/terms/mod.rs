@@ -120,6 +120,13 @@ pub struct Terms {
     /// Confirmations after which a signal counts as buried.
     #[serde(default = "defaults::confirmations")]
     pub confirmations: u64,
+    /// Seconds that a signed signal waits for its first confirmation before it is replaced with a higher fee. Not written
+    /// where it is the default, for older members know no such terms.
+    #[serde(
+        default = "defaults::patience_s",
+        skip_serializing_if = "defaults::is_patience_s"
+    )]
+    pub patience_s: u64,
     /// Always required.
     #[serde(default = "defaults::proof_of_possession")]
     pub proof_of_possession: ProofOfPossession,
@@ -172,6 +179,16 @@ mod defaults {
     }
     pub(super) fn confirmations() -> u64 {
         6
+    }
+    pub(super) fn patience_s() -> u64 {
+        3_600
+    }
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    pub(super) fn is_patience_s(patience_s: &u64) -> bool {
+        *patience_s == self::patience_s()
     }
     pub(super) fn proof_of_possession() -> ProofOfPossession {
         ProofOfPossession::Required
@@ -234,6 +251,7 @@ impl Terms {
             max_inputs: defaults::max_inputs(),
             max_balance_sat: defaults::max_balance_sat(),
             confirmations: defaults::confirmations(),
+            patience_s: defaults::patience_s(),
             proof_of_possession: ProofOfPossession::Required,
             enrollment_sat: 0,
             announcement_sat: 0,
@@ -366,6 +384,9 @@ impl Terms {
         if !(1..=100).contains(&self.confirmations) {
             return out_of_range("confirmations", self.confirmations, "1 to 100");
         }
+        if !(1..=1_209_600).contains(&self.patience_s) {
+            return out_of_range("patience_s", self.patience_s, "1 to 1209600");
+        }
         if !(1..=1_000).contains(&self.max_inputs) {
             return out_of_range("max_inputs", self.max_inputs, "1 to 1000");
         }
@@ -467,6 +488,8 @@ mod tests {
             ("trigger_updates", Value::from(0), "trigger_updates"),
             ("response_deadline_s", Value::from(0), "response_deadline_s"),
             ("max_fee_rate_sat_vb", Value::from(0), "max_fee_rate_sat_vb"),
+            ("patience_s", Value::from(0), "patience_s: got 0"),
+            ("patience_s", Value::from(1_209_601), "patience_s"),
             ("proof_of_possession", Value::from("none"), "none"),
             ("surprise", Value::from(1), "surprise"),
         ] {
@@ -492,6 +515,17 @@ mod tests {
         assert!(terms.to_value().is_err());
         terms.beacon_type = BeaconType::Smt;
         assert!(terms.to_value().is_ok());
+    }
+
+    /// Terms of a cohort that does not care are readable for members of versions that know no patience.
+    #[test]
+    fn patience_is_written_only_where_it_is_not_the_default() {
+        let mut terms = Terms::new(BtcNetwork::Regtest, 2, Timestamp(1));
+        assert_eq!(terms.patience_s, 3_600);
+        assert!(terms.to_value().unwrap().get("patience_s").is_none());
+        terms.patience_s = 60;
+        let (read, _) = Terms::parse(&terms.to_value().unwrap()).unwrap();
+        assert_eq!(read.patience_s, 60);
     }
 
     #[test]

@@ -26,7 +26,7 @@ fn asked(seed: u64) -> (World, CohortId, AuthorizationRequest) {
     (world, cohort, request)
 }
 
-fn next_request(world: &mut World) -> AuthorizationRequest {
+pub(crate) fn next_request(world: &mut World) -> AuthorizationRequest {
     let mails = world.settle_until(|message| matches!(message, Message::AuthorizationRequest(_)));
     world.mail.clear();
     let own = mails.into_iter().find_map(|mail| match mail {
@@ -62,7 +62,7 @@ fn answers(world: &mut World) -> Vec<Message> {
 
 /// The request is declined with this code before a nonce was made, and nothing of it stays.
 #[track_caller]
-fn declines(world: &mut World, request: AuthorizationRequest, code: &str) {
+pub(crate) fn declines(world: &mut World, request: AuthorizationRequest, code: &str) {
     let more = declined(world, request, code);
     assert!(more.is_empty(), "got {more:?} before the decline");
 }

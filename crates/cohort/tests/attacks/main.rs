@@ -27,3 +27,4 @@ mod matrix;
 mod past;
 mod seats_and_successors;
 mod slander;
+mod two_roots;

@@ -17,6 +17,10 @@ pub struct Chain {
     txs: BTreeMap<Txid, (Transaction, Option<u32>)>,
     deposits: u32,
     branch: u8,
+    /// Whether the mempool keeps what it has first, whatever pays more.
+    pub first_come: bool,
+    /// What it does not take, whatever it pays.
+    pub unwanted: Vec<Txid>,
 }
 
 impl Chain {
@@ -27,6 +31,8 @@ impl Chain {
             txs: BTreeMap::new(),
             deposits: 0,
             branch: 0,
+            first_come: false,
+            unwanted: Vec::new(),
         }
     }
 
@@ -60,6 +66,9 @@ impl Chain {
         if self.txs.contains_key(&txid) {
             return BroadcastOutcome::Accepted;
         }
+        if self.unwanted.contains(&txid) {
+            return BroadcastOutcome::Refused("min relay fee not met".to_owned());
+        }
         let spent: Option<Vec<TxOut>> = tx
             .input
             .iter()
@@ -68,11 +77,16 @@ impl Chain {
         let Some(spent) = spent else {
             return BroadcastOutcome::Refused("missing-inputs".to_owned());
         };
-        if tx
-            .input
-            .iter()
-            .any(|input| self.spender(&input.previous_output).is_some())
-        {
+        let inputs = tx.input.iter();
+        let rivals: Vec<Txid> = inputs
+            .filter_map(|input| self.spender(&input.previous_output))
+            .collect();
+        let pays_more = |txid: &Txid| {
+            let (old, height) = &self.txs[txid];
+            let (more, size) = (self.fee(&tx) - self.fee(old), tx.vsize());
+            !self.first_come && height.is_none() && more >= i64::try_from(size).unwrap()
+        };
+        if !rivals.iter().all(pays_more) {
             return BroadcastOutcome::Refused("txn-mempool-conflict".to_owned());
         }
         for input in 0..tx.input.len() {
@@ -80,8 +94,51 @@ impl Chain {
                 return BroadcastOutcome::Refused("invalid Schnorr signature".to_owned());
             }
         }
+        for txid in rivals {
+            self.evict(txid);
+        }
         self.add(tx);
         BroadcastOutcome::Accepted
+    }
+
+    /// What a transaction pays, sat.
+    fn fee(&self, tx: &Transaction) -> i64 {
+        let spent = tx.input.iter();
+        let spent = spent.filter_map(|input| self.outputs.get(&input.previous_output));
+        let spent: Amount = spent.map(|output| output.value).sum();
+        let paid: Amount = tx.output.iter().map(|output| output.value).sum();
+        spent.to_signed().unwrap().to_sat() - paid.to_signed().unwrap().to_sat()
+    }
+
+    /// The mempool forgets a transaction, and what builds on it.
+    pub fn evict(&mut self, txid: Txid) {
+        self.txs.remove(&txid);
+        self.outputs.retain(|outpoint, _| outpoint.txid != txid);
+        let children = self.txs.iter();
+        let children: Vec<Txid> = children
+            .filter(|(_, (tx, _))| {
+                tx.input
+                    .iter()
+                    .any(|input| input.previous_output.txid == txid)
+            })
+            .map(|(child, _)| *child)
+            .collect();
+        for child in children {
+            self.evict(child);
+        }
+    }
+
+    /// A miner has another opinion of what belongs into the next block.
+    pub fn prefer(&mut self, tx: Transaction) {
+        let inputs = tx.input.iter();
+        let rivals: Vec<Txid> = inputs
+            .filter_map(|input| self.spender(&input.previous_output))
+            .collect();
+        for txid in rivals {
+            assert_eq!(self.txs[&txid].1, None, "{txid} is in a block");
+            self.evict(txid);
+        }
+        self.add(tx);
     }
 
     /// Somebody spends an output as only the holders of its keys can.
@@ -101,9 +158,16 @@ impl Chain {
     }
 
     pub fn mine(&mut self) {
+        self.mine_but(None);
+    }
+
+    /// A block of everything but one transaction, which does not pay enough.
+    pub fn mine_but(&mut self, waits: Option<Txid>) {
         self.tip += 1;
-        for (_, height) in self.txs.values_mut() {
-            height.get_or_insert(self.tip);
+        for (txid, (_, height)) in &mut self.txs {
+            if Some(*txid) != waits {
+                height.get_or_insert(self.tip);
+            }
         }
     }
 

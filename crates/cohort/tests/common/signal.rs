@@ -1,5 +1,7 @@
 //! A reviewed signal for a given beacon: the only thing that a signer makes nonces for.
 
+use std::borrow::Cow;
+
 use beacon_cohort::ids::{CohortId, SessionId, Timestamp};
 use beacon_cohort::machine::OutputView;
 use beacon_cohort::message::{AuthorizationRequest, IndexProof, Kind, SpentOutput};
@@ -57,10 +59,11 @@ pub(crate) fn reviewed(
         terms: &Terms::new(BtcNetwork::Regtest, 2, Timestamp(1)),
         path,
         round: 1,
-        leaves: vec![(index, Some(&leaf))],
+        leaves: vec![(index, Some(Cow::Borrowed(&leaf)))],
         registering: Vec::new(),
         live: Vec::new(),
         published: Vec::new(),
+        replaced: None,
         quarantine: None,
         signed_roots: Vec::new(),
         views: &[(OutPoint::null(), view)],

@@ -265,9 +265,12 @@ fn every_kind_of_event_is_pinned() {
         r#"{"event":"psbt_given","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002","psbt":"cHNidP8="}"#,
         r#"{"event":"psbt_refused","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002","reason":""}"#,
     ];
-    let estimated = r#"{"event":"fee_estimated","sat_vb":7,"at":1}"#;
-    let asked = r#"{"event":"contest_asked","cohort":"00000000-0000-0000-0000-000000000001","index":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at":1}"#;
-    for line in [estimated, asked] {
+    let rare_of_coordinators = [
+        r#"{"event":"fee_estimated","sat_vb":7,"at":1}"#,
+        r#"{"event":"contest_asked","cohort":"00000000-0000-0000-0000-000000000001","index":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at":1}"#,
+        r#"{"event":"replacement_stopped","cohort":"00000000-0000-0000-0000-000000000001","txid":"0000000000000000000000000000000000000000000000000000000000000000","reason":"user: no"}"#,
+    ];
+    for line in rare_of_coordinators {
         let event: coordinator::Event = serde_json::from_str(line).unwrap();
         assert_eq!(serde_json::to_string(&event).unwrap(), line);
     }
@@ -278,7 +281,7 @@ fn every_kind_of_event_is_pinned() {
     let rare = rare.map(str::to_owned);
     let roles = ["coordinator", "coordinator-failures"];
     let mut logged = roles.map(|role| lines(VERSION, role)).concat();
-    logged.extend([estimated, asked].map(str::to_owned));
+    logged.extend(rare_of_coordinators.map(str::to_owned));
     assert_eq!(kinds(&logged), all_kinds::<coordinator::Event>());
     let logged = ["participant", "participant-singletons"].map(|role| lines(VERSION, role));
     let logged = [logged.concat(), rare.to_vec()].concat();

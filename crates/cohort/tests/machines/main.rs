@@ -27,6 +27,7 @@ mod interleavings;
 mod late_dids;
 mod life;
 mod outside;
+mod replacement;
 mod rollback;
 mod script_tree;
 mod seats;

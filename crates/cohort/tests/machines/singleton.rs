@@ -228,6 +228,7 @@ fn a_cohort_and_a_singleton_beacon_announce_no_two_updates_of_one_version() {
 #[test]
 fn a_replacement_spends_the_same_input() {
     let (mut world, _) = World::formed(2, 6);
+    world.chain.first_come = true;
     let (spent, elsewhere) = (funded(&mut world), funded(&mut world));
     let (first, second) = (signal(spent, ONE, 1), signal(spent, ONE, 5));
     let txids = [&first, &second].map(Transaction::compute_txid);

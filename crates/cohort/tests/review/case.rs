@@ -1,4 +1,6 @@
-//! A valid signal, and what comes of it with one thing changed.
+//! A valid signal, a valid replacement of it, and what comes of them with one thing changed.
+
+use std::borrow::Cow;
 
 use beacon_cohort::DeclineCode;
 use beacon_cohort::announcement::Announcement;
@@ -7,7 +9,7 @@ use beacon_cohort::machine::OutputView;
 use beacon_cohort::message::{AuthorizationRequest, IndexProof, Kind, SpentOutput};
 use beacon_cohort::musig::BeaconKey;
 use beacon_cohort::participant::Quarantine;
-use beacon_cohort::review::{OwnLeaf, ProposedSignal, SignalContext, Verdict};
+use beacon_cohort::review::{OwnLeaf, ProposedSignal, Replaced, SignalContext, Verdict};
 use beacon_cohort::signer::{KeyPath, KeyPlace};
 use beacon_cohort::terms::{BeaconType, BtcNetwork, Terms};
 use beacon_signal::{Index, LeafNonce, LeafValue, Root, SparseMerkleTree, UpdateId, transaction};
@@ -30,6 +32,11 @@ pub(super) struct Case {
     pub(super) registering: Vec<Index>,
     pub(super) live: Vec<Transaction>,
     pub(super) published: Vec<Transaction>,
+    /// What is replaced, and the other versions of it.
+    pub(super) replaced: Option<Transaction>,
+    pub(super) versions: Vec<Txid>,
+    pub(super) mined: Option<Txid>,
+    pub(super) unproven: Vec<Index>,
     pub(super) quarantine: Option<Quarantine>,
     pub(super) signed_roots: Vec<Root>,
     /// Of each input, in their order.
@@ -82,6 +89,10 @@ impl Case {
             registering: Vec::new(),
             live: Vec::new(),
             published: Vec::new(),
+            replaced: None,
+            versions: Vec::new(),
+            mined: None,
+            unproven: Vec::new(),
             quarantine: None,
             signed_roots: Vec::new(),
             views: Vec::new(),
@@ -99,6 +110,26 @@ impl Case {
         }
         case.request.proofs.clear();
         case.announce(&[("did:example:a", 4), ("did:example:other", 7)]);
+        case
+    }
+
+    /// A replacement of the valid case's signal, while the member is two rounds further on: a higher fee and one input more.
+    pub(super) fn replacement() -> Self {
+        let mut case = Self::valid();
+        let old = case.request.pending_tx.clone();
+        add_input(&mut case, 1);
+        case.change().value -= Amount::from_sat(1_000);
+        case.request.kind = Kind::Replacement;
+        case.request.replaces = Some(old.compute_txid());
+        case.round = 5;
+        case.live = vec![old.clone()];
+        case.versions = vec![old.compute_txid()];
+        case.signed_roots = vec![Root(transaction::signal_bytes(&old).unwrap())];
+        let [OutputView::Seen { spent_by, .. }, _] = case.views.as_mut_slice() else {
+            panic!("two inputs that are seen");
+        };
+        *spent_by = Some(old.compute_txid());
+        case.replaced = Some(old);
         case
     }
 
@@ -155,11 +186,18 @@ impl Case {
             },
             round: self.round,
             leaves: leaves
-                .map(|(index, leaf)| (*index, leaf.as_ref()))
+                .map(|(index, leaf)| (*index, leaf.as_ref().map(Cow::Borrowed)))
                 .collect(),
             registering: self.registering.clone(),
             live: self.live.iter().collect(),
             published: self.published.iter().collect(),
+            replaced: self.replaced.as_ref().map(|tx| Replaced {
+                tx,
+                round: 3,
+                versions: self.versions.clone(),
+                mined: self.mined,
+                unproven: self.unproven.clone(),
+            }),
             quarantine: self.quarantine.as_ref(),
             signed_roots: self.signed_roots.clone(),
             views: &views,
@@ -198,7 +236,12 @@ pub(super) fn spending(outpoints: &[OutPoint]) -> Transaction {
 /// The valid case with one thing changed is declined for good, with this code.
 #[track_caller]
 pub(super) fn declines(code: DeclineCode, change: impl FnOnce(&mut Case)) {
-    let mut case = Case::valid();
+    declines_of(Case::valid(), code, change);
+}
+
+/// The same of another case.
+#[track_caller]
+pub(super) fn declines_of(mut case: Case, code: DeclineCode, change: impl FnOnce(&mut Case)) {
     change(&mut case);
     match case.review() {
         Verdict::Decline(declined) => assert_eq!(declined.code, code, "{declined}"),

@@ -15,6 +15,7 @@ mod case;
 mod chain;
 mod cohort;
 mod commitment;
+mod replacement;
 mod transaction;
 
 use beacon_cohort::ids::Timestamp;

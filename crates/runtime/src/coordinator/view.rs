@@ -86,6 +86,9 @@ pub(super) fn detail(machine: &Coordinator, cohort: &Cohort) -> Value {
         Phase::Advertised => json!("no address yet"),
         Phase::Dissolved(ref reason) => json!(locked(cohort, reason)),
     };
+    if let Some(waiting) = replacement(machine, cohort) {
+        value["unconfirmed"] = waiting;
+    }
     value["max_strikes"] = json!(cohort.max_strikes());
     value["strikes"] = cohort.strikes.iter().map(strike).collect();
     value["succeeds"] = json!(cohort.succeeds);
@@ -127,6 +130,27 @@ fn funding(machine: &Coordinator, cohort: &Cohort) -> String {
         }
         Err(error) => error.to_string(),
     }
+}
+
+/// The signal that waits for its first confirmation, and what becomes of it.
+fn replacement(machine: &Coordinator, cohort: &Cohort) -> Option<Value> {
+    if cohort.phase != Phase::Acknowledged {
+        return None;
+    }
+    let (signal, due, hindered) = machine.replacement(cohort)?;
+    let next = match (&signal.patience.stopped, hindered) {
+        (Some(reason), _) => format!("not replaced: {reason}; `cohort replace` tries again"),
+        (None, Err(error)) => format!("not replaced: {error}"),
+        (None, Ok(())) => {
+            format!("replaced with a higher fee after {due}, or at once by `cohort replace`")
+        }
+    };
+    Some(json!({
+        "txid": signal.txid,
+        "round": signal.round,
+        "since": signal.patience.since,
+        "next": next,
+    }))
 }
 
 /// What would free the money of a cohort that is over.
@@ -221,6 +245,8 @@ pub(super) fn sessions(cohort: &Cohort) -> Vec<Value> {
             "cohort_id": cohort.id,
             "session_id": session.id,
             "round": session.round,
+            "kind": session.kind,
+            "replaces": session.replaces,
             "status": if session.aggregated.is_some() { "collecting-partials" } else { "collecting-nonces" },
             "nonces": session.nonces.len(),
             "partials": session.partials.len(),

@@ -133,6 +133,8 @@ pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
             "cohort_id": cohort.id,
             "session_id": session.id,
             "round": request.round,
+            "kind": request.kind,
+            "replaces": request.replaces,
             "status": match session.progress {
                 Progress::Requested if cohort.outside_signer && session.imported.is_none() => "waiting-for-outside-nonces",
                 Progress::PartialAuthorized { .. } if cohort.outside_signer => "waiting-for-outside-partials",

@@ -112,10 +112,10 @@ fn review(situation: &Situation, request: AuthorizationRequest) {
     let inputs = request.pending_tx.input.iter();
     let inputs: Vec<_> = inputs.map(|input| input.previous_output).collect();
     let views = views(situation, inputs);
-    let context = membership
-        .context(&views)
-        .expect("the cohort was agreed on");
     let proposed = ProposedSignal(request);
+    let context = membership
+        .context(&proposed, &views)
+        .expect("the cohort was agreed on");
     match proposed.review(&context) {
         Verdict::Reviewed(reviewed) => {
             assert_is_a_signal(&proposed.0, membership);

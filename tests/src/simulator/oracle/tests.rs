@@ -193,7 +193,7 @@ fn reviewed(membership: &Membership, session: &Session) -> Box<ReviewedSignal> {
     };
     let input = session.proposal.0.pending_tx.input[0].previous_output;
     let views = [(input, view)];
-    let context = membership.context(&views).unwrap();
+    let context = membership.context(&session.proposal, &views).unwrap();
     let Verdict::Reviewed(signal) = session.proposal.review(&context) else {
         panic!("it was reviewed before");
     };
