@@ -13,6 +13,7 @@ mod contests;
 mod event;
 mod fees;
 mod formation;
+mod funding;
 mod history;
 mod progress;
 mod psbt;
@@ -28,7 +29,7 @@ use rand_core::CryptoRng;
 
 pub use event::Event;
 pub use fees::{FALLBACK_SAT_VB, FeeEstimate, FeeRate};
-pub(crate) use psbt::PSBT_EXPIRY_S;
+pub use funding::{Funding, FundingState};
 pub use replacement::ReplacementError;
 pub use state::{
     Abandoned, Cohort, Contest, Contribution, Declines, GivenNonces, Member, Outcome, Patience,

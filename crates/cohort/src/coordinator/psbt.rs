@@ -6,11 +6,8 @@ use super::{Cohort, Coordinator, Event, Session, Standing};
 use crate::ids::{PeerId, SessionId, Timestamp};
 use crate::machine::{Code, Rejection, Step};
 use crate::message::{PsbtRequest, SessionPsbt};
-use crate::psbt::{Contributions, PsbtError, Signing};
+use crate::psbt::{Contributions, EXPIRY_S, PsbtError, Signing};
 use crate::values::PartialBytes;
-
-/// Seconds for which a PSBT is of use, and so is the request for one.
-pub(crate) const PSBT_EXPIRY_S: u64 = 300;
 
 impl Coordinator {
     /// Nothing is recorded: a member may ask as often as it may send at all.
@@ -39,7 +36,7 @@ impl Coordinator {
             cohort_id: cohort.id,
             psbt,
         };
-        Ok(Step::nothing().send(peer, answer, now.after(PSBT_EXPIRY_S)))
+        Ok(Step::nothing().send(peer, answer, now.after(EXPIRY_S)))
     }
 }
 

@@ -9,12 +9,11 @@ use bitcoin::{Psbt, Txid};
 
 use super::state::{AskedPsbt, Membership, Progress, Session};
 use super::{Event, Participant};
-use crate::coordinator::PSBT_EXPIRY_S;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::{Code, Rejection, Step};
 use crate::message::{PsbtRequest, SessionPsbt, shortened};
 use crate::psbt::{
-    Contributions, PsbtError, Signing, check_finished, is_finished, parse, to_base64,
+    Contributions, EXPIRY_S, PsbtError, Signing, check_finished, is_finished, parse, to_base64,
 };
 use crate::signer::KeyPath;
 use crate::values::AggregatedNonce;
@@ -49,7 +48,7 @@ impl Participant {
             session_id: session,
             cohort_id: cohort.id,
         };
-        Ok(Step::event(event).send(&cohort.coordinator, request, now.after(PSBT_EXPIRY_S)))
+        Ok(Step::event(event).send(&cohort.coordinator, request, now.after(EXPIRY_S)))
     }
 
     /// The coordinator's answer, which counts once, and only where we asked.

@@ -23,6 +23,8 @@ use crate::values::{AggregatedNonce, CohortKey, PartialSignature, PublicNonce};
 /// Most bytes of a PSBT, before base64. With it a message stays below the default limit of 1 MiB: eight inputs of a cohort
 /// of 200 members fit.
 pub const MAX_BYTES: usize = 512 * 1024;
+/// Seconds for which a session's PSBT is of use, and so is the request for one.
+pub(crate) const EXPIRY_S: u64 = 300;
 /// Most outputs of a transaction that a PSBT is about. A signal has two.
 const MAX_OUTPUTS: usize = 16;
 /// Most inputs, as in the terms.

@@ -18,6 +18,7 @@ mod against_participant;
 mod cas;
 mod contests;
 mod delivery;
+mod deposits;
 mod evidence;
 mod fees;
 mod golden;
