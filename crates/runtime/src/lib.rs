@@ -20,6 +20,7 @@ mod params;
 pub mod participant;
 pub mod proofs;
 mod prover;
+pub mod psbt;
 pub mod rates;
 pub mod resolve;
 pub mod script_tree;

@@ -66,6 +66,11 @@ pub(super) fn cohort_view(cohort: &Membership) -> Value {
         };
         value["contests"] = cohort.contests.values().map(claim).collect();
     }
+    if cohort.outside_signer {
+        value["signer"] = json!(
+            "outside: this agent makes no nonces here. For each session: `session export-psbt`, have it signed, `session import-psbt`, twice"
+        );
+    }
     if let Some(before) = cohort.succeeds {
         value["succeeds"] = json!(before);
     }
@@ -138,6 +143,8 @@ pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
             "kind": request.kind,
             "replaces": request.replaces,
             "status": match session.progress {
+                Progress::Requested if cohort.outside_signer && session.imported.is_none() => "waiting-for-outside-nonces",
+                Progress::PartialAuthorized { .. } if cohort.outside_signer => "waiting-for-outside-partials",
                 Progress::Requested if session.approved => "checking",
                 Progress::Requested => "waiting-for-approval",
                 Progress::NonceCommitted { .. } => "nonces-sent",
