@@ -34,7 +34,7 @@ async fn every_command_explains_itself() {
     let expected = [
         (
             Binary::Coordinator,
-            "cohort, cohort advertise, cohort close-admission, cohort dissolve, cohort fund, cohort list, cohort replace, cohort show, did, events, \
+            "cohort, cohort advertise, cohort close, cohort close-admission, cohort dissolve, cohort fund, cohort list, cohort replace, cohort show, did, events, \
              evidence, evidence export, evidence list, evidence verify, keys, keys decrypt, keys encrypt, keys export, \
              keys import, keys list, keys passphrase, run, session, session list, session start, status, subscribers",
         ),

@@ -12,6 +12,8 @@ use beacon_cohort::signer::{SignerAnswer, SignerRequest};
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork};
 use beacon_didcomm::Did;
 use beacon_didcomm::protocols::Invitation;
+use bitcoin::Address;
+use bitcoin::address::NetworkUnchecked;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -22,7 +24,7 @@ use crate::driver::now;
 use crate::identities::Identities;
 use crate::keys::list;
 use crate::params::read;
-use crate::script_tree::warn_of_the_tree;
+use crate::script_tree::{warn_of_the_close, warn_of_the_tree};
 use crate::settings::Config as Settings;
 use view::{detail, evidence_list, sessions, summary};
 
@@ -62,6 +64,8 @@ struct Advertise {
     expires_in_s: u64,
     #[serde(default)]
     invited: BTreeSet<Did>,
+    /// The address of the terms' `close_script`.
+    close_to: Option<Address<NetworkUnchecked>>,
 }
 
 fn one_day() -> u64 {
@@ -92,7 +96,7 @@ fn yes() -> bool {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Replace {
+struct AtFeeRate {
     cohort_id: CohortId,
     /// sat/vB.
     fee_rate: Option<u64>,
@@ -143,7 +147,7 @@ impl Agent for CoordinatorAgent {
                 ));
             }
             "cohort.replace" => {
-                let Replace {
+                let AtFeeRate {
                     cohort_id,
                     fee_rate,
                 } = read(params)?;
@@ -153,6 +157,27 @@ impl Agent for CoordinatorAgent {
                     fee_rate,
                 };
                 let answer = json!({ "cohort_id": cohort_id, "replaces": replaced });
+                return Ok(Call::Command(command, answer));
+            }
+            "cohort.close" => {
+                let AtFeeRate {
+                    cohort_id,
+                    fee_rate,
+                } = read(params)?;
+                let built = machine.build_close(cohort(cohort_id)?, fee_rate);
+                let (tx, spent) = built.map_err(RpcError::failed)?;
+                let held: u64 = spent.iter().map(|output| output.value).sum();
+                let paid: u64 = tx.output.iter().map(|output| output.value.to_sat()).sum();
+                let command = Command::Close {
+                    cohort: cohort_id,
+                    fee_rate,
+                };
+                let answer = json!({
+                    "cohort_id": cohort_id,
+                    "txid": tx.compute_txid(),
+                    "paid_sat": paid,
+                    "fee_sat": held.saturating_sub(paid),
+                });
                 return Ok(Call::Command(command, answer));
             }
             "cohort.dissolve" => {
@@ -298,6 +323,19 @@ impl CoordinatorAgent {
         let mut default = |name: &str, value: Value| {
             terms.entry(name).or_insert(value);
         };
+        if let Some(address) = params.close_to {
+            let network = self.network.bitcoin();
+            let address = address.require_network(network).map_err(|error| {
+                RpcError::invalid_params(format!(
+                    "close_to: expected an address on {}: {error}",
+                    self.network
+                ))
+            })?;
+            default(
+                "close_script",
+                address.script_pubkey().to_hex_string().into(),
+            );
+        }
         default("version", 1.into());
         default("beacon_type", "SMTBeacon".into());
         default("btc_network", self.network.to_string().into());
@@ -326,6 +364,7 @@ impl CoordinatorAgent {
         let mut answer =
             json!({ "cohort_id": cohort, "terms_hash": terms.hash(), "terms": terms.value() });
         warn_of_the_tree(&terms, &mut answer);
+        warn_of_the_close(&terms, &mut answer);
         let invited = peers(&params.invited);
         Ok(Call::Command(
             Command::Advertise {

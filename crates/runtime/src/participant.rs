@@ -29,7 +29,7 @@ use crate::dids::{self, Dids};
 use crate::identities::Identities;
 use crate::keys::{KeyError, list};
 use crate::params::read;
-use crate::script_tree::warn_of_the_tree;
+use crate::script_tree::{warn_of_the_close, warn_of_the_tree};
 use crate::settings::Config;
 pub(crate) use view::standing;
 use view::{cohort_view, rollback_view, sessions, warn_of_the_open};
@@ -392,6 +392,7 @@ fn join(machine: &Participant, params: JoinParams) -> Result<Call<Command>, RpcE
     let mut answer = json!({ "cohort_id": named.cohort_id, "dids": dids });
     warn_of_the_open(membership, &mut answer);
     warn_of_the_tree(&membership.terms, &mut answer);
+    warn_of_the_close(&membership.terms, &mut answer);
     if let Some(tree) = membership.terms.script_tree.as_ref()
         && membership.stage == Stage::Advertised
         && !accept_script_tree
@@ -485,7 +486,10 @@ fn proof(machine: &Participant, params: &ProofParams) -> Result<Value, RpcError>
             .candidates
             .iter()
             .find(|candidate| candidate.txid == txid),
-        None => cohort.candidates.last(),
+        None => {
+            let mut signals = cohort.candidates.iter().rev();
+            signals.find(|signed| !signed.is_close())
+        }
     };
     let candidate = candidate
         .ok_or_else(|| RpcError::failed("no such signal was signed here: see `sessions`"))?;
@@ -505,6 +509,6 @@ fn proof(machine: &Participant, params: &ProofParams) -> Result<Value, RpcError>
         ));
     };
     Ok(
-        json!({ "did": did, "txid": candidate.txid, "root": candidate.root.to_hex(), "proof": proof }),
+        json!({ "did": did, "txid": candidate.txid, "root": candidate.root.map(|root| root.to_hex()), "proof": proof }),
     )
 }

@@ -347,7 +347,12 @@ fn every_golden_log_replays() {
             for (index, proof) in &candidate.proofs {
                 let strictness = beacon_signal::Strictness::Resolver;
                 proof
-                    .verify(index, &proof.leaf_value(), &candidate.root, strictness)
+                    .verify(
+                        index,
+                        &proof.leaf_value(),
+                        candidate.root.as_ref().unwrap(),
+                        strictness,
+                    )
                     .unwrap();
             }
         }

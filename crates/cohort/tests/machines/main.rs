@@ -14,6 +14,7 @@ mod common;
 mod against_coordinator;
 mod against_participant;
 mod cas;
+mod closing;
 mod contests;
 mod delivery;
 mod evidence;

@@ -32,6 +32,7 @@ pub(super) fn summary(cohort: &Cohort) -> Value {
         "signals": cohort.signals.len(),
     });
     script_tree::warn_of_the_tree(&cohort.terms, &mut value);
+    script_tree::warn_of_the_close(&cohort.terms, &mut value);
     value
 }
 
@@ -215,7 +216,7 @@ fn signal(signal: &Signal) -> Value {
         "session_id": signal.session,
         "round": signal.round,
         "txid": signal.txid,
-        "signal_bytes": signal.root.to_hex(),
+        "signal_bytes": signal.root.map(|root| root.to_hex()),
     });
     let status = match signal.standing {
         Standing::Unsigned => "unsigned",
