@@ -188,6 +188,58 @@ async fn small_deposits_pay_together() {
     net.verify(&cohort, &signal).await;
 }
 
+/// A round that waits for money is no failure: the operator is told how much is missing, and exactly that much signs.
+#[tokio::test]
+async fn what_is_said_to_be_missing_is_enough() {
+    let mut net = Net::start_with(&[Signs, Signs], &["--fee-rate", "20"]).await;
+    let mut cohort = net.form(&[0, 1], json!({})).await;
+    net.request_update(&cohort, 0).await;
+    let id = cohort.id.clone();
+    let show = ["cohort", "show", &id];
+    let shown = net.coordinator.answer(&show).await;
+    assert_eq!(shown["missing_sat"], 111 * 20, "{shown}");
+    assert_eq!(shown["funding_state"], "missing", "{shown}");
+    let deposit = net.chain.fund(&cohort.address, 2_000);
+    let seen = |event: &Value| event.to_string().contains(&deposit.txid.to_string());
+    net.coordinator.wait("funds_seen", seen).await;
+    let shown = net.coordinator.answer(&show).await;
+    let missing = shown["missing_sat"].as_u64().unwrap();
+    assert_eq!((missing, &shown["fee_rate_sat_vb"]), (1_380, &json!(20)));
+    let funding = shown["funding"].as_str().unwrap();
+    assert!(
+        funding.starts_with("needs 1380 sat more at 20 sat/vB: 2000 sat are there"),
+        "{funding}"
+    );
+    let listed = net.coordinator.answer(&["cohort", "list"]).await;
+    assert_eq!(listed[0]["missing_sat"], 1_380, "{listed}");
+    assert_eq!(shown["sessions"], json!([]), "nothing failed");
+    net.chain.fund(&cohort.address, missing);
+    let signal = net.confirmed(&mut cohort).await;
+    assert_eq!(signal.transaction.input.len(), 2);
+    signed_by_the_key_path(&signal.transaction);
+    let shown = net.coordinator.answer(&show).await;
+    // It left no change, so that nothing can build on it before it is buried.
+    assert_eq!(shown["funding_state"], "live-transaction", "{shown}");
+}
+
+/// Where the operator says nothing, signals pay what the chain source estimates.
+#[tokio::test]
+async fn signals_pay_what_the_chain_source_estimates() {
+    let (net, cohort) = one_signal(2, json!({})).await;
+    let status = net.coordinator.call("status", Value::Null).await;
+    assert_eq!(
+        status["fee_rate"],
+        json!({ "sat_vb": 1, "source": "estimate" }),
+        "{status}"
+    );
+    let signal = &cohort.signals[0].transaction;
+    let deposit = net.chain.transaction(signal.input[0].previous_output.txid);
+    let vout = signal.input[0].previous_output.vout;
+    let held = deposit.output[usize::try_from(vout).unwrap()].value;
+    let size = u64::try_from(signal.vsize()).unwrap();
+    assert_eq!((held - signal.output[0].value).to_sat(), size);
+}
+
 /// The operator's way to pay: an address to scan, once everybody agreed to it, and the command ends when the money is there.
 #[tokio::test]
 async fn an_operator_is_shown_where_to_pay_and_when_it_has_come() {

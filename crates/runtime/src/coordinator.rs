@@ -1,5 +1,6 @@
 //! The coordinator's role: its control methods.
 
+mod funding;
 mod view;
 
 use std::collections::BTreeSet;
@@ -26,7 +27,7 @@ use crate::keys::list;
 use crate::params::read;
 use crate::script_tree::{warn_of_the_close, warn_of_the_tree};
 use crate::settings::Config as Settings;
-use view::{detail, evidence_list, sessions, summary};
+use view::{detail, evidence_list, sessions, summaries};
 
 /// The role of a coordinator.
 #[derive(Debug)]
@@ -137,7 +138,7 @@ impl Agent for CoordinatorAgent {
             "did" => own_did(identities)?,
             "keys" => list::of_coordinator(identities)?,
             "cohort.advertise" => return self.advertise(read(params)?),
-            "cohort.list" => machine.state().cohorts.values().map(summary).collect(),
+            "cohort.list" => summaries(machine).into(),
             "cohort.show" => detail(machine, cohort(read::<OneCohort>(params)?.cohort_id)?),
             "cohort.close_admission" => {
                 let cohort = read::<OneCohort>(params)?.cohort_id;
@@ -244,7 +245,7 @@ impl Agent for CoordinatorAgent {
                     "sat_vb": machine.wanted_fee_rate(),
                     "source": machine.fee_rate_source(),
                 },
-                "cohorts": machine.state().cohorts.values().map(summary).collect::<Vec<_>>(),
+                "cohorts": summaries(machine),
             }),
             other => return Err(RpcError::method_not_found(other)),
         };

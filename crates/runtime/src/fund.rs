@@ -81,6 +81,8 @@ pub async fn run(global: &Global, agent: &str, request: Request) -> Result<(), F
         "funds": cohort["funds"],
         "balance_sat": cohort["balance_sat"],
         "funding": cohort["funding"],
+        "missing_sat": cohort["missing_sat"],
+        "fee_rate_sat_vb": cohort["fee_rate_sat_vb"],
         "at_risk": cohort["at_risk"],
     }))
 }
@@ -96,8 +98,7 @@ fn balance(cohort: &Value) -> u64 {
 
 /// Whether what is in blocks is as much as was wanted, and pays for a signal.
 fn is_funded(cohort: &Value, wanted: u64) -> bool {
-    let funding = cohort["funding"].as_str().unwrap_or_default();
-    balance(cohort) >= wanted && funding.starts_with("enough ")
+    balance(cohort) >= wanted && cohort["funding_state"] == "enough"
 }
 
 /// What there is, for people.
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn what_waits_for_a_block_is_not_there_yet() {
         let cohort = json!({
-            "balance_sat": 700, "funding": "enough for the next signal",
+            "balance_sat": 700, "funding": "enough for the next signal", "funding_state": "enough",
             "funds": [{ "value": 700, "height": 3 }, { "value": 50, "height": null }],
         });
         assert!(is_funded(&cohort, 700));

@@ -14,6 +14,7 @@ mod contests;
 mod event;
 mod fees;
 mod formation;
+mod funding;
 mod history;
 mod progress;
 mod replacement;
@@ -30,6 +31,7 @@ pub(crate) use closing::CLOSED;
 pub use closing::CloseError;
 pub use event::Event;
 pub use fees::{FALLBACK_SAT_VB, FeeEstimate, FeeRate};
+pub use funding::{Funding, FundingState};
 pub use replacement::ReplacementError;
 pub use state::{
     Abandoned, Cohort, Contest, Contribution, Declines, GivenNonces, Member, Outcome, Patience,

@@ -260,7 +260,7 @@ impl Coordinator {
                 (None, Stage::Open { deadline }) => Some(*deadline),
                 // Without money there is nothing to wait for but the chain's next word.
                 (None, Stage::Closed { not_before }) => {
-                    let funded = self.build(cohort, Root([0; 32])).is_ok();
+                    let funded = self.build(cohort, Root([0; 32])).is_some();
                     funded.then_some(*not_before)
                 }
                 (None, Stage::Unanswered { again }) => Some(*again),

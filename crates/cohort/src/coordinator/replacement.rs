@@ -9,7 +9,8 @@ use bitcoin::{OutPoint, Transaction, TxOut};
 use rand_core::CryptoRng;
 
 use super::commitment::Commitment;
-use super::session::{Opening, worthless};
+use super::funding::worthless;
+use super::session::Opening;
 use super::{Cohort, Coordinator, Event, Phase, Signal, Standing};
 use crate::ids::{CohortId, Timestamp};
 use crate::machine::{Code, Fund, Rejection, Step};

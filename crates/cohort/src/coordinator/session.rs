@@ -1,7 +1,7 @@
 //! One session: the transaction is built, nonces and partial signatures are put together, or it is abandoned.
 
-use beacon_signal::{LeafValue, Root, transaction};
-use bitcoin::{OutPoint, Transaction, TxIn, TxOut, Txid, Witness};
+use beacon_signal::{LeafValue, Root};
+use bitcoin::{Transaction, Txid, Witness};
 use rand_core::CryptoRng;
 use uuid::{Builder, Uuid};
 
@@ -11,23 +11,12 @@ use super::strikes::is_forgiven;
 use super::{Cohort, Coordinator, Event, FORMATION_EXPIRY_S, Session, TIMEOUT};
 use crate::evidence::Evidence;
 use crate::ids::{PeerId, SessionId, Timestamp};
-use crate::machine::{Code, Fund, Step};
+use crate::machine::{Code, Step};
 use crate::message::{
     AuthorizationRequest, IndexProof, Kind, NextStep, SessionAborted, SpentOutput,
 };
 use crate::musig::aggregate_nonces;
-use crate::review::{DeclineCode, ignored_live};
-
-/// Why a session is not started though its round is complete.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FundingError {
-    /// Nothing at the address is in a block, or what is there would leave a live transaction free to be mined too.
-    #[error("waits for a confirmed deposit at the beacon address")]
-    NoFunds,
-    /// What is there does not pay the fee.
-    #[error("{0}")]
-    TooLittle(String),
-}
+use crate::review::DeclineCode;
 
 /// What a session is opened for.
 pub(super) struct Opening {
@@ -52,9 +41,6 @@ pub(super) struct Abandonment {
 /// The end of a session whose tree lacks a leaf that has come since.
 const LATE_LEAF: &str = "late-leaf";
 
-/// What one input more costs, vB, rounded up: 57.5 with its signature.
-const INPUT_VSIZE: u64 = 58;
-
 impl Coordinator {
     /// Starts a session, as soon as there is money for it.
     pub(super) fn start_session(
@@ -69,7 +55,7 @@ impl Coordinator {
             return judged;
         }
         // Asked at every tick until a deposit comes: no tree is built for nothing.
-        if self.build(cohort, Root(LeafValue::EMPTY.0)).is_err() {
+        if self.build(cohort, Root(LeafValue::EMPTY.0)).is_none() {
             return Step::nothing();
         }
         let leaves = cohort.indexes().map(|index| {
@@ -86,7 +72,7 @@ impl Coordinator {
         let Some(commitment) = Commitment::to(cohort, leaves) else {
             return Step::nothing(); // An index has one holder: opt-ins and registrations see to that.
         };
-        let Ok((tx, spent)) = self.build(cohort, commitment.root()) else {
+        let Some((tx, spent)) = self.build(cohort, commitment.root()) else {
             return Step::nothing();
         };
         let opening = Opening {
@@ -152,71 +138,6 @@ impl Coordinator {
             step = step.send(peer, request, deadline);
         }
         step
-    }
-
-    /// The transaction that would carry this root, and what it spends; or why there is none yet.
-    pub fn build(
-        &self,
-        cohort: &Cohort,
-        root: Root,
-    ) -> Result<(Transaction, Vec<SpentOutput>), FundingError> {
-        let Some(beacon) = &cohort.beacon else {
-            return Err(FundingError::NoFunds);
-        };
-        let live = cohort.live();
-        // What a live transaction spends or makes: every later session has to account for it.
-        let concerns_live = |fund: &Fund| {
-            !live.is_empty() && ignored_live(&[spend(fund.outpoint)], &live).is_none()
-        };
-        let usable = |fund: &&Fund| {
-            fund.height.is_some()
-                // Members decline to sign with more at once than they agreed to.
-                && fund.value <= cohort.terms.max_balance_sat
-                && !cohort.is_spent(fund.outpoint)
-        };
-        // As few inputs as pay the fee. What concerns live transactions first, then our own change before deposits, and among
-        // those the oldest: a stranger's fresh deposit could be taken back by a reorganisation, and what was signed with it
-        // would never be mined. Without ties, so that a retry builds the same transaction.
-        let mut funds: Vec<_> = cohort.funds.iter().filter(usable).collect();
-        funds.sort_by_key(|fund| {
-            let own = cohort.signal(fund.outpoint.txid).is_some();
-            (
-                !concerns_live(fund),
-                !own,
-                fund.height,
-                std::cmp::Reverse(fund.value),
-                fund.outpoint,
-            )
-        });
-        let rate = self.fee_rate(cohort);
-        let mut outcome = Err(FundingError::NoFunds);
-        let max = usize::try_from(cohort.terms.max_inputs).unwrap_or(usize::MAX);
-        let (mut inputs, mut total) = (Vec::new(), 0_u64);
-        for fund in funds {
-            let sum = total.saturating_add(fund.value);
-            let worthless = worthless(fund, rate);
-            if sum > cohort.terms.max_balance_sat || (worthless && !inputs.is_empty()) {
-                continue;
-            }
-            if inputs.len() == max {
-                break;
-            }
-            total = sum;
-            let output = TxOut {
-                value: bitcoin::Amount::from_sat(fund.value),
-                script_pubkey: beacon.script().to_owned(),
-            };
-            inputs.push((fund.outpoint, output));
-            match transaction::build_signal(&inputs, beacon.script(), root.0, rate) {
-                Ok(tx) if ignored_live(&tx.input, &live).is_none() => {
-                    let spent = inputs.iter().map(|(_, output)| SpentOutput::from(output));
-                    return Ok((tx, spent.collect()));
-                }
-                Ok(_) => {} // The next one may account for what this one leaves out.
-                Err(error) => outcome = Err(FundingError::TooLittle(error.to_string())),
-            }
-        }
-        outcome
     }
 
     pub(super) fn progress_session(
@@ -457,18 +378,6 @@ fn remedy(code: &str) -> &'static str {
         "; a member is in another round: if the state was restored from a backup, restore the newest one"
     } else {
         ""
-    }
-}
-
-/// Whether an output is not worth its input at this fee rate.
-pub(super) fn worthless(fund: &Fund, rate: u64) -> bool {
-    fund.value <= INPUT_VSIZE.saturating_mul(rate)
-}
-
-fn spend(previous_output: OutPoint) -> TxIn {
-    TxIn {
-        previous_output,
-        ..TxIn::default()
     }
 }
 

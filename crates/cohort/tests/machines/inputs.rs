@@ -1,6 +1,6 @@
 //! Signals with several inputs: as few as pay the fee, each with nonces and partial signatures of its own.
 
-use beacon_cohort::coordinator::{Command, Config, Coordinator, FeeRate};
+use beacon_cohort::coordinator::{Command, Config, Coordinator, FeeRate, FundingState};
 use beacon_cohort::ids::CohortId;
 use beacon_cohort::machine::{Code, Machine as _};
 use beacon_cohort::message::{Message, SignatureAuthorization};
@@ -108,18 +108,21 @@ fn a_deposit_helps_change_that_is_too_small() {
 
 #[test]
 fn the_terms_limit_inputs_and_what_is_spent() {
-    let waits = |world: &World, cohort| {
-        let root = beacon_signal::Root([1; 32]);
-        let missing = world.coordinator.machine.build(world.cohort(cohort), root);
-        missing.unwrap_err().to_string()
+    let missing = |world: &World, cohort| {
+        let funding = world.coordinator.machine.funding(world.cohort(cohort));
+        match funding.state {
+            FundingState::Missing { missing_sat, .. } => missing_sat,
+            other => panic!("{other:?}"),
+        }
     };
     let (mut world, cohort) = with_deposits(4, &[200, 200, 200], |terms| terms.max_inputs = 1);
     start(&mut world, cohort);
-    assert_eq!(waits(&world, cohort), "needs 22 sat more at 2 sat/vB");
+    // One input that pays 222 sat alone, but no output below 330 sat is relayed.
+    assert_eq!(missing(&world, cohort), 330);
     assert!(world.cohort(cohort).session.is_none());
     let dust = [110; 5]; // Each costs more than it is worth.
     let (world, cohort) = with_deposits(5, &dust, |_| {});
-    assert_eq!(waits(&world, cohort), "needs 112 sat more at 2 sat/vB");
+    assert_eq!(missing(&world, cohort), 330);
     let (mut world, cohort) = with_deposits(6, &[200, 180, 200], |terms| {
         terms.max_balance_sat = 390;
     });

@@ -17,6 +17,7 @@ mod cas;
 mod closing;
 mod contests;
 mod delivery;
+mod deposits;
 mod evidence;
 mod fees;
 mod golden;

@@ -1,10 +1,9 @@
 //! A coordinator's state as its operator sees it.
 
 use beacon_cohort::coordinator::{Cohort, Coordinator, Phase, Signal, Stage, Standing, Strike};
-use beacon_cohort::ids::PeerId;
-use beacon_signal::LeafValue;
 use serde_json::{Value, json};
 
+use super::funding;
 use crate::script_tree;
 
 fn phase(cohort: &Cohort) -> &'static str {
@@ -17,7 +16,13 @@ fn phase(cohort: &Cohort) -> &'static str {
     }
 }
 
-pub(super) fn summary(cohort: &Cohort) -> Value {
+/// All cohorts, in short.
+pub(super) fn summaries(machine: &Coordinator) -> Vec<Value> {
+    let cohorts = machine.state().cohorts.values();
+    cohorts.map(|cohort| summary(machine, cohort)).collect()
+}
+
+fn summary(machine: &Coordinator, cohort: &Cohort) -> Value {
     let mut value = json!({
         "cohort_id": cohort.id,
         "phase": phase(cohort),
@@ -31,6 +36,7 @@ pub(super) fn summary(cohort: &Cohort) -> Value {
         "round": cohort.round.number,
         "signals": cohort.signals.len(),
     });
+    funding::describe(machine, cohort, &mut value);
     script_tree::warn_of_the_tree(&cohort.terms, &mut value);
     script_tree::warn_of_the_close(&cohort.terms, &mut value);
     value
@@ -51,13 +57,7 @@ fn address(cohort: &Cohort) -> Option<String> {
 }
 
 pub(super) fn detail(machine: &Coordinator, cohort: &Cohort) -> Value {
-    let mut value = summary(cohort);
-    let waiting: Vec<_> = cohort
-        .members
-        .iter()
-        .filter(|(_, member)| !member.acknowledged)
-        .map(|(peer, _)| peer)
-        .collect();
+    let mut value = summary(machine, cohort);
     value["terms"] = cohort.terms.value().clone();
     value["terms_hash"] = json!(cohort.terms.hash());
     value["member_list"] = cohort
@@ -77,16 +77,6 @@ pub(super) fn detail(machine: &Coordinator, cohort: &Cohort) -> Value {
     value["stage"] = stage(&cohort.round.stage);
     value["funds"] = json!(cohort.funds);
     value["max_balance_sat"] = json!(cohort.terms.max_balance_sat);
-    value["funding"] = match cohort.phase {
-        Phase::Acknowledged => json!(funding(machine, cohort)),
-        Phase::Set => json!(format!(
-            "do not fund yet: {} members have not acknowledged the address",
-            waiting.len()
-        )),
-        Phase::Failed(ref reason) => json!(format!("do not fund: {reason}")),
-        Phase::Advertised => json!("no address yet"),
-        Phase::Dissolved(ref reason) => json!(locked(cohort, reason)),
-    };
     if let Some(waiting) = replacement(machine, cohort) {
         value["unconfirmed"] = waiting;
     }
@@ -118,21 +108,6 @@ pub(super) fn detail(machine: &Coordinator, cohort: &Cohort) -> Value {
     value
 }
 
-/// Whether a signal could be paid for, whatever its root is.
-fn funding(machine: &Coordinator, cohort: &Cohort) -> String {
-    match machine.build(cohort, beacon_signal::Root(LeafValue::EMPTY.0)) {
-        Ok((tx, spent)) => {
-            let paid: u64 = tx.output.iter().map(|output| output.value.to_sat()).sum();
-            let held: u64 = spent.iter().map(|output| output.value).sum();
-            format!(
-                "enough for the next signal, whose fee will be {} sat",
-                held.saturating_sub(paid)
-            )
-        }
-        Err(error) => error.to_string(),
-    }
-}
-
 /// The signal that waits for its first confirmation, and what becomes of it.
 fn replacement(machine: &Coordinator, cohort: &Cohort) -> Option<Value> {
     if cohort.phase != Phase::Acknowledged {
@@ -152,24 +127,6 @@ fn replacement(machine: &Coordinator, cohort: &Cohort) -> Option<Value> {
         "since": signal.patience.since,
         "next": next,
     }))
-}
-
-/// What would free the money of a cohort that is over.
-fn locked(cohort: &Cohort, reason: &str) -> String {
-    let (balance, members) = (cohort.confirmed_balance(), cohort.members.len());
-    let out: Vec<_> = cohort.without.iter().map(PeerId::as_str).collect();
-    let out = match out.as_slice() {
-        [] => String::new(),
-        out => format!(", those of {} included", out.join(", ")),
-    };
-    let otherwise = match &cohort.terms.script_tree {
-        None => "nothing else frees them".to_owned(),
-        Some(tree) => format!("or by the script tree: {}", tree.consequences().join("; ")),
-    };
-    format!(
-        "do not fund: {reason}. The {balance} sat there move only in a transaction that all {members} cohort keys sign{out}; \
-         {otherwise}"
-    )
 }
 
 fn strike(strike: &Strike) -> Value {
