@@ -11,8 +11,9 @@ use beacon_signal::transaction::BuildError;
 use bitcoin::{Amount, OutPoint, TxOut};
 use rand_core::CryptoRng;
 
+use super::funding::worthless;
 use super::replacement::{Built, ReplacementError, fee_sat, priced};
-use super::session::{Opening, worthless};
+use super::session::Opening;
 use super::strikes::Dissolution;
 use super::{Cohort, Coordinator, Event, Phase, Signal, Standing};
 use crate::ids::{CohortId, Timestamp};
@@ -103,9 +104,9 @@ impl Coordinator {
             .flat_map(|close| close.tx.input.iter().zip(&close.spent))
             .map(|(input, spent)| (input.previous_output, spent.to_txout()))
             .collect();
-        let room = usize::try_from(cohort.terms.max_inputs).unwrap_or(usize::MAX);
+        let most = usize::try_from(cohort.terms.max_inputs).unwrap_or(usize::MAX);
         let funds = cohort.closing_funds(rate);
-        let more = funds.iter().take(room.saturating_sub(inputs.len()));
+        let more = funds.iter().take(most.saturating_sub(inputs.len()));
         inputs.extend(more.map(|fund| (fund.outpoint, output(fund.value))));
         if inputs.is_empty() {
             return Err(CloseError::NoFunds);

@@ -213,10 +213,10 @@ impl Coordinator {
                 }
                 Err(error) => ReplacementError::TooLittle(error),
             };
-            let room = (inputs.len() as u64) < cohort.terms.max_inputs;
+            let one_more = (inputs.len() as u64) < cohort.terms.max_inputs;
             let fits =
                 |fund: &Fund| held.saturating_add(fund.value) <= cohort.terms.max_balance_sat;
-            let Some(fund) = more.by_ref().find(fits).filter(|_| room) else {
+            let Some(fund) = more.by_ref().find(fits).filter(|_| one_more) else {
                 return Err(outcome);
             };
             held = held.saturating_add(fund.value);
