@@ -57,9 +57,12 @@ async fn a_stuck_signal_is_replaced_after_patience() {
         (&json!(2), &Value::Null)
     );
     net.request_update(&cohort, 1).await;
-    let next = net.confirmed(&mut cohort).await;
-    assert_eq!(next.transaction.input[0].previous_output.txid, signal.txid);
-    net.verify(&cohort, &next).await;
+    let second = net.confirmed(&mut cohort).await;
+    assert_eq!(
+        second.transaction.input[0].previous_output.txid,
+        signal.txid
+    );
+    net.verify(&cohort, &second).await;
 }
 
 /// The operator does not wait. A rate that no node would take is refused with the one that it would.

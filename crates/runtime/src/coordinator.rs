@@ -5,7 +5,7 @@ mod view;
 
 use std::collections::BTreeSet;
 
-use beacon_cohort::coordinator::{Command, Config, Coordinator, Event, Phase, Stage};
+use beacon_cohort::coordinator::{Cohort, Command, Config, Coordinator, Event, Phase, Stage};
 use beacon_cohort::ids::{CohortId, PeerId};
 use beacon_cohort::machine::Input;
 use beacon_cohort::message::Message;
@@ -148,52 +148,14 @@ impl Agent for CoordinatorAgent {
                 ));
             }
             "cohort.replace" => {
-                let AtFeeRate {
-                    cohort_id,
-                    fee_rate,
-                } = read(params)?;
-                let replaced = cohort(cohort_id)?.replaceable().map(|signal| signal.txid);
-                let command = Command::Replace {
-                    cohort: cohort_id,
-                    fee_rate,
-                };
-                let answer = json!({ "cohort_id": cohort_id, "replaces": replaced });
-                return Ok(Call::Command(command, answer));
+                let params: AtFeeRate = read(params)?;
+                return Ok(replace(cohort(params.cohort_id)?, &params));
             }
             "cohort.close" => {
-                let AtFeeRate {
-                    cohort_id,
-                    fee_rate,
-                } = read(params)?;
-                let built = machine.build_close(cohort(cohort_id)?, fee_rate);
-                let (tx, spent) = built.map_err(RpcError::failed)?;
-                let held: u64 = spent.iter().map(|output| output.value).sum();
-                let paid: u64 = tx.output.iter().map(|output| output.value.to_sat()).sum();
-                let command = Command::Close {
-                    cohort: cohort_id,
-                    fee_rate,
-                };
-                let answer = json!({
-                    "cohort_id": cohort_id,
-                    "txid": tx.compute_txid(),
-                    "paid_sat": paid,
-                    "fee_sat": held.saturating_sub(paid),
-                });
-                return Ok(Call::Command(command, answer));
+                let params: AtFeeRate = read(params)?;
+                return close(machine, cohort(params.cohort_id)?, &params);
             }
-            "cohort.dissolve" => {
-                let Dissolve {
-                    cohort_id,
-                    without,
-                    successor,
-                } = read(params)?;
-                let command = Command::Dissolve {
-                    cohort: cohort_id,
-                    without: peers(&without),
-                    successor,
-                };
-                return Ok(Call::Command(command, json!({ "cohort_id": cohort_id })));
-            }
+            "cohort.dissolve" => return Ok(dissolve(&read(params)?)),
             "evidence.list" => {
                 let wanted = read::<AnyCohort>(params)?.cohort_id;
                 let cohorts = machine.state().cohorts.values();
@@ -202,20 +164,7 @@ impl Agent for CoordinatorAgent {
                     .flat_map(evidence_list)
                     .collect()
             }
-            "evidence.export" => {
-                let OneEvidence { cohort_id, number } = read(params)?;
-                let evidence = number.checked_sub(1).and_then(|at| {
-                    let cohort = machine.state().cohorts.get(&cohort_id)?;
-                    cohort.evidence().nth(at)
-                });
-                let expected = "expected one of `evidence list`";
-                let evidence = evidence.ok_or_else(|| {
-                    RpcError::failed(format!(
-                        "got evidence {number} of cohort {cohort_id}, {expected}"
-                    ))
-                })?;
-                json!({ "evidence": evidence })
-            }
+            "evidence.export" => exported(machine, &read(params)?)?,
             "session.start" => {
                 let id = read::<OneCohort>(params)?.cohort_id;
                 let round = cohort(id)?.round.number;
@@ -376,6 +325,63 @@ impl CoordinatorAgent {
             answer,
         ))
     }
+}
+
+fn replace(cohort: &Cohort, params: &AtFeeRate) -> Call<Command> {
+    let id = params.cohort_id;
+    let replaced = cohort.replaceable().map(|signal| signal.txid);
+    let command = Command::Replace {
+        cohort: id,
+        fee_rate: params.fee_rate,
+    };
+    Call::Command(command, json!({ "cohort_id": id, "replaces": replaced }))
+}
+
+fn close(
+    machine: &Coordinator,
+    cohort: &Cohort,
+    params: &AtFeeRate,
+) -> Result<Call<Command>, RpcError> {
+    let id = params.cohort_id;
+    let built = machine.build_close(cohort, params.fee_rate);
+    let (tx, spent) = built.map_err(RpcError::failed)?;
+    let held: u64 = spent.iter().map(|output| output.value).sum();
+    let paid: u64 = tx.output.iter().map(|output| output.value.to_sat()).sum();
+    let command = Command::Close {
+        cohort: id,
+        fee_rate: params.fee_rate,
+    };
+    let answer = json!({
+        "cohort_id": id,
+        "txid": tx.compute_txid(),
+        "paid_sat": paid,
+        "fee_sat": held.saturating_sub(paid),
+    });
+    Ok(Call::Command(command, answer))
+}
+
+fn dissolve(params: &Dissolve) -> Call<Command> {
+    let command = Command::Dissolve {
+        cohort: params.cohort_id,
+        without: peers(&params.without),
+        successor: params.successor,
+    };
+    Call::Command(command, json!({ "cohort_id": params.cohort_id }))
+}
+
+fn exported(machine: &Coordinator, params: &OneEvidence) -> Result<Value, RpcError> {
+    let OneEvidence { cohort_id, number } = params;
+    let evidence = number.checked_sub(1).and_then(|at| {
+        let cohort = machine.state().cohorts.get(cohort_id)?;
+        cohort.evidence().nth(at)
+    });
+    let expected = "expected one of `evidence list`";
+    let evidence = evidence.ok_or_else(|| {
+        RpcError::failed(format!(
+            "got evidence {number} of cohort {cohort_id}, {expected}"
+        ))
+    })?;
+    Ok(json!({ "evidence": evidence }))
 }
 
 fn peers(dids: &BTreeSet<Did>) -> BTreeSet<PeerId> {

@@ -481,16 +481,11 @@ fn only<'a>(mut indexes: impl Iterator<Item = &'a Index>) -> Option<Index> {
 /// The complete proof, or the map, of one DID in one signal that we signed; without a txid, in the newest.
 fn proof(machine: &Participant, params: &ProofParams) -> Result<Value, RpcError> {
     let cohort = params.named.find(machine)?;
-    let candidate = match params.txid {
-        Some(txid) => cohort
-            .candidates
-            .iter()
-            .find(|candidate| candidate.txid == txid),
-        None => {
-            let mut signals = cohort.candidates.iter().rev();
-            signals.find(|signed| !signed.is_close())
-        }
-    };
+    let mut signals = cohort.candidates.iter().rev();
+    let candidate = signals.find(|signed| match params.txid {
+        Some(txid) => signed.txid == txid,
+        None => !signed.is_close(),
+    });
     let candidate = candidate
         .ok_or_else(|| RpcError::failed("no such signal was signed here: see `sessions`"))?;
     let index = match &params.did {
