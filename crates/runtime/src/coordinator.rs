@@ -6,9 +6,10 @@ mod view;
 use std::collections::BTreeSet;
 
 use beacon_cohort::coordinator::{Cohort, Command, Config, Coordinator, Event, Phase, Stage};
-use beacon_cohort::ids::{CohortId, PeerId};
+use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::machine::Input;
 use beacon_cohort::message::Message;
+use beacon_cohort::psbt::{is_finished, to_base64};
 use beacon_cohort::signer::{SignerAnswer, SignerRequest};
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork};
 use beacon_didcomm::Did;
@@ -113,6 +114,12 @@ struct OneEvidence {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct OneSession {
+    session_id: SessionId,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct AnyCohort {
     cohort_id: Option<CohortId>,
 }
@@ -173,6 +180,7 @@ impl Agent for CoordinatorAgent {
                     json!({ "cohort_id": id, "round": round }),
                 ));
             }
+            "session.psbt" => psbt(machine, read::<OneSession>(params)?.session_id)?,
             "session.list" => {
                 let wanted = read::<AnyCohort>(params)?.cohort_id;
                 let cohorts = machine.state().cohorts.values();
@@ -382,6 +390,25 @@ fn exported(machine: &Coordinator, params: &OneEvidence) -> Result<Value, RpcErr
         ))
     })?;
     Ok(json!({ "evidence": evidence }))
+}
+
+/// The PSBT of a session under way, or signed.
+fn psbt(machine: &Coordinator, session: SessionId) -> Result<Value, RpcError> {
+    let mut cohorts = machine.state().cohorts.values();
+    let found = cohorts.find_map(|cohort| Some((cohort.id, cohort.psbt(session)?)));
+    let (cohort, psbt) = found.ok_or_else(|| {
+        RpcError::failed(format!(
+            "got session {session}, expected one that is under way or was signed: see `session list`"
+        ))
+    })?;
+    let psbt = psbt.map_err(RpcError::failed)?;
+    Ok(json!({
+        "cohort_id": cohort,
+        "session_id": session,
+        "txid": psbt.unsigned_tx.compute_txid(),
+        "finished": is_finished(&psbt),
+        "psbt": to_base64(&psbt).map_err(RpcError::failed)?,
+    }))
 }
 
 fn peers(dids: &BTreeSet<Did>) -> BTreeSet<PeerId> {

@@ -18,7 +18,7 @@ use beacon_cohort::signer::KeyPath;
 use beacon_cohort::terms::BtcNetwork;
 use bip39::{Language, Mnemonic};
 use bitcoin::NetworkKind;
-use bitcoin::bip32::{ChildNumber, Xpriv};
+use bitcoin::bip32::{ChildNumber, KeySource, Xpriv};
 use bitcoin::secp256k1::Secp256k1;
 use hkdf::Hkdf;
 use rand::TryRngCore as _;
@@ -39,6 +39,9 @@ const IDENTITY_SALT: &[u8] = b"beacon-cohort/keys/v1";
 const COHORT_PURPOSE: u32 = 1642;
 /// First component of the BIP32 path of all keys of did:btcr2 identifiers, `m/1643'/coin'/index'` (ADR 0014).
 pub(crate) const DID_PURPOSE: u32 = 1643;
+/// First component of the BIP32 path of recovery keys, `m/1644'/coin'/index'` (ADR 0016), and the largest index.
+const RECOVERY_PURPOSE: u32 = 1644;
+pub(crate) const MAX_RECOVERY_INDEX: u32 = 255;
 /// 24 words of at most 8 letters and their separators are 215 bytes.
 const PHRASE_BYTES: usize = 256;
 
@@ -214,6 +217,21 @@ impl Seed {
         self.secp256k1_key(COHORT_PURPOSE, network, steps)
     }
 
+    /// Where the key of [`Seed::cohort_key`] is, as PSBTs say it: fingerprint of the master key, and path.
+    pub fn cohort_key_source(
+        &self,
+        network: bitcoin::Network,
+        steps: &[u32],
+    ) -> Result<KeySource, KeyError> {
+        let path = hardened_path(COHORT_PURPOSE, network, steps)?;
+        let kind = NetworkKind::from(network);
+        let no_key = |source| KeyError::NoKey { source };
+        let mut master = Xpriv::new_master(kind, self.bytes.as_slice()).map_err(no_key)?;
+        let fingerprint = master.fingerprint(&Secp256k1::signing_only());
+        master.private_key.non_secure_erase();
+        Ok((fingerprint, path.into()))
+    }
+
     /// The secp256k1 secret key number `index` (at most 2^31 - 1) for did:btcr2 documents, 32 bytes big-endian.
     ///
     /// BIP32 at `m/1643'/coin'/index'`, with coins as for cohort keys (ADR 0014).
@@ -225,6 +243,17 @@ impl Seed {
         self.secp256k1_key(DID_PURPOSE, network, &[index])
     }
 
+    /// The secp256k1 secret key number `index` for recovery leaves of cohorts' terms, 32 bytes big-endian.
+    ///
+    /// BIP32 at `m/1644'/coin'/index'`, with coins as for cohort keys (ADR 0016).
+    pub fn recovery_key(
+        &self,
+        network: bitcoin::Network,
+        index: u32,
+    ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+        self.secp256k1_key(RECOVERY_PURPOSE, network, &[index])
+    }
+
     /// BIP32 at `m/purpose'/coin'/step'/…`.
     fn secp256k1_key(
         &self,
@@ -232,15 +261,8 @@ impl Seed {
         network: bitcoin::Network,
         steps: &[u32],
     ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-        let hardened = |index| {
-            ChildNumber::from_hardened_idx(index).map_err(|_| KeyError::Step { got: index })
-        };
         let kind = NetworkKind::from(network);
-        let path: Vec<_> = [purpose, u32::from(!kind.is_mainnet())]
-            .iter()
-            .chain(steps)
-            .map(|step| hardened(*step))
-            .collect::<Result<_, _>>()?;
+        let path = hardened_path(purpose, network, steps)?;
         let no_key = |source| KeyError::NoKey { source };
         let secp = Secp256k1::signing_only();
         let mut master = Xpriv::new_master(kind, self.bytes.as_slice()).map_err(no_key)?;
@@ -285,6 +307,19 @@ impl Seed {
             .expect("32 bytes are a valid HKDF length");
         key
     }
+}
+
+/// `m/purpose'/coin'/step'/…`, with coin 0 on mainnet and 1 on every other network.
+fn hardened_path(
+    purpose: u32,
+    network: bitcoin::Network,
+    steps: &[u32],
+) -> Result<Vec<ChildNumber>, KeyError> {
+    let hardened =
+        |index| ChildNumber::from_hardened_idx(index).map_err(|_| KeyError::Step { got: index });
+    let coin = u32::from(!NetworkKind::from(network).is_mainnet());
+    let steps = [purpose, coin].into_iter().chain(steps.iter().copied());
+    steps.map(hardened).collect()
 }
 
 /// Where a cohort's key is below the seed, in BIP32's words.

@@ -1,5 +1,6 @@
 //! The participant's role: its control methods and its signer.
 
+mod psbt;
 mod view;
 
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::dids::{self, Dids};
 use crate::identities::Identities;
 use crate::keys::{KeyError, list};
 use crate::params::read;
-use crate::script_tree::{warn_of_the_close, warn_of_the_tree};
+use crate::script_tree::{self, warn_of_the_close, warn_of_the_tree};
 use crate::settings::Config;
 pub(crate) use view::standing;
 use view::{cohort_view, rollback_view, sessions, warn_of_the_open};
@@ -109,6 +110,12 @@ struct UpdateParams {
     update_hash: String,
     /// The `targetVersionId` to which it leads, at least 2.
     version: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OneSession {
+    session_id: SessionId,
 }
 
 #[derive(Deserialize)]
@@ -253,6 +260,16 @@ impl Agent for ParticipantAgent {
             }
             "request_update" => return request_update(machine, read(params)?),
             "sessions" => state.cohorts.values().flat_map(sessions).collect(),
+            "signer" => return psbt::signer(machine, read(params)?),
+            "session.ask_psbt" => {
+                let session = read::<OneSession>(params)?.session_id;
+                let answer = json!({ "session_id": session });
+                return Ok(Call::Command(Command::AskForPsbt { session }, answer));
+            }
+            "session.psbt" => {
+                psbt::shown(machine, &self.dids, read::<OneSession>(params)?.session_id)?
+            }
+            "session.import_psbt" => return psbt::import(machine, &read(params)?),
             "approve" => {
                 let session = read::<SessionParams>(params)?.session_id;
                 return Ok(Call::Command(
@@ -273,6 +290,9 @@ impl Agent for ParticipantAgent {
                     },
                     answer,
                 ));
+            }
+            method if method.starts_with("tree.") => {
+                script_tree::call(&self.dids, machine, method, params)?
             }
             "proof.export" => proof(machine, &read(params)?)?,
             "proof.fetch" => {

@@ -7,10 +7,9 @@ use super::state::{Candidate, Membership, Progress, Stage, Standing};
 use super::{Event, Participant};
 use crate::coordinator::CLOSED;
 use crate::ids::{PeerId, Timestamp};
-use crate::machine::{ChainFact, Code, Effect, OutputView, Rejection, Step, TransactionView};
+use crate::machine::{ChainFact, Code, OutputView, Rejection, Step, TransactionView};
 use crate::message::{Kind, SignalPublished};
 use crate::review::{DeclineCode, Declined, Verdict};
-use crate::signer::SignerRequest;
 
 impl Participant {
     /// What our own chain source says. The review is made here, against what it says now.
@@ -19,6 +18,7 @@ impl Participant {
             ChainFact::Output { outpoint, view } => self
                 .spend_seen(outpoint, &view, now)
                 .and(self.singleton_spent(outpoint, &view)),
+            ChainFact::SpentByLeaf { outpoint, txid } => self.leaf_spend_seen(outpoint, txid),
             ChainFact::Inputs(views) => {
                 let asked: Vec<_> = views.iter().map(|(outpoint, _)| *outpoint).collect();
                 let concerned = self.state.cohorts.values();
@@ -55,7 +55,7 @@ impl Participant {
             }
             // The commit that allows nonces is the approval's; the review is made anew each time.
             Verdict::Reviewed(signal) if session.approved => {
-                Step::nothing().with(Effect::Sign(SignerRequest::MakeNonces(signal)))
+                Self::nonces_for(cohort, session, signal)
             }
             Verdict::Reviewed(_) | Verdict::Wait(_) => Step::nothing(),
         }

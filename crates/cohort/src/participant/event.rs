@@ -200,6 +200,31 @@ pub enum Event {
         #[serde(default)]
         at: Timestamp,
     },
+    /// The user wants nonces and partial signatures of this cohort from a signer outside, or no more.
+    SignerChosen { cohort: CohortId, outside: bool },
+    /// The user brought public nonces that a signer outside made, and agrees with the signal, if everything holds.
+    NoncesImported {
+        cohort: CohortId,
+        session: SessionId,
+        nonces: Vec<PublicNonce>,
+    },
+    /// The coordinator is asked for a session's PSBT.
+    PsbtRequested {
+        cohort: CohortId,
+        session: SessionId,
+    },
+    /// It came, and is about what we know.
+    PsbtGiven {
+        cohort: CohortId,
+        session: SessionId,
+        psbt: String,
+    },
+    /// The coordinator gives none, or one that is not about what we know.
+    PsbtRefused {
+        cohort: CohortId,
+        session: SessionId,
+        reason: String,
+    },
     /// The user agrees, if everything holds.
     SignalApproved {
         cohort: CohortId,
@@ -252,6 +277,12 @@ pub enum Event {
     },
     /// One of them is spent by a transaction that we have no record of.
     ForeignSpend {
+        cohort: CohortId,
+        outpoint: OutPoint,
+        txid: Txid,
+    },
+    /// One of them is spent by a leaf of the script tree, which takes no signature of all members.
+    LeafSpend {
         cohort: CohortId,
         outpoint: OutPoint,
         txid: Txid,
@@ -328,6 +359,14 @@ impl Event {
                 "output {outpoint} of cohort {cohort} is spent by transaction {txid}, which this agent has no record of \
                  signing: its state is older than what it signed, a second copy of it runs, or its key was stolen"
             )),
+            Self::LeafSpend {
+                cohort,
+                outpoint,
+                txid,
+            } => Some(format!(
+                "output {outpoint} of cohort {cohort} is spent by transaction {txid} through the script tree of its terms: by the \
+                 holder of the recovery key, or by as many members as the fallback wants. See `cohorts` for who they are"
+            )),
             Self::RollbackDetected { cohort, txid, .. } => Some(format!(
                 "this agent's state is old, or a second copy of it runs: transaction {txid} of cohort {cohort} was signed \
                  with its key and is not in its log. Nothing is signed with outputs that exist now, in any cohort, until \
@@ -371,6 +410,11 @@ impl Event {
             | Self::UpdateQueued { cohort, .. }
             | Self::LeavesChosen { cohort, .. }
             | Self::SignalProposed { cohort, .. }
+            | Self::SignerChosen { cohort, .. }
+            | Self::NoncesImported { cohort, .. }
+            | Self::PsbtRequested { cohort, .. }
+            | Self::PsbtGiven { cohort, .. }
+            | Self::PsbtRefused { cohort, .. }
             | Self::SignalApproved { cohort, .. }
             | Self::NonceCommitted { cohort, .. }
             | Self::PartialAuthorized { cohort, .. }
@@ -393,6 +437,7 @@ impl Event {
             | Self::WatchEnded { cohort }
             | Self::OutputsSeen { cohort, .. }
             | Self::ForeignSpend { cohort, .. }
+            | Self::LeafSpend { cohort, .. }
             | Self::ForeignSpendBuried { cohort, .. } => Some(*cohort),
         }
     }

@@ -15,6 +15,8 @@ mod event;
 mod formation;
 mod leaves;
 mod membership;
+mod outside;
+mod psbt;
 mod recovery;
 mod session;
 mod singleton;
@@ -26,15 +28,16 @@ mod watch;
 use std::collections::BTreeMap;
 
 use beacon_signal::{Index, UpdateId};
-use bitcoin::Transaction;
+use bitcoin::{Psbt, Transaction};
 use rand_core::CryptoRng;
 
 pub use derive::LeafSecret;
 pub use event::{Event, RollbackEvidence};
+pub use psbt::PsbtView;
 pub use singleton::SingletonSignal;
 pub use state::{
-    Candidate, Claim, Ended, ForeignSpend, Inquiry, Membership, Offered, Progress, Quarantine,
-    Relationship, Session, Stage, Standing, State, Unproven,
+    AskedPsbt, Candidate, Claim, Ended, ForeignSpend, Inquiry, Membership, Offered, Progress,
+    Quarantine, Relationship, Session, Stage, Standing, State, Unproven,
 };
 
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
@@ -152,6 +155,20 @@ pub enum Command {
         /// Which.
         session: SessionId,
     },
+    /// Choose who makes nonces and partial signatures in a cohort: this process, or a signer outside of it.
+    ChooseSigner {
+        /// Where.
+        cohort: CohortId,
+        /// Whether it is outside.
+        outside: bool,
+    },
+    /// Ask the coordinator for a session's PSBT.
+    AskForPsbt {
+        /// Which.
+        session: SessionId,
+    },
+    /// Take from a PSBT what the signer outside has added to it. That approves the session.
+    ImportPsbt(Box<Psbt>),
     /// Do not sign.
     Decline {
         /// Which.
@@ -258,6 +275,7 @@ impl Participant {
             Message::UpdateOpportunity(body) => self.update_opportunity(from, &body, now),
             Message::AuthorizationRequest(body) => self.authorization_request(from, body, now),
             Message::AggregatedNonces(body) => self.aggregated_nonces(from, body, now),
+            Message::SessionPsbt(body) => self.psbt_given(from, &body),
             Message::SessionAborted(body) => self.session_aborted(from, &body, now),
             Message::SignalPublished(body) => self.signal_published(from, &body),
             other => Err(Rejection::new(

@@ -2,7 +2,9 @@
 
 use beacon_cohort::announcement::Announcement;
 use beacon_cohort::machine::Code;
-use beacon_cohort::participant::{Candidate, Claim, Membership, Progress, Stage, Standing};
+use beacon_cohort::participant::{
+    Candidate, Claim, ForeignSpend, Membership, Progress, Stage, Standing,
+};
 use beacon_cohort::terms::BeaconType;
 use beacon_signal::transaction;
 use serde_json::{Value, json};
@@ -73,8 +75,17 @@ pub(super) fn cohort_view(cohort: &Membership) -> Value {
         };
         value["contests"] = cohort.contests.values().map(claim).collect();
     }
+    if cohort.outside_signer {
+        value["signer"] = json!(
+            "outside: this agent makes no nonces here. For each session: `session export-psbt`, have it signed, `session import-psbt`, twice"
+        );
+    }
     if let Some(before) = cohort.succeeds {
         value["succeeds"] = json!(before);
+    }
+    let spent: Vec<_> = cohort.spent_by_leaf().map(spend_view).collect();
+    if !spent.is_empty() {
+        value["spent_by_script_tree"] = json!(spent);
     }
     if let Some(rollback) = rollback_view(cohort) {
         value["rollback"] = rollback;
@@ -103,10 +114,7 @@ pub(super) fn rollback_view(cohort: &Membership) -> Option<Value> {
         .filter(|candidate| candidate.recovered)
         .map(|candidate| candidate_view(cohort, candidate))
         .collect();
-    let unexplained: Vec<_> = cohort
-        .unexplained()
-        .map(|spend| json!({ "output": spend.outpoint, "spent_by": spend.txid, "buried": spend.buried }))
-        .collect();
+    let unexplained: Vec<_> = cohort.unexplained().map(spend_view).collect();
     if recovered.is_empty() && unexplained.is_empty() && cohort.quarantine.is_none() {
         return None;
     }
@@ -130,6 +138,10 @@ pub(super) fn rollback_view(cohort: &Membership) -> Option<Value> {
     Some(value)
 }
 
+fn spend_view(spend: &ForeignSpend) -> Value {
+    json!({ "output": spend.outpoint, "spent_by": spend.txid, "buried": spend.buried })
+}
+
 pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
     let open = cohort.session.iter().map(|session| {
         let request = &session.proposal.0;
@@ -140,6 +152,8 @@ pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
             "kind": request.kind,
             "replaces": request.replaces,
             "status": match session.progress {
+                Progress::Requested if cohort.outside_signer && session.imported.is_none() => "waiting-for-outside-nonces",
+                Progress::PartialAuthorized { .. } if cohort.outside_signer => "waiting-for-outside-partials",
                 Progress::Requested if session.approved => "checking",
                 Progress::Requested => "waiting-for-approval",
                 Progress::NonceCommitted { .. } => "nonces-sent",
