@@ -41,9 +41,9 @@ async fn every_command_explains_itself() {
         (
             Binary::Participant,
             "approve, cohorts, decline, did, did add-beacon, did contest, did create, did deactivate, did key, did list, did show, did update, \
-             didcomm, didcomm pack, didcomm send, didcomm unpack, events, evidence, evidence verify, join, keys, keys decrypt, keys encrypt, \
+             didcomm, didcomm pack, didcomm send, didcomm unpack, events, evidence, evidence verify, fallback, fallback combine, fallback create, fallback send, fallback sign, join, keys, keys decrypt, keys encrypt, \
              keys export, keys import, keys list, keys passphrase, leave, proof, proof export, proof fetch, proof verify, \
-             request-update, resolve, resolver, resolver serve, rollback, rollback confirm, rollback show, run, session, session export-psbt, session import-psbt, sessions, \
+             recovery, recovery export, recovery key, recovery spend, request-update, resolve, resolver, resolver serve, rollback, rollback confirm, rollback show, run, session, session export-psbt, session import-psbt, sessions, \
              sidecar, sidecar export, signer, status, subscribe, unsubscribe",
         ),
         (Binary::Regtest, ""),

@@ -30,7 +30,7 @@ use crate::dids::{self, Dids};
 use crate::identities::Identities;
 use crate::keys::{KeyError, list};
 use crate::params::read;
-use crate::script_tree::warn_of_the_tree;
+use crate::script_tree::{self, warn_of_the_tree};
 use crate::settings::Config;
 pub(crate) use view::standing;
 use view::{cohort_view, rollback_view, sessions, warn_of_the_open};
@@ -290,6 +290,9 @@ impl Agent for ParticipantAgent {
                     },
                     answer,
                 ));
+            }
+            method if method.starts_with("tree.") => {
+                script_tree::call(&self.dids, machine, method, params)?
             }
             "proof.export" => proof(machine, &read(params)?)?,
             "proof.fetch" => {

@@ -296,7 +296,7 @@ impl Event {
                 txid,
             } => Some(format!(
                 "output {outpoint} of cohort {cohort} was spent by transaction {txid}, which this coordinator has no record \
-                 of: its state is older than the cohort. No session is started before you look at `cohort show {cohort}`"
+                 of: its state is older than the cohort, or the terms' script tree was used. No session is started before you look at `cohort show {cohort}`"
             )),
             Self::LaterRoundClaimed {
                 cohort,

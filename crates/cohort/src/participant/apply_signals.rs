@@ -83,10 +83,12 @@ impl Membership {
             Event::RollbackConfirmed { .. } => self.quarantine = None,
             Event::WatchEnded { .. } => self.settled = true,
             Event::OutputsSeen { outputs, .. } => self.outputs.clone_from(outputs),
-            Event::ForeignSpend { outpoint, txid, .. } => {
+            Event::ForeignSpend { outpoint, txid, .. }
+            | Event::LeafSpend { outpoint, txid, .. } => {
                 self.foreign.push_back(ForeignSpend {
                     outpoint: *outpoint,
                     txid: *txid,
+                    by_leaf: matches!(event, Event::LeafSpend { .. }),
                     buried: false,
                 });
                 if self.foreign.len() > MAX_ENDED {

@@ -17,6 +17,7 @@ impl Participant {
             ChainFact::Output { outpoint, view } => self
                 .spend_seen(outpoint, &view, now)
                 .and(self.singleton_spent(outpoint, &view)),
+            ChainFact::SpentByLeaf { outpoint, txid } => self.leaf_spend_seen(outpoint, txid),
             ChainFact::Inputs(views) => {
                 let asked: Vec<_> = views.iter().map(|(outpoint, _)| *outpoint).collect();
                 let concerned = self.state.cohorts.values();

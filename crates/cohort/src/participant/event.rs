@@ -278,6 +278,12 @@ pub enum Event {
         outpoint: OutPoint,
         txid: Txid,
     },
+    /// One of them is spent by a leaf of the script tree, which takes no signature of all members.
+    LeafSpend {
+        cohort: CohortId,
+        outpoint: OutPoint,
+        txid: Txid,
+    },
     /// And that transaction is as deep as the terms want.
     ForeignSpendBuried {
         cohort: CohortId,
@@ -350,6 +356,14 @@ impl Event {
                 "output {outpoint} of cohort {cohort} is spent by transaction {txid}, which this agent has no record of \
                  signing: its state is older than what it signed, a second copy of it runs, or its key was stolen"
             )),
+            Self::LeafSpend {
+                cohort,
+                outpoint,
+                txid,
+            } => Some(format!(
+                "output {outpoint} of cohort {cohort} is spent by transaction {txid} through the script tree of its terms: by the \
+                 holder of the recovery key, or by as many members as the fallback wants. See `cohorts` for who they are"
+            )),
             Self::RollbackDetected { cohort, txid, .. } => Some(format!(
                 "this agent's state is old, or a second copy of it runs: transaction {txid} of cohort {cohort} was signed \
                  with its key and is not in its log. Nothing is signed with outputs that exist now, in any cohort, until \
@@ -420,6 +434,7 @@ impl Event {
             | Self::WatchEnded { cohort }
             | Self::OutputsSeen { cohort, .. }
             | Self::ForeignSpend { cohort, .. }
+            | Self::LeafSpend { cohort, .. }
             | Self::ForeignSpendBuried { cohort, .. } => Some(*cohort),
         }
     }

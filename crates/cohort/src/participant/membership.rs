@@ -163,10 +163,16 @@ impl Membership {
         unspent.fold(0, |sum, (_, value)| sum.saturating_add(*value))
     }
 
+    /// Spends by a leaf of the script tree.
+    pub fn spent_by_leaf(&self) -> impl Iterator<Item = &ForeignSpend> {
+        self.foreign.iter().filter(|spend| spend.by_leaf)
+    }
+
     /// Spends by transactions of which we have no record to this day.
     pub fn unexplained(&self) -> impl Iterator<Item = &ForeignSpend> {
         let known = |txid| self.candidates.iter().any(|signed| signed.txid == txid);
-        self.foreign.iter().filter(move |spend| !known(spend.txid))
+        let foreign = self.foreign.iter();
+        foreign.filter(move |spend| !spend.by_leaf && !known(spend.txid))
     }
 
     /// Updates that wait, or stand in leaves of a round in which nothing was signed that announces them.

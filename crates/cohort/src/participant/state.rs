@@ -174,6 +174,9 @@ pub struct ForeignSpend {
     pub outpoint: OutPoint,
     /// What spends it.
     pub txid: Txid,
+    /// Whether it does so by a leaf of the script tree.
+    #[serde(default)]
+    pub by_leaf: bool,
     /// Whether that is buried.
     pub buried: bool,
 }

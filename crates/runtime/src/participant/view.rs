@@ -2,7 +2,9 @@
 
 use beacon_cohort::announcement::Announcement;
 use beacon_cohort::machine::Code;
-use beacon_cohort::participant::{Candidate, Claim, Membership, Progress, Stage, Standing};
+use beacon_cohort::participant::{
+    Candidate, Claim, ForeignSpend, Membership, Progress, Stage, Standing,
+};
 use beacon_cohort::terms::BeaconType;
 use beacon_signal::transaction;
 use serde_json::{Value, json};
@@ -72,6 +74,10 @@ pub(super) fn cohort_view(cohort: &Membership) -> Value {
     if let Some(before) = cohort.succeeds {
         value["succeeds"] = json!(before);
     }
+    let spent: Vec<_> = cohort.spent_by_leaf().map(spend_view).collect();
+    if !spent.is_empty() {
+        value["spent_by_script_tree"] = json!(spent);
+    }
     if let Some(rollback) = rollback_view(cohort) {
         value["rollback"] = rollback;
     }
@@ -99,10 +105,7 @@ pub(super) fn rollback_view(cohort: &Membership) -> Option<Value> {
         .filter(|candidate| candidate.recovered)
         .map(|candidate| candidate_view(cohort, candidate))
         .collect();
-    let unexplained: Vec<_> = cohort
-        .unexplained()
-        .map(|spend| json!({ "output": spend.outpoint, "spent_by": spend.txid, "buried": spend.buried }))
-        .collect();
+    let unexplained: Vec<_> = cohort.unexplained().map(spend_view).collect();
     if recovered.is_empty() && unexplained.is_empty() && cohort.quarantine.is_none() {
         return None;
     }
@@ -124,6 +127,10 @@ pub(super) fn rollback_view(cohort: &Membership) -> Option<Value> {
         });
     }
     Some(value)
+}
+
+fn spend_view(spend: &ForeignSpend) -> Value {
+    json!({ "output": spend.outpoint, "spent_by": spend.txid, "buried": spend.buried })
 }
 
 pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
