@@ -128,6 +128,11 @@ impl<E> Step<E> {
         self
     }
 
+    /// Or another step, where there is nothing in this one.
+    pub fn or(self, other: impl FnOnce() -> Self) -> Self {
+        if self.is_empty() { other() } else { self }
+    }
+
     /// And an effect.
     pub fn with(mut self, effect: Effect) -> Self {
         self.effects.push(effect);

@@ -160,7 +160,9 @@ pub enum Event {
         /// The transaction that a replacement takes the place of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         replaces: Option<Txid>,
-        root: Root,
+        /// Absent where nothing is announced: a closing spend.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<Root>,
         #[serde(with = "transaction_hex")]
         tx: Transaction,
         outpoints: Vec<OutPoint>,

@@ -117,7 +117,7 @@ impl Membership {
             self.round = candidate.round;
             self.leaves.clear();
         }
-        if candidate.round == self.round {
+        if candidate.round == self.round && !candidate.is_close() {
             self.committed = Some(self.round);
             // Within a round a leaf never changes: what was chosen in the meantime was chosen in error.
             self.leaves
@@ -237,7 +237,8 @@ impl Membership {
 
     /// A published round is over; its leaves stay with the candidate's proofs.
     fn published(&mut self, txid: Txid) {
-        let Some(round) = self.candidate_mut(txid).map(|candidate| candidate.round) else {
+        let signed = self.candidate_mut(txid).filter(|signed| !signed.is_close());
+        let Some(round) = signed.map(|signed| signed.round) else {
             return;
         };
         if round >= self.round {

@@ -3,8 +3,9 @@
 use bitcoin::OutPoint;
 
 use super::endings::end;
-use super::state::{Candidate, Membership, Progress, Standing};
+use super::state::{Candidate, Membership, Progress, Stage, Standing};
 use super::{Event, Participant};
+use crate::coordinator::CLOSED;
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::{ChainFact, Code, OutputView, Rejection, Step, TransactionView};
 use crate::message::{Kind, SignalPublished};
@@ -132,7 +133,13 @@ impl Participant {
                 if confirmations < cohort.terms.confirmations {
                     return Step::nothing();
                 }
-                Step::event(Event::SignalBuried { cohort: id, txid })
+                let mut step = Step::event(Event::SignalBuried { cohort: id, txid });
+                if candidate.is_close() && cohort.stage == Stage::Agreed {
+                    let comment = "its closing spend is buried";
+                    step.events
+                        .push(Self::dissolved(cohort, CLOSED, comment, now));
+                }
+                step
             }
             (_, TransactionView::Confirmed { height, block_hash }) => {
                 let mut step = settled(cohort, candidate).and(needless(cohort, candidate, now));
@@ -155,6 +162,7 @@ fn settled(cohort: &Membership, candidate: &Candidate) -> Step<Event> {
     match &cohort.session {
         Some(session)
             if candidate.round >= cohort.round
+                && !candidate.is_close()
                 && session.proposal.0.kind.is_signal()
                 && !matches!(session.progress, Progress::PartialReleased { .. }) =>
         {
@@ -170,6 +178,7 @@ fn needless(cohort: &Membership, mined: &Candidate, now: Timestamp) -> Step<Even
     match &cohort.session {
         Some(session)
             if session.proposal.0.kind == Kind::Replacement
+                && !mined.is_close()
                 && session.proposal.0.round == mined.round
                 && !matches!(session.progress, Progress::PartialReleased { .. }) =>
         {

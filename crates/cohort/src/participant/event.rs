@@ -153,7 +153,8 @@ pub enum Event {
         round: u64,
         #[serde(with = "transaction_hex")]
         tx: Transaction,
-        root: Root,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<Root>,
         proofs: BTreeMap<Index, Proof>,
         unproven: BTreeMap<Index, Unproven>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -244,7 +245,9 @@ pub enum Event {
         session: SessionId,
         nonces: Vec<AggregatedNonce>,
         txid: Txid,
-        root: Root,
+        /// Absent where nothing is announced: a closing spend.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<Root>,
         proofs: BTreeMap<Index, Proof>,
     },
     /// They were made and may have left.

@@ -9,7 +9,7 @@ use beacon_cohort::terms::BeaconType;
 use beacon_signal::transaction;
 use serde_json::{Value, json};
 
-use crate::script_tree::{at_risk, warn_of_the_tree};
+use crate::script_tree::{at_risk, warn_of_the_close, warn_of_the_tree};
 
 /// What to do where somebody else has registered the index of a DID of ours.
 const CONTEST: &str = "another member answers for one of these DIDs: if it is yours, `did contest --cohort ID --did DID` proves that, and puts the other member out. The coordinator learns the DID by it; who contests without controlling the DID is out";
@@ -31,6 +31,7 @@ pub(super) fn cohort_view(cohort: &Membership) -> Value {
     });
     warn_of_the_open(cohort, &mut value);
     warn_of_the_tree(&cohort.terms, &mut value);
+    warn_of_the_close(&cohort.terms, &mut value);
     if cohort.handle != cohort.id {
         value["handle"] = json!(cohort.handle); // What its events are written under.
     }
@@ -40,6 +41,14 @@ pub(super) fn cohort_view(cohort: &Membership) -> Value {
             if code == Code::IndexTaken.as_str() {
                 value["reason"]["next"] = json!(CONTEST);
             }
+        }
+        Stage::Dissolved(_) if cohort.is_closed() => {
+            let waiting = cohort.unannounced().len();
+            value["waiting_updates"] = json!(waiting);
+            value["reason"] = json!({
+                "code": "closed",
+                "comment": format!("closed: what the beacon held was paid as the terms say, and nothing more is announced here; {waiting} updates wait for another beacon"),
+            });
         }
         Stage::Dissolved(code) => {
             value["reason"] = json!({
@@ -189,7 +198,7 @@ fn candidate_view(cohort: &Membership, candidate: &Candidate) -> Value {
         "session_id": candidate.session,
         "round": candidate.round,
         "txid": candidate.txid,
-        "signal_bytes": candidate.root.to_hex(),
+        "signal_bytes": candidate.root.map(|root| root.to_hex()),
         "proofs": candidate.proofs.len(),
     });
     if cohort.terms.beacon_type == BeaconType::Cas {

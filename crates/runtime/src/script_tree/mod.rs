@@ -11,6 +11,7 @@ use beacon_cohort::participant::Membership;
 use beacon_cohort::script_path::{Leaf, ScriptPath};
 use beacon_cohort::terms::{AgreedTerms, Terms};
 use beacon_cohort::values::CohortKey;
+use bitcoin::Address;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -22,6 +23,18 @@ pub use recovery::{RecoveryCommand, run as recovery};
 pub(crate) fn warn_of_the_tree(terms: &Terms, answer: &mut Value) {
     if let Some(tree) = &terms.script_tree {
         answer["who_else_can_spend"] = json!(tree.consequences());
+    }
+}
+
+/// What people must know before they join a cohort, or pay to its address: where its money goes in the end.
+pub(crate) fn warn_of_the_close(terms: &Terms, answer: &mut Value) {
+    if let Some(script) = &terms.close_script {
+        let network = terms.btc_network.bitcoin();
+        let to = Address::from_script(script, network)
+            .map_or_else(|_| script.to_hex_string(), |address| address.to_string());
+        answer["closes_to"] = json!(format!(
+            "{to}: there the coordinator may have all members pay whatever the beacon holds, and then the cohort is over; its DIDs need another beacon"
+        ));
     }
 }
 
