@@ -15,6 +15,7 @@ mod event;
 mod formation;
 mod leaves;
 mod membership;
+mod offers;
 mod recovery;
 mod session;
 mod singleton;
@@ -31,6 +32,7 @@ use rand_core::CryptoRng;
 
 pub use derive::LeafSecret;
 pub use event::{Event, RollbackEvidence};
+pub use offers::Offer;
 pub use singleton::SingletonSignal;
 pub use state::{
     Candidate, Claim, Ended, ForeignSpend, Inquiry, Membership, Offered, Progress, Quarantine,
@@ -259,7 +261,7 @@ impl Participant {
             Message::AuthorizationRequest(body) => self.authorization_request(from, body, now),
             Message::AggregatedNonces(body) => self.aggregated_nonces(from, body, now),
             Message::SessionAborted(body) => self.session_aborted(from, &body, now),
-            Message::SignalPublished(body) => self.signal_published(from, &body),
+            Message::SignalPublished(body) => self.signal_published(from, &body, now),
             other => Err(Rejection::new(
                 Code::WrongRole,
                 other.kind(),

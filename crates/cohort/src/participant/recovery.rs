@@ -103,6 +103,16 @@ impl Participant {
                 let map = sent_map(body, record, &known.root).filter(|_| known.map.is_none());
                 let recovered = self.recovered(cohort, known, sent, map, &[]);
                 step.events.extend(recovered);
+                let of_record = Candidate {
+                    spent: record.spent_outputs.clone(),
+                    ..known.clone()
+                };
+                step = step.and(Self::keep_signed(
+                    cohort,
+                    &of_record,
+                    &record.transaction,
+                    now,
+                ));
                 has_ours |= asked_from <= Some(known.round);
                 continue;
             }
@@ -113,6 +123,7 @@ impl Participant {
             ) else {
                 continue; // The coordinator's word alone says nothing.
             };
+            let is_signed = evidence == RollbackEvidence::SignedTransaction;
             if adopted.is_empty() {
                 step.events.push(Event::RollbackDetected {
                     cohort: cohort.handle,
@@ -137,6 +148,14 @@ impl Participant {
                 unproven,
                 map: sent_map(body, record, &root),
             });
+            if is_signed {
+                step.events.push(Event::SignalSigned {
+                    cohort: cohort.handle,
+                    txid,
+                    tx: record.transaction.clone(),
+                    at: now,
+                });
+            }
             if !matches!(
                 record.status,
                 SignalProgress::Unsigned | SignalProgress::Signed

@@ -25,6 +25,7 @@ mod inputs;
 mod interleavings;
 mod late_dids;
 mod life;
+mod offers;
 mod replacement;
 mod rollback;
 mod script_tree;
