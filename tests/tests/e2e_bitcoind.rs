@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use beacon_tests::harness::Member::Signs;
-use beacon_tests::harness::{Agent, Binary, DEADLINE, Net, Regtest, Scratch, run};
+use beacon_tests::harness::{Agent, Binary, Cohort, DEADLINE, Net, Regtest, Scratch, run};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -47,6 +47,108 @@ async fn a_signal_goes_through_a_node_that_is_reorganised_and_restarted() {
         let status = agent.call("status", Value::Null).await;
         assert_eq!(status["chain"]["available"], true, "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_block_that_goes_after_the_agreed_depth_changes_nothing_that_was_agreed() {
+    let mut net = Net::start_on(Scratch::new(), Regtest::bitcoind(), &[Signs, Signs], &[]).await;
+    let terms = json!({ "flow": "push", "confirmations": 1 });
+    let mut cohort = net.form(&[0, 1], terms).await;
+    net.fund(&cohort).await;
+    net.request_update(&cohort, 0).await;
+    let signal = net.confirmed(&mut cohort).await;
+    let fits = |event: &Value| event["txid"] == signal.txid.to_string();
+    net.coordinator.wait("signal_buried", fits).await;
+    for member in &mut net.members {
+        member.wait("signal_buried", fits).await;
+    }
+    net.chain.reorganise();
+    assert_eq!(net.chain.height(signal.txid), None);
+    // The node has kept it, and the change that it makes is spent once it is in a block again.
+    net.request_update(&cohort, 1).await;
+    net.chain.mine();
+    let second = net.confirmed(&mut cohort).await;
+    let parents = &second.transaction.input;
+    assert_eq!(parents[0].previous_output.txid, signal.txid);
+    net.verify(&cohort, &second).await;
+}
+
+#[tokio::test]
+async fn a_stuck_signal_is_replaced_in_the_nodes_mempool() {
+    let options = ["--fee-rate", "2"];
+    let net = Net::start_on(
+        Scratch::new(),
+        Regtest::bitcoind(),
+        &[Signs, Signs],
+        &options,
+    );
+    let mut net = net.await;
+    let mut cohort = net.form(&[0, 1], json!({ "flow": "push" })).await;
+    net.fund(&cohort).await;
+    net.request_update(&cohort, 0).await;
+    let stuck = net.broadcast(&cohort).await;
+    let first = net.chain.transaction(stuck);
+    replace(&net, &cohort, 6).await;
+    let other = |event: &Value| event["txid"] != stuck.to_string();
+    net.coordinator.wait("signal_broadcast", other).await;
+    // Both spend the same output, so that the node has dropped the first.
+    assert!(!net.chain.knows(stuck));
+    net.chain.mine();
+    let signal = net.mined(&mut cohort, other).await;
+    let [old, new] = [&first, &signal.transaction];
+    assert_eq!(new.input[0].previous_output, old.input[0].previous_output);
+    assert_eq!(new.output.last(), old.output.last(), "the same root");
+    assert!(new.output[0].value < old.output[0].value);
+    net.verify(&cohort, &signal).await;
+}
+
+#[tokio::test]
+async fn what_the_node_refuses_for_its_fee_is_replaced() {
+    // Nothing under 5 sat/vB comes into this mempool.
+    let chain = Regtest::bitcoind_with(&["-minrelaytxfee=0.00005"]);
+    let options = ["--fee-rate", "2"];
+    let mut net = Net::start_on(Scratch::new(), chain, &[Signs, Signs], &options).await;
+    let mut cohort = net.form(&[0, 1], json!({ "flow": "push" })).await;
+    net.fund(&cohort).await;
+    net.request_update(&cohort, 0).await;
+    let refused = net.coordinator.wait("broadcast_refused", |_| true).await;
+    let reason = refused.value["reason"].as_str().unwrap();
+    assert!(reason.contains("min relay fee not met"), "{reason}");
+    replace(&net, &cohort, 8).await;
+    let other = |event: &Value| event["txid"] != refused.value["txid"];
+    net.coordinator.wait("signal_broadcast", other).await;
+    net.chain.mine();
+    let signal = net.mined(&mut cohort, other).await;
+    net.verify(&cohort, &signal).await;
+}
+
+async fn replace(net: &Net, cohort: &Cohort, fee_rate: u64) {
+    let params = json!({ "cohort_id": cohort.id, "fee_rate": fee_rate });
+    net.coordinator.call("cohort.replace", params).await;
+}
+
+#[tokio::test]
+async fn two_cohorts_have_their_money_on_one_node() {
+    let members = [Signs, Signs, Signs];
+    let mut net = Net::start_on(Scratch::new(), Regtest::bitcoind(), &members, &[]).await;
+    let mut one = net.form(&[0, 1], json!({ "flow": "push" })).await;
+    let mut other = net.form(&[1, 2], json!({ "flow": "push" })).await;
+    for cohort in [&one, &other] {
+        net.fund(cohort).await;
+    }
+    net.request_update(&one, 1).await;
+    net.request_update(&other, 1).await;
+    net.broadcast(&one).await;
+    net.broadcast(&other).await;
+    net.chain.mine();
+    let any = |_: &Value| true;
+    let (first, second) = (
+        net.mined(&mut one, any).await,
+        net.mined(&mut other, any).await,
+    );
+    assert_eq!(first.height, second.height, "both in one block");
+    net.verify(&one, &first).await;
+    net.verify(&other, &second).await;
 }
 
 /// Waits until an agent says that its chain source does not answer. Says why.

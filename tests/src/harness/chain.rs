@@ -54,7 +54,12 @@ impl Regtest {
 
     /// A new chain of a Bitcoin Core node without any index, on a free port.
     pub fn bitcoind() -> Self {
-        let node = Node::with_coins(&[]);
+        Self::bitcoind_with(&[])
+    }
+
+    /// The same with further options of the node.
+    pub fn bitcoind_with(arguments: &[&str]) -> Self {
+        let node = Node::with_coins(arguments);
         let settings = CoreSettings {
             url: node.url().to_owned(),
             auth: RpcAuth::CookieFile(node.cookie_file()),
@@ -166,6 +171,11 @@ impl Regtest {
     /// A transaction as the chain has it.
     pub fn transaction(&self, txid: Txid) -> Transaction {
         self.chain.raw_transaction(txid).unwrap().unwrap()
+    }
+
+    /// Whether a transaction is in a block or waits for one.
+    pub fn knows(&self, txid: Txid) -> bool {
+        self.chain.raw_transaction(txid).unwrap().is_some()
     }
 
     /// The height of a transaction's block.

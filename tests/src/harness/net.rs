@@ -220,8 +220,18 @@ impl Net {
     pub async fn confirmed(&mut self, cohort: &mut Cohort) -> Signal {
         let txid = self.broadcast(cohort).await;
         self.chain.mine();
+        self.mined(cohort, |event| event["txid"] == txid.to_string())
+            .await
+    }
+
+    /// The cohort's first signal in a block that fits, seen there by all who signed it.
+    pub async fn mined(&mut self, cohort: &mut Cohort, fits: impl Fn(&Value) -> bool) -> Signal {
+        let event = self
+            .coordinator
+            .wait("signal_confirmed", |event| cohort.has(event) && fits(event))
+            .await;
+        let txid: Txid = event.value["txid"].as_str().unwrap().parse().unwrap();
         let fits = |event: &Value| event["txid"] == txid.to_string();
-        self.coordinator.wait("signal_confirmed", fits).await;
         for member in &cohort.members {
             self.members[*member].wait("signal_confirmed", fits).await;
         }
