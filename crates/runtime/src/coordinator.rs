@@ -34,6 +34,8 @@ pub struct CoordinatorAgent {
     network: BtcNetwork,
     max_members: u64,
     max_indexes_per_member: u64,
+    /// Height of the chain source's last block.
+    tip: Option<u32>,
 }
 
 /// The role and the machine that this configuration asks for.
@@ -48,6 +50,7 @@ pub fn role(config: &Settings) -> (CoordinatorAgent, Coordinator) {
         network: config.network,
         max_members: config.limits.max_members,
         max_indexes_per_member: config.limits.max_indexes_per_member,
+        tip: None,
     };
     (agent, machine)
 }
@@ -135,7 +138,10 @@ impl Agent for CoordinatorAgent {
             "keys" => list::of_coordinator(identities)?,
             "cohort.advertise" => return self.advertise(read(params)?),
             "cohort.list" => summaries(machine).into(),
-            "cohort.show" => detail(machine, cohort(read::<OneCohort>(params)?.cohort_id)?),
+            "cohort.show" => {
+                let cohort = cohort(read::<OneCohort>(params)?.cohort_id)?;
+                detail(machine, cohort, self.tip)
+            }
             "cohort.close_admission" => {
                 let cohort = read::<OneCohort>(params)?.cohort_id;
                 return Ok(Call::Command(
@@ -204,7 +210,7 @@ impl Agent for CoordinatorAgent {
                 let cohorts = machine.state().cohorts.values();
                 cohorts
                     .filter(|cohort| wanted.is_none_or(|id| id == cohort.id))
-                    .flat_map(sessions)
+                    .flat_map(|cohort| sessions(cohort, self.tip))
                     .collect()
             }
             "subscribers" => {
@@ -225,6 +231,10 @@ impl Agent for CoordinatorAgent {
             other => return Err(RpcError::method_not_found(other)),
         };
         Ok(Call::Answer(answer))
+    }
+
+    fn saw_tip(&mut self, height: u32) {
+        self.tip = Some(height);
     }
 
     fn alarm(event: &Event) -> Option<String> {

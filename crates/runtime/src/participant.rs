@@ -42,6 +42,8 @@ pub type KeySource = Box<dyn Fn(KeyPath) -> Zeroizing<[u8; 32]> + Send>;
 pub struct ParticipantAgent {
     signer: LocalSigner<KeySource, UnwrapErr<OsRng>>,
     dids: Dids,
+    /// Height of the chain source's last block.
+    tip: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -180,6 +182,7 @@ impl ParticipantAgent {
         Self {
             signer: LocalSigner::new(keys, UnwrapErr(OsRng)),
             dids,
+            tip: None,
         }
     }
 
@@ -243,7 +246,12 @@ impl Agent for ParticipantAgent {
                 let answer = json!({ "coordinator": coordinator });
                 return Ok(Call::Command(Command::Unsubscribe { coordinator }, answer));
             }
-            "cohorts" => state.cohorts.values().map(cohort_view).collect(),
+            "cohorts" => {
+                let cohorts = state.cohorts.values();
+                cohorts
+                    .map(|cohort| cohort_view(cohort, self.tip))
+                    .collect()
+            }
             "join" => return join(machine, read(params)?),
             "leave" => {
                 let named = read::<Named>(params)?;
@@ -252,7 +260,12 @@ impl Agent for ParticipantAgent {
                 return Ok(Call::Command(Command::Leave { cohort }, answer));
             }
             "request_update" => return request_update(machine, read(params)?),
-            "sessions" => state.cohorts.values().flat_map(sessions).collect(),
+            "sessions" => {
+                let cohorts = state.cohorts.values();
+                cohorts
+                    .flat_map(|cohort| sessions(cohort, self.tip))
+                    .collect()
+            }
             "approve" => {
                 let session = read::<SessionParams>(params)?.session_id;
                 return Ok(Call::Command(
@@ -295,7 +308,12 @@ impl Agent for ParticipantAgent {
                     answer,
                 ));
             }
-            "rollback.show" => state.cohorts.values().filter_map(rollback_view).collect(),
+            "rollback.show" => {
+                let cohorts = state.cohorts.values();
+                cohorts
+                    .filter_map(|cohort| rollback_view(cohort, self.tip))
+                    .collect()
+            }
             "rollback.confirm" => return confirm_rollback(machine, read(params)?),
             "status" => json!({
                 "coordinators": state.coordinators.iter().map(|(did, known)| json!({
@@ -305,12 +323,16 @@ impl Agent for ParticipantAgent {
                     "subscribed": known.subscribed,
                     "accepted": known.accepted,
                 })).collect::<Vec<_>>(),
-                "cohorts": state.cohorts.values().map(cohort_view).collect::<Vec<_>>(),
-                "sessions": state.cohorts.values().flat_map(sessions).collect::<Vec<_>>(),
+                "cohorts": state.cohorts.values().map(|cohort| cohort_view(cohort, self.tip)).collect::<Vec<_>>(),
+                "sessions": state.cohorts.values().flat_map(|cohort| sessions(cohort, self.tip)).collect::<Vec<_>>(),
             }),
             other => by_hand::call(identities, other, params)?,
         };
         Ok(Call::Answer(answer))
+    }
+
+    fn saw_tip(&mut self, height: u32) {
+        self.tip = Some(height);
     }
 
     fn alarm(event: &Event) -> Option<String> {

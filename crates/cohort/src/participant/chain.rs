@@ -124,7 +124,8 @@ impl Participant {
         };
         let id = cohort.handle;
         match (candidate.standing, view) {
-            (Standing::Buried { .. } | Standing::Superseded, _) => Step::nothing(),
+            (Standing::Buried { .. } | Standing::Superseded, _)
+            | (Standing::Live | Standing::Published, TransactionView::Mempool) => Step::nothing(),
             (
                 Standing::Confirmed { height, block_hash },
                 TransactionView::Confirmed {
@@ -152,7 +153,6 @@ impl Participant {
             (Standing::Live | Standing::Published, TransactionView::Unknown) => {
                 Self::offer(cohort, candidate, now)
             }
-            (Standing::Live | Standing::Published, TransactionView::Mempool) => Step::nothing(),
         }
     }
 }

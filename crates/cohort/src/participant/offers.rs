@@ -11,7 +11,7 @@ use super::state::{Candidate, Membership, Standing};
 use super::{Event, Participant};
 use crate::ids::Timestamp;
 use crate::machine::{BroadcastOutcome, Effect, Step};
-use crate::message::{SpentOutput, shortened};
+use crate::message::{SignalRecord, SpentOutput, shortened};
 use crate::musig::sighashes;
 use crate::values::transaction_hex;
 
@@ -67,6 +67,21 @@ impl Participant {
             tx: tx.clone(),
             at: now,
         })
+    }
+
+    /// As [`Self::keep_signed`], of what comes with proofs, which says what the inputs spend: where that was forgotten, the
+    /// signatures show whether it is true.
+    pub(super) fn keep_told(
+        cohort: &Membership,
+        candidate: &Candidate,
+        record: &SignalRecord,
+        now: Timestamp,
+    ) -> Step<Event> {
+        let told = Candidate {
+            spent: record.spent_outputs.clone(),
+            ..candidate.clone()
+        };
+        Self::keep_signed(cohort, &told, &record.transaction, now)
     }
 
     /// Our chain source knows nothing of it.

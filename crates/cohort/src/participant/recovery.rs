@@ -103,16 +103,7 @@ impl Participant {
                 let map = sent_map(body, record, &known.root).filter(|_| known.map.is_none());
                 let recovered = self.recovered(cohort, known, sent, map, &[]);
                 step.events.extend(recovered);
-                let of_record = Candidate {
-                    spent: record.spent_outputs.clone(),
-                    ..known.clone()
-                };
-                step = step.and(Self::keep_signed(
-                    cohort,
-                    &of_record,
-                    &record.transaction,
-                    now,
-                ));
+                step = step.and(Self::keep_told(cohort, known, record, now));
                 has_ours |= asked_from <= Some(known.round);
                 continue;
             }

@@ -7,12 +7,13 @@ use beacon_cohort::terms::BeaconType;
 use beacon_signal::transaction;
 use serde_json::{Value, json};
 
+use crate::depth;
 use crate::script_tree::{at_risk, warn_of_the_tree};
 
 /// What to do where somebody else has registered the index of a DID of ours.
 const CONTEST: &str = "another member answers for one of these DIDs: if it is yours, `did contest --cohort ID --did DID` proves that, and puts the other member out. The coordinator learns the DID by it; who contests without controlling the DID is out";
 
-pub(super) fn cohort_view(cohort: &Membership) -> Value {
+pub(super) fn cohort_view(cohort: &Membership, tip: Option<u32>) -> Value {
     let mut value = json!({
         "cohort_id": cohort.id,
         "coordinator": cohort.coordinator,
@@ -67,7 +68,10 @@ pub(super) fn cohort_view(cohort: &Membership) -> Value {
     if let Some(before) = cohort.succeeds {
         value["succeeds"] = json!(before);
     }
-    if let Some(rollback) = rollback_view(cohort) {
+    if let Some(last) = cohort.candidates.last() {
+        value["last_signal"] = candidate_view(cohort, last, tip);
+    }
+    if let Some(rollback) = rollback_view(cohort, tip) {
         value["rollback"] = rollback;
     }
     if let Some(beacon) = &cohort.beacon {
@@ -87,12 +91,12 @@ pub(super) fn cohort_view(cohort: &Membership) -> Value {
 }
 
 /// What shows that the state is not the newest, and what follows; `None` where nothing does.
-pub(super) fn rollback_view(cohort: &Membership) -> Option<Value> {
+pub(super) fn rollback_view(cohort: &Membership, tip: Option<u32>) -> Option<Value> {
     let recovered: Vec<_> = cohort
         .candidates
         .iter()
         .filter(|candidate| candidate.recovered)
-        .map(|candidate| candidate_view(cohort, candidate))
+        .map(|candidate| candidate_view(cohort, candidate, tip))
         .collect();
     let unexplained: Vec<_> = cohort
         .unexplained()
@@ -121,7 +125,7 @@ pub(super) fn rollback_view(cohort: &Membership) -> Option<Value> {
     Some(value)
 }
 
-pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
+pub(super) fn sessions(cohort: &Membership, tip: Option<u32>) -> Vec<Value> {
     let open = cohort.session.iter().map(|session| {
         let request = &session.proposal.0;
         json!({
@@ -146,7 +150,7 @@ pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
     let signed = cohort
         .candidates
         .iter()
-        .map(|candidate| candidate_view(cohort, candidate));
+        .map(|candidate| candidate_view(cohort, candidate, tip));
     let ended = cohort.ended.iter().map(|ended| {
         let offered = ended.offered.map(|offered| {
             json!({
@@ -169,7 +173,7 @@ pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
     open.chain(signed).chain(ended).collect()
 }
 
-fn candidate_view(cohort: &Membership, candidate: &Candidate) -> Value {
+fn candidate_view(cohort: &Membership, candidate: &Candidate, tip: Option<u32>) -> Value {
     let mut value = json!({
         "cohort_id": cohort.id,
         "session_id": candidate.session,
@@ -196,8 +200,15 @@ fn candidate_view(cohort: &Membership, candidate: &Candidate) -> Value {
     {
         value["block_height"] = json!(height);
         value["block_hash"] = json!(block_hash);
+        depth::describe(&mut value, height, tip, cohort.terms.confirmations);
     }
     value["status"] = json!(standing(candidate.standing));
+    if let Some(offer) = &candidate.offer {
+        value["offers"] = json!(offer.tries);
+        if let Some(reason) = &offer.refusal {
+            value["refused"] = json!(reason);
+        }
+    }
     value
 }
 
