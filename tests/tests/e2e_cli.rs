@@ -36,15 +36,15 @@ async fn every_command_explains_itself() {
             Binary::Coordinator,
             "cohort, cohort advertise, cohort close-admission, cohort dissolve, cohort fund, cohort list, cohort replace, cohort show, did, events, \
              evidence, evidence export, evidence list, evidence verify, keys, keys decrypt, keys encrypt, keys export, \
-             keys import, keys list, keys passphrase, run, session, session list, session start, status, subscribers",
+             keys import, keys list, keys passphrase, run, session, session export-psbt, session list, session start, status, subscribers",
         ),
         (
             Binary::Participant,
             "approve, cohorts, decline, did, did add-beacon, did contest, did create, did deactivate, did key, did list, did show, did update, \
              didcomm, didcomm pack, didcomm send, didcomm unpack, events, evidence, evidence verify, join, keys, keys decrypt, keys encrypt, \
              keys export, keys import, keys list, keys passphrase, leave, proof, proof export, proof fetch, proof verify, \
-             request-update, resolve, resolver, resolver serve, rollback, rollback confirm, rollback show, run, sessions, \
-             sidecar, sidecar export, status, subscribe, unsubscribe",
+             request-update, resolve, resolver, resolver serve, rollback, rollback confirm, rollback show, run, session, session export-psbt, session import-psbt, sessions, \
+             sidecar, sidecar export, signer, status, subscribe, unsubscribe",
         ),
         (Binary::Regtest, ""),
     ];

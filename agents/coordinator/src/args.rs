@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs, name_and_value};
 use beacon_runtime::keys::commands::KeysCommand;
+use beacon_runtime::psbt::ExportArgs;
 use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
@@ -13,6 +14,7 @@ Examples:
   beacon-coordinator cohort advertise --min-members 2
   beacon-coordinator cohort show 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --json
   beacon-coordinator session start 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11
+  beacon-coordinator session export-psbt 641a359f-29f4-4c6b-98ca-c846aaf615e2 --out session.psbt
   beacon-coordinator keys export --out coordinator.age
   beacon-coordinator events --until signal_confirmed
 
@@ -43,7 +45,7 @@ pub(crate) enum Command {
     /// Open, list, show, close and end cohorts
     #[command(subcommand)]
     Cohort(CohortCommand),
-    /// Start and list signing sessions
+    /// Start, list and show signing sessions
     #[command(subcommand)]
     Session(SessionCommand),
     /// List, write and check evidence against members
@@ -171,6 +173,8 @@ pub(crate) enum SessionCommand {
         /// The cohort's id
         cohort_id: String,
     },
+    /// Write a session's PSBT: with what members have given so far, or, of a signed one, finished
+    ExportPsbt(ExportArgs),
     /// List sessions: under way, signed, abandoned
     List {
         /// Only of this cohort

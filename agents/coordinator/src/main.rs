@@ -8,7 +8,7 @@ use std::time::Duration;
 use args::{Args, CohortCommand, Command, EvidenceCommand, SessionCommand};
 use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::coordinator::{self, CoordinatorAgent};
-use beacon_runtime::{evidence, fund, proofs};
+use beacon_runtime::{evidence, fund, proofs, psbt};
 use serde_json::{Map, Value, json};
 
 const AGENT: &str = "beacon-coordinator";
@@ -40,6 +40,9 @@ impl Args {
                 global
                     .call(AGENT, "session.start", json!({ "cohort_id": cohort_id }))
                     .await
+            }
+            Command::Session(SessionCommand::ExportPsbt(args)) => {
+                psbt::export(&global, AGENT, args, false).await
             }
             Command::Session(SessionCommand::List { cohort_id }) => {
                 global

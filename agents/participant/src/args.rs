@@ -6,6 +6,7 @@ use beacon_runtime::cli::{DidArgs, EventsArgs, Global, RunArgs};
 use beacon_runtime::dids::commands::{DidCommand, SidecarCommand};
 use beacon_runtime::dids::updates::ChainArgs;
 use beacon_runtime::keys::commands::KeysCommand;
+use beacon_runtime::psbt::ExportArgs;
 use beacon_runtime::resolve::command::ResolveArgs;
 use beacon_runtime::resolve::server::ServeArgs;
 use clap::{ArgGroup, Parser, Subcommand};
@@ -52,6 +53,24 @@ Examples:
 
 Paths: GET and POST /1.0/identifiers/{did}, GET /1.0/properties, /1.0/methods, /health";
 
+const SIGNER_EXAMPLES: &str = "\
+Examples:
+  beacon-participant signer 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --by outside
+  beacon-participant signer 7c0f3a52-2a0e-4f0b-9b8e-0f6d2c1f7a11 --by agent
+
+A signer outside needs the member's key: its path below the agent's seed is in the exported PSBT and in `keys list`.
+This agent goes on to check every signal, and to sign with the same key that nonces and partial signatures are its own.
+Choose before a session starts; `join --outside-signer` does it at once.";
+
+const PSBT_EXAMPLES: &str = "\
+Examples:
+  beacon-participant session export-psbt 641a359f-29f4-4c6b-98ca-c846aaf615e2 --out session.psbt
+  beacon-participant session export-psbt 641a359f-29f4-4c6b-98ca-c846aaf615e2 --from-coordinator --out session.psbt
+  beacon-participant session import-psbt session.psbt
+
+A session with an outside signer: export, let it add its public nonces, import; when the session says
+`waiting-for-outside-partials`, export with --from-coordinator, let it add its partial signatures, import.";
+
 /// Takes part in beacon cohorts: subscribes to coordinators, joins, submits updates, and co-signs what it has checked.
 #[derive(Debug, Parser)]
 #[command(name = "beacon-participant", version, after_help = EXAMPLES, propagate_version = true)]
@@ -93,16 +112,7 @@ pub(crate) enum Command {
     /// List the cohorts that were advertised or joined
     Cohorts,
     /// Join a cohort, or answer for further DIDs in one that was joined
-    Join {
-        #[command(flatten)]
-        cohort: CohortArg,
-        /// DID to answer for; may be given several times
-        #[arg(long, required = true)]
-        did: Vec<String>,
-        /// Agree that not only all members together can spend from the beacon: `cohorts` says who else can
-        #[arg(long)]
-        accept_script_tree: bool,
-    },
+    Join(JoinArgs),
     /// Leave a cohort that is not set yet
     Leave {
         #[command(flatten)]
@@ -136,6 +146,18 @@ pub(crate) enum Command {
     },
     /// List signing sessions: under way, signed, over
     Sessions,
+    /// Show a session as a PSBT, and take what a signer outside of this agent has added to one
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Choose who signs in a cohort: this agent, or a signer outside of it
+    #[command(after_help = SIGNER_EXAMPLES)]
+    Signer {
+        #[command(flatten)]
+        cohort: CohortArg,
+        /// Who makes nonces and partial signatures
+        #[arg(long, value_name = "WHO", value_parser = ["agent", "outside"])]
+        by: String,
+    },
     /// Sign in a session, if every check holds
     Approve {
         /// The session's id
@@ -221,6 +243,25 @@ pub(crate) enum ProofCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Write a session's PSBT: transaction, spent outputs, keys, and the nonces and partial signatures that are known
+    #[command(after_help = PSBT_EXAMPLES)]
+    ExportPsbt {
+        #[command(flatten)]
+        args: ExportArgs,
+        /// Ask the coordinator for what the other members have given. It is checked, and never decides what is signed
+        #[arg(long)]
+        from_coordinator: bool,
+    },
+    /// Take from a PSBT the public nonces, or the partial signatures, that a signer outside has added. That approves the session
+    #[command(after_help = PSBT_EXAMPLES)]
+    ImportPsbt {
+        /// The file, base64 or bytes; - for standard input
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ResolverCommand {
     /// Answer GET and POST /1.0/identifiers/{did} until told to stop (SIGTERM, Ctrl-C), as a driver of the Universal Resolver
     #[command(after_help = SERVE_EXAMPLES)]
@@ -264,6 +305,21 @@ pub(crate) enum DidcommCommand {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct JoinArgs {
+    #[command(flatten)]
+    pub(crate) cohort: CohortArg,
+    /// DID to answer for; may be given several times
+    #[arg(long, required = true)]
+    pub(crate) did: Vec<String>,
+    /// Have a signer outside of this agent make nonces and partial signatures; see `signer`
+    #[arg(long)]
+    pub(crate) outside_signer: bool,
+    /// Agree that not only all members together can spend from the beacon: `cohorts` says who else can
+    #[arg(long)]
+    pub(crate) accept_script_tree: bool,
+}
+
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CohortArg {
     /// The cohort's id
     cohort_id: String,

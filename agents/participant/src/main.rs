@@ -5,14 +5,14 @@ mod args;
 use std::process::ExitCode;
 
 use args::{
-    Args, Command, DidcommCommand, EvidenceCommand, MessageArgs, ProofCommand, ResolverCommand,
-    RollbackCommand,
+    Args, Command, DidcommCommand, EvidenceCommand, JoinArgs, MessageArgs, ProofCommand,
+    ResolverCommand, RollbackCommand, SessionCommand,
 };
 use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::dids::commands as dids;
 use beacon_runtime::dids::updates::request_update;
 use beacon_runtime::participant::{self, ParticipantAgent};
-use beacon_runtime::{by_hand, evidence, proofs, resolve};
+use beacon_runtime::{by_hand, evidence, proofs, psbt, resolve};
 use serde_json::{Value, json};
 
 const AGENT: &str = "beacon-participant";
@@ -83,14 +83,11 @@ impl Args {
                 ("unsubscribe", json!({ "coordinator": coordinator }))
             }
             Command::Cohorts => ("cohorts", Value::Null),
-            Command::Join {
-                cohort,
-                did,
-                accept_script_tree,
-            } => (
-                "join",
-                cohort.with(json!({ "dids": did, "accept_script_tree": accept_script_tree })),
-            ),
+            Command::Join(args) => return join(&global, args).await,
+            Command::Signer { cohort, by } => {
+                ("signer", cohort.with(json!({ "outside": by == "outside" })))
+            }
+            Command::Session(command) => return session(&global, command).await,
             Command::Leave { cohort } => ("leave", cohort.with(json!({}))),
             Command::RequestUpdate {
                 cohort,
@@ -125,6 +122,26 @@ impl Args {
             Command::Status => ("status", Value::Null),
         };
         global.call(AGENT, method, params).await
+    }
+}
+
+async fn join(global: &Global, args: JoinArgs) -> Result<(), Failure> {
+    if args.outside_signer {
+        // Before anything can be signed.
+        let params = args.cohort.clone().with(json!({ "outside": true }));
+        global.ask(AGENT, "signer", params).await?;
+    }
+    let params = json!({ "dids": args.did, "accept_script_tree": args.accept_script_tree });
+    global.call(AGENT, "join", args.cohort.with(params)).await
+}
+
+async fn session(global: &Global, command: SessionCommand) -> Result<(), Failure> {
+    match command {
+        SessionCommand::ExportPsbt {
+            args,
+            from_coordinator,
+        } => psbt::export(global, AGENT, args, from_coordinator).await,
+        SessionCommand::ImportPsbt { file } => psbt::import(global, AGENT, &file).await,
     }
 }
 

@@ -91,6 +91,28 @@ pub enum SignerRequest {
     },
     /// Make a nonce for every input. Only a reviewed signal gets here: that is the rule "check, then nonce".
     MakeNonces(Box<ReviewedSignal>),
+    /// Sign for nonces that another signer made with our key and keeps. Only a reviewed signal gets here, as above.
+    AdoptNonces {
+        /// What they are for.
+        signal: Box<ReviewedSignal>,
+        /// One for every input.
+        nonces: Vec<PublicNonce>,
+    },
+    /// Sign for partial signatures that another signer made with adopted nonces.
+    AdoptPartials {
+        /// The cohort.
+        cohort: CohortId,
+        /// The session.
+        session: SessionId,
+        /// Our key's path.
+        path: KeyPath,
+        /// One for every input.
+        sighashes: Vec<[u8; 32]>,
+        /// One for every input.
+        nonces: Vec<AggregatedNonce>,
+        /// One for every input, verified.
+        partials: Vec<PartialSignature>,
+    },
     /// Use the nonces of a session up.
     SignPartials {
         /// The cohort.
@@ -121,7 +143,7 @@ pub enum SignerAnswer {
         /// The proof.
         proof: StatementSignature,
     },
-    /// To [`SignerRequest::MakeNonces`].
+    /// To [`SignerRequest::MakeNonces`] and [`SignerRequest::AdoptNonces`].
     Nonces {
         /// The cohort.
         cohort: CohortId,
@@ -132,7 +154,7 @@ pub enum SignerAnswer {
         /// Over [`statement::nonces`].
         signature: StatementSignature,
     },
-    /// To [`SignerRequest::SignPartials`].
+    /// To [`SignerRequest::SignPartials`] and [`SignerRequest::AdoptPartials`].
     Partials {
         /// The cohort.
         cohort: CohortId,
@@ -236,6 +258,29 @@ where
                 Some(SignerAnswer::Possession { cohort, key, proof })
             }
             SignerRequest::MakeNonces(signal) => Some(self.make_nonces(signal)),
+            SignerRequest::AdoptNonces { signal, nonces } => {
+                Some(self.adopt_nonces(&signal, nonces))
+            }
+            SignerRequest::AdoptPartials {
+                cohort,
+                session,
+                path,
+                sighashes,
+                nonces,
+                partials,
+            } => {
+                let Some(pair) = self.pair(path) else {
+                    return Some(refused(cohort, session, NO_KEY));
+                };
+                let statement = statement::partials(session, &sighashes, &nonces, &partials);
+                let signature = self.sign(&pair, statement);
+                Some(SignerAnswer::Partials {
+                    cohort,
+                    session,
+                    partials,
+                    signature,
+                })
+            }
             SignerRequest::SignPartials {
                 cohort,
                 session,
@@ -267,7 +312,7 @@ where
             return refused("too many sessions with unused nonces");
         }
         let Some(pair) = self.pair(signal.path()) else {
-            return refused("no secret key at this path");
+            return refused(NO_KEY);
         };
         let (mut secret, mut public) = (Vec::new(), Vec::new());
         for sighash in signal.sighashes() {
@@ -305,6 +350,22 @@ where
         answer
     }
 
+    /// The secret halves are elsewhere: there is nothing to keep.
+    fn adopt_nonces(&mut self, signal: &ReviewedSignal, nonces: Vec<PublicNonce>) -> SignerAnswer {
+        let (cohort, session) = (signal.cohort(), signal.session());
+        let Some(pair) = self.pair(signal.path()) else {
+            return refused(cohort, session, NO_KEY);
+        };
+        let statement = statement::nonces(session, signal.sighashes(), &nonces);
+        let signature = self.sign(&pair, statement);
+        SignerAnswer::Nonces {
+            cohort,
+            session,
+            nonces,
+            signature,
+        }
+    }
+
     fn sign_partials(
         &mut self,
         cohort: CohortId,
@@ -321,7 +382,7 @@ where
             return refused("one aggregated nonce for every input is needed");
         }
         let Some(pair) = self.pair(signal.path()) else {
-            return refused("no secret key at this path");
+            return refused(NO_KEY);
         };
         let mut partials = Vec::new();
         for ((mut secret, sighash), nonce) in
@@ -363,6 +424,9 @@ where
         bytes
     }
 }
+
+/// The reason where the key source has none.
+const NO_KEY: &str = "no secret key at this path";
 
 fn refused(cohort: CohortId, session: SessionId, reason: &str) -> SignerAnswer {
     SignerAnswer::Refused {

@@ -14,6 +14,7 @@ use beacon_cohort::message::{
     SpentOutput, TYPE_PREFIX,
 };
 use beacon_cohort::musig::{BeaconKey, aggregate_nonces, sighashes};
+use beacon_cohort::psbt::{Contributions, Signing, to_base64};
 use beacon_cohort::statement;
 use beacon_cohort::terms::{BtcNetwork, ScriptTree, Terms};
 use beacon_cohort::values::CohortKey;
@@ -415,6 +416,35 @@ fn the_example_of_a_contest_is_signed_by_the_key_of_the_did() {
     let signature = secp256k1::schnorr::sign_with_aux_rand(said.digest(), &pair, &[0; 32]);
     assert_eq!(contest.signature.to_string(), signature.to_string());
     assert!(said.is_signed_by(&pair.public_key().into(), &contest.signature));
+}
+
+/// The PSBT of the example is of the example's session, with the nonces of both and no partial signature yet.
+#[test]
+fn the_example_psbt_is_of_the_example_session() {
+    let run = Run::new();
+    let (beacon, request, keys) = (run.beacon(), run.request(), run.keys());
+    let nonces = run.nonces().into_iter().map(|(peer, body)| {
+        let points = body.nonce_contributions.iter();
+        let points = points.map(|nonce| nonce.points().unwrap());
+        (keys[&peer], points.collect())
+    });
+    let given = Contributions {
+        nonces: nonces.collect(),
+        partials: BTreeMap::new(),
+    };
+    let signing = Signing {
+        beacon: &beacon,
+        tx: &request.pending_tx,
+        spent: &request.spent_outputs,
+    };
+    let expected = signing.psbt(&given, None).unwrap();
+    let shown = run.one(|message| match message {
+        Message::SessionPsbt(body) => Some(body.clone()),
+        _ => None,
+    });
+    let texts = [&shown.psbt, &expected].map(|psbt| to_base64(psbt).unwrap());
+    assert_eq!(texts[0], texts[1]);
+    assert_eq!(shown.session_id, request.session_id);
 }
 
 #[test]

@@ -6,9 +6,10 @@ mod view;
 use std::collections::BTreeSet;
 
 use beacon_cohort::coordinator::{Command, Config, Coordinator, Event, Phase, Stage};
-use beacon_cohort::ids::{CohortId, PeerId};
+use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::machine::Input;
 use beacon_cohort::message::Message;
+use beacon_cohort::psbt::{is_finished, to_base64};
 use beacon_cohort::signer::{SignerAnswer, SignerRequest};
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork};
 use beacon_didcomm::Did;
@@ -112,6 +113,12 @@ struct OneEvidence {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct OneSession {
+    session_id: SessionId,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct AnyCohort {
     cohort_id: Option<CohortId>,
 }
@@ -205,6 +212,7 @@ impl Agent for CoordinatorAgent {
                     json!({ "cohort_id": id, "round": round }),
                 ));
             }
+            "session.psbt" => psbt(machine, read::<OneSession>(params)?.session_id)?,
             "session.list" => {
                 let wanted = read::<AnyCohort>(params)?.cohort_id;
                 let cohorts = machine.state().cohorts.values();
@@ -219,15 +227,7 @@ impl Agent for CoordinatorAgent {
                     .map(|(did, filter)| json!({ "did": did, "filter": filter }))
                     .collect()
             }
-            "status" => json!({
-                "did": own_did(identities)?["did"],
-                "subscribers": machine.state().subscribers.len(),
-                "fee_rate": {
-                    "sat_vb": machine.wanted_fee_rate(),
-                    "source": machine.fee_rate_source(),
-                },
-                "cohorts": summaries(machine),
-            }),
+            "status" => status(machine, identities)?,
             other => return Err(RpcError::method_not_found(other)),
         };
         Ok(Call::Answer(answer))
@@ -347,6 +347,38 @@ impl CoordinatorAgent {
             answer,
         ))
     }
+}
+
+/// The PSBT of a session under way, or signed.
+fn psbt(machine: &Coordinator, session: SessionId) -> Result<Value, RpcError> {
+    let mut cohorts = machine.state().cohorts.values();
+    let found = cohorts.find_map(|cohort| Some((cohort.id, cohort.psbt(session)?)));
+    let (cohort, psbt) = found.ok_or_else(|| {
+        RpcError::failed(format!(
+            "got session {session}, expected one that is under way or was signed: see `session list`"
+        ))
+    })?;
+    let psbt = psbt.map_err(RpcError::failed)?;
+    Ok(json!({
+        "cohort_id": cohort,
+        "session_id": session,
+        "txid": psbt.unsigned_tx.compute_txid(),
+        "finished": is_finished(&psbt),
+        "psbt": to_base64(&psbt).map_err(RpcError::failed)?,
+    }))
+}
+
+/// What the operator sees first.
+fn status(machine: &Coordinator, identities: &mut Identities) -> Result<Value, RpcError> {
+    Ok(json!({
+        "did": own_did(identities)?["did"],
+        "subscribers": machine.state().subscribers.len(),
+        "fee_rate": {
+            "sat_vb": machine.wanted_fee_rate(),
+            "source": machine.fee_rate_source(),
+        },
+        "cohorts": summaries(machine),
+    }))
 }
 
 fn peers(dids: &BTreeSet<Did>) -> BTreeSet<PeerId> {

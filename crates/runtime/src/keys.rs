@@ -18,7 +18,7 @@ use beacon_cohort::signer::KeyPath;
 use beacon_cohort::terms::BtcNetwork;
 use bip39::{Language, Mnemonic};
 use bitcoin::NetworkKind;
-use bitcoin::bip32::{ChildNumber, Xpriv};
+use bitcoin::bip32::{ChildNumber, KeySource, Xpriv};
 use bitcoin::secp256k1::Secp256k1;
 use hkdf::Hkdf;
 use rand::TryRngCore as _;
@@ -214,6 +214,21 @@ impl Seed {
         self.secp256k1_key(COHORT_PURPOSE, network, steps)
     }
 
+    /// Where the key of [`Seed::cohort_key`] is, as PSBTs say it: fingerprint of the master key, and path.
+    pub fn cohort_key_source(
+        &self,
+        network: bitcoin::Network,
+        steps: &[u32],
+    ) -> Result<KeySource, KeyError> {
+        let path = hardened_path(COHORT_PURPOSE, network, steps)?;
+        let kind = NetworkKind::from(network);
+        let no_key = |source| KeyError::NoKey { source };
+        let mut master = Xpriv::new_master(kind, self.bytes.as_slice()).map_err(no_key)?;
+        let fingerprint = master.fingerprint(&Secp256k1::signing_only());
+        master.private_key.non_secure_erase();
+        Ok((fingerprint, path.into()))
+    }
+
     /// The secp256k1 secret key number `index` (at most 2^31 - 1) for did:btcr2 documents, 32 bytes big-endian.
     ///
     /// BIP32 at `m/1643'/coin'/index'`, with coins as for cohort keys (ADR 0014).
@@ -232,15 +247,8 @@ impl Seed {
         network: bitcoin::Network,
         steps: &[u32],
     ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-        let hardened = |index| {
-            ChildNumber::from_hardened_idx(index).map_err(|_| KeyError::Step { got: index })
-        };
         let kind = NetworkKind::from(network);
-        let path: Vec<_> = [purpose, u32::from(!kind.is_mainnet())]
-            .iter()
-            .chain(steps)
-            .map(|step| hardened(*step))
-            .collect::<Result<_, _>>()?;
+        let path = hardened_path(purpose, network, steps)?;
         let no_key = |source| KeyError::NoKey { source };
         let secp = Secp256k1::signing_only();
         let mut master = Xpriv::new_master(kind, self.bytes.as_slice()).map_err(no_key)?;
@@ -285,6 +293,19 @@ impl Seed {
             .expect("32 bytes are a valid HKDF length");
         key
     }
+}
+
+/// `m/purpose'/coin'/step'/…`, with coin 0 on mainnet and 1 on every other network.
+fn hardened_path(
+    purpose: u32,
+    network: bitcoin::Network,
+    steps: &[u32],
+) -> Result<Vec<ChildNumber>, KeyError> {
+    let hardened =
+        |index| ChildNumber::from_hardened_idx(index).map_err(|_| KeyError::Step { got: index });
+    let coin = u32::from(!NetworkKind::from(network).is_mainnet());
+    let steps = [purpose, coin].into_iter().chain(steps.iter().copied());
+    steps.map(hardened).collect()
 }
 
 /// Where a cohort's key is below the seed, in BIP32's words.

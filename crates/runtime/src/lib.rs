@@ -21,6 +21,7 @@ mod params;
 pub mod participant;
 pub mod proofs;
 mod prover;
+pub mod psbt;
 pub mod rates;
 pub mod resolve;
 mod script_tree;

@@ -1,5 +1,6 @@
 //! The participant's role: its control methods and its signer.
 
+mod psbt;
 mod view;
 
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use crate::params::read;
 use crate::script_tree::warn_of_the_tree;
 use crate::settings::Config;
 pub(crate) use view::standing;
-use view::{cohort_view, rollback_view, sessions, warn_of_the_open};
+use view::{all_cohorts, all_sessions, rollbacks, warn_of_the_open};
 
 /// Finds the secret key of a path.
 pub type KeySource = Box<dyn Fn(KeyPath) -> Zeroizing<[u8; 32]> + Send>;
@@ -111,6 +112,12 @@ struct UpdateParams {
     update_hash: String,
     /// The `targetVersionId` to which it leads, at least 2.
     version: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OneSession {
+    session_id: SessionId,
 }
 
 #[derive(Deserialize)]
@@ -246,12 +253,7 @@ impl Agent for ParticipantAgent {
                 let answer = json!({ "coordinator": coordinator });
                 return Ok(Call::Command(Command::Unsubscribe { coordinator }, answer));
             }
-            "cohorts" => {
-                let cohorts = state.cohorts.values();
-                cohorts
-                    .map(|cohort| cohort_view(cohort, self.tip))
-                    .collect()
-            }
+            "cohorts" => all_cohorts(state, self.tip).into(),
             "join" => return join(machine, read(params)?),
             "leave" => {
                 let named = read::<Named>(params)?;
@@ -260,12 +262,17 @@ impl Agent for ParticipantAgent {
                 return Ok(Call::Command(Command::Leave { cohort }, answer));
             }
             "request_update" => return request_update(machine, read(params)?),
-            "sessions" => {
-                let cohorts = state.cohorts.values();
-                cohorts
-                    .flat_map(|cohort| sessions(cohort, self.tip))
-                    .collect()
+            "sessions" => all_sessions(state, self.tip).into(),
+            "signer" => return psbt::signer(machine, read(params)?),
+            "session.ask_psbt" => {
+                let session = read::<OneSession>(params)?.session_id;
+                let answer = json!({ "session_id": session });
+                return Ok(Call::Command(Command::AskForPsbt { session }, answer));
             }
+            "session.psbt" => {
+                psbt::shown(machine, &self.dids, read::<OneSession>(params)?.session_id)?
+            }
+            "session.import_psbt" => return psbt::import(machine, &read(params)?),
             "approve" => {
                 let session = read::<SessionParams>(params)?.session_id;
                 return Ok(Call::Command(
@@ -308,12 +315,7 @@ impl Agent for ParticipantAgent {
                     answer,
                 ));
             }
-            "rollback.show" => {
-                let cohorts = state.cohorts.values();
-                cohorts
-                    .filter_map(|cohort| rollback_view(cohort, self.tip))
-                    .collect()
-            }
+            "rollback.show" => rollbacks(state, self.tip).into(),
             "rollback.confirm" => return confirm_rollback(machine, read(params)?),
             "status" => json!({
                 "coordinators": state.coordinators.iter().map(|(did, known)| json!({
@@ -323,8 +325,8 @@ impl Agent for ParticipantAgent {
                     "subscribed": known.subscribed,
                     "accepted": known.accepted,
                 })).collect::<Vec<_>>(),
-                "cohorts": state.cohorts.values().map(|cohort| cohort_view(cohort, self.tip)).collect::<Vec<_>>(),
-                "sessions": state.cohorts.values().flat_map(|cohort| sessions(cohort, self.tip)).collect::<Vec<_>>(),
+                "cohorts": all_cohorts(state, self.tip),
+                "sessions": all_sessions(state, self.tip),
             }),
             other => by_hand::call(identities, other, params)?,
         };

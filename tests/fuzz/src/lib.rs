@@ -72,6 +72,7 @@ pub const TARGETS: &[Target] = &[
     json("plaintext", targets::envelopes::plaintext),
     json("proof", targets::files::proof),
     json("protocols", targets::envelopes::protocols),
+    bytes("psbt", targets::psbt::psbt),
     json("sign", targets::messages::sign),
     bytes("store", targets::store::store),
     json("terms", targets::files::terms),

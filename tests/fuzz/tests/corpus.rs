@@ -98,7 +98,7 @@ macro_rules! targets {
 targets! {
     btcr2_did btcr2_resolution btcr2_sidecar btcr2_update
     config control coordinator_log did did_document envelope evidence keygen machines participant_log plaintext proof protocols
-    sign store terms transaction
+    psbt sign store terms transaction
 }
 
 #[test]

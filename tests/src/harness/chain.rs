@@ -91,6 +91,14 @@ impl Regtest {
         options
     }
 
+    /// What a Bitcoin Core node answers to a call of its own interface.
+    pub fn rpc(&self, method: &str, params: &Value) -> Value {
+        match &self.source {
+            Source::Served { .. } => panic!("{method}: beacon-regtest is no node"),
+            Source::Node(node) => node.call(method, params),
+        }
+    }
+
     /// Mines one block.
     pub fn mine(&self) {
         match &self.source {

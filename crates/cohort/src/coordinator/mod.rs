@@ -16,6 +16,7 @@ mod formation;
 mod funding;
 mod history;
 mod progress;
+mod psbt;
 mod replacement;
 mod session;
 mod signing;
@@ -198,6 +199,7 @@ impl Coordinator {
             }
             Message::NonceContribution(body) => self.nonce_contribution(from, body, now),
             Message::SignatureAuthorization(body) => self.signature_authorization(from, body, now),
+            Message::PsbtRequest(body) => self.psbt_request(&from, &body, now),
             Message::Decline(body) => self.decline(from, &body, now),
             other => Err(Rejection::new(
                 Code::WrongRole,

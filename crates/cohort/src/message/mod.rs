@@ -140,6 +140,10 @@ messages! {
     SessionAborted = "sign/session_aborted";
     /// C→P and to subscribers: what became of a signal.
     SignalPublished = "sign/signal_published";
+    /// P→C: show me the session as a PSBT.
+    PsbtRequest = "sign/psbt_request";
+    /// C→P: the session as a PSBT, with what members have given so far.
+    SessionPsbt = "sign/psbt";
 }
 
 /// Kinds of which messages that wait for a peer are pointless, once one of this kind is written for it on the same thread: its
@@ -153,6 +157,8 @@ pub fn replaces(kind: &str) -> &'static [&'static str] {
         "keygen/cohort_set" => &["keygen/cohort_set"],
         "sign/update_opportunity" => &["sign/update_opportunity"],
         "sign/decline" => &["sign/nonce_contribution"],
+        "sign/psbt_request" => &["sign/psbt_request"],
+        "sign/psbt" => &["sign/psbt"],
         "sign/session_aborted" => &["sign/authorization_request", "sign/aggregated_nonce"],
         "sign/signal_published" => &["sign/signal_published"],
         _ => &[],
@@ -180,6 +186,8 @@ impl Message {
             Self::NonceContribution(m) => (Some(m.cohort_id), Some(m.session_id)),
             Self::AggregatedNonces(m) => (Some(m.cohort_id), Some(m.session_id)),
             Self::SignatureAuthorization(m) => (Some(m.cohort_id), Some(m.session_id)),
+            Self::PsbtRequest(m) => (Some(m.cohort_id), Some(m.session_id)),
+            Self::SessionPsbt(m) => (Some(m.cohort_id), Some(m.session_id)),
             Self::Decline(m) => (Some(m.cohort_id), Some(m.session_id)),
             Self::SessionAborted(m) => (Some(m.cohort_id), Some(m.session_id)),
             Self::SignalPublished(m) => (Some(m.cohort_id), Some(m.session_id)),
@@ -199,6 +207,7 @@ impl Message {
             Self::NonceContribution(_) => &["sign/authorization_request"],
             Self::AggregatedNonces(_) => &["sign/nonce_contribution"],
             Self::SignatureAuthorization(_) => &["sign/aggregated_nonce"],
+            Self::SessionPsbt(_) => &["sign/psbt_request"],
             Self::Decline(_) => &["sign/authorization_request", "sign/aggregated_nonce"],
             Self::SessionAborted(_) | Self::SignalPublished(_) => &[
                 "sign/authorization_request",

@@ -1,7 +1,7 @@
 //! Bodies of the messages in which a cohort signs.
 
 use beacon_signal::{Index, LeafValue, Proof, UpdateId};
-use bitcoin::{BlockHash, ScriptBuf, Transaction, Txid};
+use bitcoin::{BlockHash, Psbt, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use crate::announcement::{AnnouncedDid, Announcement};
@@ -254,6 +254,27 @@ pub struct Decline {
     /// For people.
     #[serde(default)]
     pub comment: String,
+}
+
+/// Body of `sign/psbt_request`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PsbtRequest {
+    /// The session: under way, or signed.
+    pub session_id: SessionId,
+    /// The cohort.
+    pub cohort_id: CohortId,
+}
+
+/// Body of `sign/psbt`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionPsbt {
+    /// The session.
+    pub session_id: SessionId,
+    /// The cohort.
+    pub cohort_id: CohortId,
+    /// A PSBT of version 0, base64; at most [`MAX_BYTES`](crate::psbt::MAX_BYTES) before it.
+    #[serde(with = "crate::psbt::base64_text")]
+    pub psbt: Psbt,
 }
 
 /// What follows an aborted session.

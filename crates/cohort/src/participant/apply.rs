@@ -143,6 +143,9 @@ impl Membership {
             quarantine: None,
             inquiry: None,
             dissolved: Timestamp::default(),
+            outside_signer: false,
+            outside_nonces: BTreeSet::new(),
+            asked_psbt: None,
             settled: false,
         }
     }
@@ -274,6 +277,7 @@ impl Membership {
                     approved: *approved,
                     deadline: *deadline,
                     progress: Progress::Requested,
+                    imported: None,
                 });
             }
             Event::SessionEnded {
@@ -301,6 +305,7 @@ impl Membership {
                     }
                     session.apply(event);
                 }
+                self.apply_outside(event);
                 self.apply_recovery(event);
             }
         }

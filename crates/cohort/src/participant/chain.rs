@@ -6,10 +6,9 @@ use super::endings::end;
 use super::state::{Candidate, Membership, Progress, Standing};
 use super::{Event, Participant};
 use crate::ids::{PeerId, Timestamp};
-use crate::machine::{ChainFact, Code, Effect, OutputView, Rejection, Step, TransactionView};
+use crate::machine::{ChainFact, Code, OutputView, Rejection, Step, TransactionView};
 use crate::message::{Kind, SignalPublished};
 use crate::review::{DeclineCode, Declined, Verdict};
-use crate::signer::SignerRequest;
 
 impl Participant {
     /// What our own chain source says. The review is made here, against what it says now.
@@ -56,7 +55,7 @@ impl Participant {
             }
             // The commit that allows nonces is the approval's; the review is made anew each time.
             Verdict::Reviewed(signal) if session.approved => {
-                Step::nothing().with(Effect::Sign(SignerRequest::MakeNonces(signal)))
+                Self::nonces_for(cohort, session, signal)
             }
             Verdict::Reviewed(_) | Verdict::Wait(_) => Step::nothing(),
         }

@@ -66,6 +66,11 @@ impl Participant {
                 self.fetch_proofs(self.named(cohort)?, &updates, now)
             }
             Command::ConfirmRollback { cohort } => self.confirm_rollback(cohort),
+            Command::ChooseSigner { cohort, outside } => {
+                Self::choose_signer(self.named(cohort)?, outside)
+            }
+            Command::AskForPsbt { session } => self.ask_for_psbt(session, now),
+            Command::ImportPsbt(psbt) => self.import_psbt(&psbt),
             Command::Approve { session } => self.approve(session),
             Command::Decline { session, comment } => self.decline_by_user(session, &comment, now),
         }

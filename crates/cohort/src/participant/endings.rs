@@ -59,7 +59,9 @@ impl Participant {
             let Some(session) = &cohort.session else {
                 continue;
             };
-            if !matches!(session.progress, Progress::PartialReleased { .. }) {
+            // What a signer outside keeps is not lost, and it gives the same again.
+            let kept = cohort.outside_signer;
+            if !kept && !matches!(session.progress, Progress::PartialReleased { .. }) {
                 let comment = "restarted; secret nonces are never stored";
                 let declined =
                     Self::decline(cohort, session.id, DeclineCode::NonceLost, comment, now);
@@ -73,7 +75,12 @@ impl Participant {
     pub(super) fn late(cohort: &Membership, session: &Session, now: Timestamp) -> Step<Event> {
         match &session.progress {
             Progress::Requested => {
-                let (code, comment) = if session.approved {
+                let (code, comment) = if cohort.outside_signer && session.imported.is_none() {
+                    (
+                        DeclineCode::NotApproved,
+                        "no public nonces of the outside signer were imported in time",
+                    )
+                } else if session.approved {
                     (
                         DeclineCode::ChainUnseen,
                         "the spent output was not seen with a confirmation in time",

@@ -199,6 +199,31 @@ pub enum Event {
         #[serde(default)]
         at: Timestamp,
     },
+    /// The user wants nonces and partial signatures of this cohort from a signer outside, or no more.
+    SignerChosen { cohort: CohortId, outside: bool },
+    /// The user brought public nonces that a signer outside made, and agrees with the signal, if everything holds.
+    NoncesImported {
+        cohort: CohortId,
+        session: SessionId,
+        nonces: Vec<PublicNonce>,
+    },
+    /// The coordinator is asked for a session's PSBT.
+    PsbtRequested {
+        cohort: CohortId,
+        session: SessionId,
+    },
+    /// It came, and is about what we know.
+    PsbtGiven {
+        cohort: CohortId,
+        session: SessionId,
+        psbt: String,
+    },
+    /// The coordinator gives none, or one that is not about what we know.
+    PsbtRefused {
+        cohort: CohortId,
+        session: SessionId,
+        reason: String,
+    },
     /// The user agrees, if everything holds.
     SignalApproved {
         cohort: CohortId,
@@ -388,6 +413,11 @@ impl Event {
             | Self::UpdateQueued { cohort, .. }
             | Self::LeavesChosen { cohort, .. }
             | Self::SignalProposed { cohort, .. }
+            | Self::SignerChosen { cohort, .. }
+            | Self::NoncesImported { cohort, .. }
+            | Self::PsbtRequested { cohort, .. }
+            | Self::PsbtGiven { cohort, .. }
+            | Self::PsbtRefused { cohort, .. }
             | Self::SignalApproved { cohort, .. }
             | Self::NonceCommitted { cohort, .. }
             | Self::PartialAuthorized { cohort, .. }

@@ -377,7 +377,10 @@ impl Participant {
         now: Timestamp,
     ) -> Step<Event> {
         let Some(cohort) = cohort.and_then(|id| self.cohort_of(id, from).ok()) else {
-            return Step::nothing();
+            // Not a cohort, but a session?
+            return cohort.map_or_else(Step::nothing, |thread| {
+                self.psbt_refused(from, thread, code, comment)
+            });
         };
         if code == Code::SeatReleased.as_str() && cohort.stage == Stage::OptedIn {
             // We are still here. Not at once again and again: the next renewal would do as well.

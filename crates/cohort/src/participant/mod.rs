@@ -16,6 +16,8 @@ mod formation;
 mod leaves;
 mod membership;
 mod offers;
+mod outside;
+mod psbt;
 mod recovery;
 mod session;
 mod singleton;
@@ -27,16 +29,17 @@ mod watch;
 use std::collections::BTreeMap;
 
 use beacon_signal::{Index, UpdateId};
-use bitcoin::Transaction;
+use bitcoin::{Psbt, Transaction};
 use rand_core::CryptoRng;
 
 pub use derive::LeafSecret;
 pub use event::{Event, RollbackEvidence};
 pub use offers::Offer;
+pub use psbt::PsbtView;
 pub use singleton::SingletonSignal;
 pub use state::{
-    Candidate, Claim, Ended, ForeignSpend, Inquiry, Membership, Offered, Progress, Quarantine,
-    Relationship, Session, Stage, Standing, State, Unproven,
+    AskedPsbt, Candidate, Claim, Ended, ForeignSpend, Inquiry, Membership, Offered, Progress,
+    Quarantine, Relationship, Session, Stage, Standing, State, Unproven,
 };
 
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
@@ -154,6 +157,20 @@ pub enum Command {
         /// Which.
         session: SessionId,
     },
+    /// Choose who makes nonces and partial signatures in a cohort: this process, or a signer outside of it.
+    ChooseSigner {
+        /// Where.
+        cohort: CohortId,
+        /// Whether it is outside.
+        outside: bool,
+    },
+    /// Ask the coordinator for a session's PSBT.
+    AskForPsbt {
+        /// Which.
+        session: SessionId,
+    },
+    /// Take from a PSBT what the signer outside has added to it. That approves the session.
+    ImportPsbt(Box<Psbt>),
     /// Do not sign.
     Decline {
         /// Which.
@@ -260,6 +277,7 @@ impl Participant {
             Message::UpdateOpportunity(body) => self.update_opportunity(from, &body, now),
             Message::AuthorizationRequest(body) => self.authorization_request(from, body, now),
             Message::AggregatedNonces(body) => self.aggregated_nonces(from, body, now),
+            Message::SessionPsbt(body) => self.psbt_given(from, &body),
             Message::SessionAborted(body) => self.session_aborted(from, &body, now),
             Message::SignalPublished(body) => self.signal_published(from, &body, now),
             other => Err(Rejection::new(

@@ -170,7 +170,10 @@ impl Participant {
     }
 
     /// A session that the user names. Coordinators choose the ids, so two of them could be the same.
-    fn named_session(&self, id: SessionId) -> Result<(&Membership, &Session), Rejection> {
+    pub(super) fn named_session(
+        &self,
+        id: SessionId,
+    ) -> Result<(&Membership, &Session), Rejection> {
         let cohorts = self.state.cohorts.values();
         let mut named = cohorts.filter_map(|cohort| self.open_session(cohort.handle, id));
         match (named.next(), named.next()) {
@@ -375,7 +378,11 @@ impl Participant {
             root: Root(root),
             proofs: complete.collect(),
         };
-        Step::event(event).with(Effect::Sign(SignerRequest::SignPartials {
+        let step = Step::event(event);
+        if cohort.outside_signer {
+            return step; // Its partial signatures are imported.
+        }
+        step.with(Effect::Sign(SignerRequest::SignPartials {
             cohort: cohort.handle,
             session: session.id,
             nonces: body.aggregated_nonces,

@@ -142,6 +142,15 @@ pub struct Membership {
     pub quarantine: Option<Quarantine>,
     /// What the coordinator was asked for and has not answered.
     pub inquiry: Option<Inquiry>,
+    /// Whether nonces and partial signatures come from a signer outside.
+    #[serde(default)]
+    pub outside_signer: bool,
+    /// Every public nonce that such a signer made here, as hex, for ever: none is taken twice.
+    #[serde(default)]
+    pub outside_nonces: BTreeSet<String>,
+    /// The PSBT that the coordinator was asked for last.
+    #[serde(default)]
+    pub asked_psbt: Option<AskedPsbt>,
     /// When it was over, though it was agreed on.
     #[serde(default)]
     pub dissolved: Timestamp,
@@ -224,6 +233,18 @@ pub struct Session {
     pub deadline: Timestamp,
     /// How far it is.
     pub progress: Progress,
+    /// Public nonces of a signer outside, one for every input, once they were imported.
+    #[serde(default)]
+    pub imported: Option<Vec<PublicNonce>>,
+}
+
+/// A PSBT that the coordinator was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedPsbt {
+    /// Of which session.
+    pub session: SessionId,
+    /// Once there is an answer: the PSBT as base64, or why there is none.
+    pub answer: Option<Result<String, String>>,
 }
 
 /// How far a session is.

@@ -67,9 +67,25 @@ pub enum PsbtError {
     TooEarly,
     /// Public nonces that do not sum to the aggregated nonce.
     #[error(
-        "the public nonces of input {input} do not sum to the aggregated nonce that this member was given: the coordinator shows different nonces to different members, or the PSBT was changed; sign nothing with it"
+        "the public nonces of input {input} do not sum to the aggregated nonce that was given: the coordinator shows \
+         different ones to different members, or the PSBT was changed; sign nothing with it"
     )]
     NonceSum {
+        /// The input, counted from 0.
+        input: usize,
+    },
+    /// Nothing is known any more that an unfinished one could be compared with.
+    #[error("got an unfinished PSBT of a session that is over here")]
+    Over,
+    /// Public nonces in our name.
+    #[error("got public nonces under our key {key} that we did not give")]
+    NotOurs {
+        /// Our key.
+        key: CohortKey,
+    },
+    /// A finished PSBT without a valid signature.
+    #[error("the witness of input {input} is not the beacon's signature")]
+    Unsigned {
         /// The input, counted from 0.
         input: usize,
     },

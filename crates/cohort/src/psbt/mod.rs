@@ -23,6 +23,8 @@ use crate::values::{AggregatedNonce, CohortKey, PartialSignature, PublicNonce};
 /// Most bytes of a PSBT, before base64. With it a message stays below the default limit of 1 MiB: eight inputs of a cohort
 /// of 200 members fit.
 pub const MAX_BYTES: usize = 512 * 1024;
+/// Seconds for which a session's PSBT is of use, and so is the request for one.
+pub(crate) const EXPIRY_S: u64 = 300;
 /// Most outputs of a transaction that a PSBT is about. A signal has two.
 const MAX_OUTPUTS: usize = 16;
 /// Most inputs, as in the terms.
@@ -94,6 +96,53 @@ pub fn to_base64(psbt: &Psbt) -> Result<String, PsbtError> {
     let bytes = psbt.serialize();
     within(bytes.len())?;
     Ok(STANDARD.encode(bytes))
+}
+
+/// A PSBT as base64 in JSON.
+pub mod base64_text {
+    use bitcoin::Psbt;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _, ser::Error as _};
+
+    /// Writes base64.
+    pub fn serialize<S: Serializer>(psbt: &Psbt, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::to_base64(psbt).map_err(S::Error::custom)?)
+    }
+
+    /// Reads base64, within the limits of [`parse`](super::parse).
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Psbt, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        super::parse(text.as_bytes()).map_err(D::Error::custom)
+    }
+}
+
+/// Whether nothing is left to sign: every input has its witness.
+pub fn is_finished(psbt: &Psbt) -> bool {
+    let mut inputs = psbt.inputs.iter();
+    inputs.all(|input| input.final_script_witness.is_some())
+}
+
+/// Checks the finished PSBT of a transaction of this beacon: its witnesses are the beacon's signatures. They commit to the
+/// spent outputs, which are therefore right as well.
+pub fn check_finished(psbt: &Psbt, beacon: &BeaconKey, tx: &Transaction) -> Result<(), PsbtError> {
+    let spent = psbt.inputs.iter().map(|input| input.witness_utxo.as_ref());
+    let spent: Option<Vec<SpentOutput>> = spent.map(|output| output.map(Into::into)).collect();
+    let spent = spent.ok_or(PsbtError::SpentOutputs)?;
+    let signing = Signing {
+        beacon,
+        tx,
+        spent: &spent,
+    };
+    signing.same_transaction(&psbt.unsigned_tx)?;
+    for (input, (sighash, given)) in signing.sighashes()?.iter().zip(&psbt.inputs).enumerate() {
+        let witness = given.final_script_witness.as_ref();
+        let signed = witness.is_some_and(|witness| {
+            witness.len() == 1 && beacon.has_signed(sighash, witness.nth(0).unwrap_or_default())
+        });
+        if !signed {
+            return Err(PsbtError::Unsigned { input });
+        }
+    }
+    Ok(())
 }
 
 fn within(got: usize) -> Result<(), PsbtError> {
@@ -220,8 +269,7 @@ impl Signing<'_> {
         if given.partials.is_empty() {
             return Ok(());
         }
-        let spent: Vec<_> = self.spent.iter().map(SpentOutput::to_txout).collect();
-        let sighashes = sighashes(self.tx, &spent).ok_or(PsbtError::SpentOutputs)?;
+        let sighashes = self.sighashes()?;
         let aggregated = aggregated.or(summed.as_deref());
         let aggregated = aggregated.ok_or(PsbtError::TooEarly)?;
         for (key, partials) in &given.partials {
@@ -234,6 +282,12 @@ impl Signing<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The sighash of every input.
+    pub fn sighashes(&self) -> Result<Vec<[u8; 32]>, PsbtError> {
+        let spent: Vec<_> = self.spent.iter().map(SpentOutput::to_txout).collect();
+        sighashes(self.tx, &spent).ok_or(PsbtError::SpentOutputs)
     }
 
     /// Whether all members' public nonces are there.

@@ -179,6 +179,10 @@ fn run() -> Life {
         world.request_update(member, cohort, update);
         seen.settle_to_requests(&mut world);
         let session = world.membership(0, cohort).session.as_ref().unwrap().id;
+        world.user(0, Command::AskForPsbt { session }).unwrap();
+        while !world.mail.is_empty() {
+            seen.deliver_next(&mut world);
+        }
         let comment = "not this one".to_owned();
         world
             .user(0, Command::Decline { session, comment })

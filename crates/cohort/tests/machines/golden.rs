@@ -85,6 +85,10 @@ pub(crate) fn run() -> World {
         .unwrap();
     world.request_update(0, cohort, 1);
     world.mail = world.settle_until(|message| message.kind() == "sign/nonce_contribution");
+    let session = world.membership(0, cohort).session.as_ref().unwrap().id;
+    world
+        .user(0, participant::Command::AskForPsbt { session })
+        .unwrap();
     world.restart(0);
     world.settle();
     world.pass(2);
@@ -257,6 +261,11 @@ fn every_kind_of_event_is_pinned() {
         r#"{"event":"foreign_spend_buried","cohort":"00000000-0000-0000-0000-000000000001","outpoint":"0000000000000000000000000000000000000000000000000000000000000000:0","txid":"0000000000000000000000000000000000000000000000000000000000000000"}"#,
         r#"{"event":"signal_adopted","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002","round":1,"tx":"020000000001000000000000","root":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","proofs":{},"unproven":{}}"#,
         r#"{"event":"proofs_recovered","cohort":"00000000-0000-0000-0000-000000000001","txid":"0000000000000000000000000000000000000000000000000000000000000000","proofs":{},"unproven":{}}"#,
+        r#"{"event":"signer_chosen","cohort":"00000000-0000-0000-0000-000000000001","outside":true}"#,
+        r#"{"event":"nonces_imported","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002","nonces":[["0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798","0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"]]}"#,
+        r#"{"event":"psbt_requested","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002"}"#,
+        r#"{"event":"psbt_given","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002","psbt":"cHNidP8="}"#,
+        r#"{"event":"psbt_refused","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002","reason":""}"#,
     ];
     let rare_of_coordinators = [
         r#"{"event":"fee_estimated","sat_vb":7,"at":1}"#,

@@ -10,6 +10,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/outside.rs"]
+mod outside_signer;
 
 mod against_coordinator;
 mod against_participant;
@@ -26,6 +28,7 @@ mod interleavings;
 mod late_dids;
 mod life;
 mod offers;
+mod outside;
 mod replacement;
 mod rollback;
 mod script_tree;

@@ -55,7 +55,11 @@ fn a_member_offers_what_the_network_forgot_ever_less_often() {
         world.now = world.now.after(wait - 1);
         assert_eq!(sees(&mut world, txid, lost), [], "{wait} s");
         world.now = world.now.after(1);
-        assert_eq!(sees(&mut world, txid, lost), [tx.clone()], "{wait} s");
+        assert_eq!(
+            sees(&mut world, txid, lost),
+            std::slice::from_ref(&tx),
+            "{wait} s"
+        );
         assert_eq!(sees(&mut world, txid, lost), []);
     }
     world.assert_replay_equals_memory();

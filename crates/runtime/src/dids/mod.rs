@@ -24,7 +24,9 @@ use beacon_btcr2::{
     Did, Document, Error, GenesisBytes, Network, Patch, SignedUpdate, UnsignedUpdate, initial,
     proof,
 };
+use beacon_cohort::signer::KeyPath as CohortKeyPath;
 use beacon_cohort::terms::BtcNetwork;
+use bitcoin::bip32;
 use bitcoin::secp256k1::{Keypair, PublicKey, Secp256k1, SecretKey};
 use rand::TryRngCore as _;
 use rand::rngs::OsRng;
@@ -144,6 +146,12 @@ pub enum DidsError {
 }
 
 impl Dids {
+    /// Where a cohort's key is below the seed, as PSBTs say it.
+    pub(crate) fn cohort_key_source(&self, path: &CohortKeyPath) -> Option<bip32::KeySource> {
+        let network = path.network.bitcoin();
+        self.seed.cohort_key_source(network, path.steps()).ok()
+    }
+
     /// Those in a data directory, with keys of this seed, usually on this network. Nothing is read or made yet.
     pub fn new(data_dir: &Path, seed: Arc<Seed>, network: BtcNetwork) -> Self {
         Self {

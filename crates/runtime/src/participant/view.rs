@@ -2,7 +2,7 @@
 
 use beacon_cohort::announcement::Announcement;
 use beacon_cohort::machine::Code;
-use beacon_cohort::participant::{Candidate, Claim, Membership, Progress, Stage, Standing};
+use beacon_cohort::participant::{Candidate, Claim, Membership, Progress, Stage, Standing, State};
 use beacon_cohort::terms::BeaconType;
 use beacon_signal::transaction;
 use serde_json::{Value, json};
@@ -13,7 +13,27 @@ use crate::script_tree::{at_risk, warn_of_the_tree};
 /// What to do where somebody else has registered the index of a DID of ours.
 const CONTEST: &str = "another member answers for one of these DIDs: if it is yours, `did contest --cohort ID --did DID` proves that, and puts the other member out. The coordinator learns the DID by it; who contests without controlling the DID is out";
 
-pub(super) fn cohort_view(cohort: &Membership, tip: Option<u32>) -> Value {
+/// All cohorts.
+pub(super) fn all_cohorts(state: &State, tip: Option<u32>) -> Vec<Value> {
+    let cohorts = state.cohorts.values();
+    cohorts.map(|cohort| cohort_view(cohort, tip)).collect()
+}
+
+/// The sessions of all cohorts.
+pub(super) fn all_sessions(state: &State, tip: Option<u32>) -> Vec<Value> {
+    let cohorts = state.cohorts.values();
+    cohorts.flat_map(|cohort| sessions(cohort, tip)).collect()
+}
+
+/// What shows, of any cohort, that the state is not the newest.
+pub(super) fn rollbacks(state: &State, tip: Option<u32>) -> Vec<Value> {
+    let cohorts = state.cohorts.values();
+    cohorts
+        .filter_map(|cohort| rollback_view(cohort, tip))
+        .collect()
+}
+
+fn cohort_view(cohort: &Membership, tip: Option<u32>) -> Value {
     let mut value = json!({
         "cohort_id": cohort.id,
         "coordinator": cohort.coordinator,
@@ -65,6 +85,11 @@ pub(super) fn cohort_view(cohort: &Membership, tip: Option<u32>) -> Value {
         };
         value["contests"] = cohort.contests.values().map(claim).collect();
     }
+    if cohort.outside_signer {
+        value["signer"] = json!(
+            "outside: this agent makes no nonces here. For each session: `session export-psbt`, have it signed, `session import-psbt`, twice"
+        );
+    }
     if let Some(before) = cohort.succeeds {
         value["succeeds"] = json!(before);
     }
@@ -91,7 +116,7 @@ pub(super) fn cohort_view(cohort: &Membership, tip: Option<u32>) -> Value {
 }
 
 /// What shows that the state is not the newest, and what follows; `None` where nothing does.
-pub(super) fn rollback_view(cohort: &Membership, tip: Option<u32>) -> Option<Value> {
+fn rollback_view(cohort: &Membership, tip: Option<u32>) -> Option<Value> {
     let recovered: Vec<_> = cohort
         .candidates
         .iter()
@@ -125,7 +150,7 @@ pub(super) fn rollback_view(cohort: &Membership, tip: Option<u32>) -> Option<Val
     Some(value)
 }
 
-pub(super) fn sessions(cohort: &Membership, tip: Option<u32>) -> Vec<Value> {
+fn sessions(cohort: &Membership, tip: Option<u32>) -> Vec<Value> {
     let open = cohort.session.iter().map(|session| {
         let request = &session.proposal.0;
         json!({
@@ -135,6 +160,8 @@ pub(super) fn sessions(cohort: &Membership, tip: Option<u32>) -> Vec<Value> {
             "kind": request.kind,
             "replaces": request.replaces,
             "status": match session.progress {
+                Progress::Requested if cohort.outside_signer && session.imported.is_none() => "waiting-for-outside-nonces",
+                Progress::PartialAuthorized { .. } if cohort.outside_signer => "waiting-for-outside-partials",
                 Progress::Requested if session.approved => "checking",
                 Progress::Requested => "waiting-for-approval",
                 Progress::NonceCommitted { .. } => "nonces-sent",

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use beacon_cohort::machine::{Effect, Input};
 use beacon_cohort::message::{DidRegistration, Message};
+use beacon_cohort::psbt::to_base64;
 use serde_json::{Value, json};
 
 use crate::common::{Mail, coordinator_id};
@@ -89,6 +90,13 @@ pub(super) fn messages(family: &str) -> Vec<(String, Vec<u8>)> {
                     "sign/decline",
                     &with("code", json!("nonce-lost")),
                 );
+                add("sign-psbt_request".to_owned(), "sign/psbt_request", &ids);
+                let cohort = &situation.coordinator().state().cohorts[&situation.cohort];
+                let psbt = cohort.psbt(session.id).and_then(Result::ok);
+                if let Some(text) = psbt.and_then(|psbt| to_base64(&psbt).ok()) {
+                    let body = with("psbt", json!(text));
+                    add("sign-psbt".to_owned(), "sign/psbt", &body);
+                }
                 let mut aborted = with("code", json!("timeout"));
                 aborted["next"] = json!("new_session");
                 add(

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::targets::envelopes::{NOW, alice, bob};
-use crate::targets::{btcr2, dids, evidence, situations, transactions};
+use crate::targets::{btcr2, dids, evidence, psbt, situations, transactions};
 
 /// Name and content of each seed of a target.
 pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -31,6 +31,7 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "plaintext" => named(&plaintexts()),
         "proof" => proofs(),
         "protocols" => named(&small_protocols()),
+        "psbt" => psbt::files(),
         "store" => store(),
         "terms" => named(&terms()),
         "transaction" => vec![("honest".to_owned(), transactions::honest())],

@@ -9,6 +9,7 @@ pub mod files;
 pub mod logs;
 pub mod machines;
 pub mod messages;
+pub mod psbt;
 pub mod store;
 pub mod transactions;
 

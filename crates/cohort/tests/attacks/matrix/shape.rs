@@ -67,7 +67,7 @@ fn form(place: &str, value: &Value) -> Form {
             "proof_of_possession" | "signature" | "txid" | "replaces" | "block_hash" => Form::Bytes,
             "script" => Form::Script,
             "pending_tx" | "transaction" => Form::Transaction,
-            "label" | "comment" | "code" | "did" | "sidecar" | "method" => Form::Text,
+            "label" | "comment" | "code" | "did" | "sidecar" | "method" | "psbt" => Form::Text,
             "beacon_address" => Form::Address,
             "networks" | "btc_network" | "beacon_types" | "beacon_type" | "kind" | "next"
             | "status" | "flow" | "admission" => Form::Word,
