@@ -34,16 +34,16 @@ async fn every_command_explains_itself() {
     let expected = [
         (
             Binary::Coordinator,
-            "cohort, cohort advertise, cohort close-admission, cohort dissolve, cohort fund, cohort list, cohort replace, cohort show, did, events, \
+            "cohort, cohort advertise, cohort close, cohort close-admission, cohort dissolve, cohort fund, cohort list, cohort replace, cohort show, did, events, \
              evidence, evidence export, evidence list, evidence verify, keys, keys decrypt, keys encrypt, keys export, \
              keys import, keys list, keys passphrase, run, session, session export-psbt, session list, session start, status, subscribers",
         ),
         (
             Binary::Participant,
             "approve, cohorts, decline, did, did add-beacon, did contest, did create, did deactivate, did key, did list, did show, did update, \
-             didcomm, didcomm pack, didcomm send, didcomm unpack, events, evidence, evidence verify, join, keys, keys decrypt, keys encrypt, \
+             didcomm, didcomm pack, didcomm send, didcomm unpack, events, evidence, evidence verify, fallback, fallback combine, fallback create, fallback send, fallback sign, join, keys, keys decrypt, keys encrypt, \
              keys export, keys import, keys list, keys passphrase, leave, proof, proof export, proof fetch, proof verify, \
-             request-update, resolve, resolver, resolver serve, rollback, rollback confirm, rollback show, run, session, session export-psbt, session import-psbt, sessions, \
+             recovery, recovery export, recovery key, recovery spend, request-update, resolve, resolver, resolver serve, rollback, rollback confirm, rollback show, run, session, session export-psbt, session import-psbt, sessions, \
              sidecar, sidecar export, signer, status, subscribe, unsubscribe",
         ),
         (Binary::Regtest, ""),
@@ -200,7 +200,7 @@ async fn a_value_out_of_range_names_itself_the_expectation_and_the_remedy() {
         ),
         (
             &["--network", "mainnet"],
-            "network: got mainnet, expected a test network: this version does not touch money",
+            "network: got mainnet, expected a test network, or accept_mainnet_risk = true (--accept-mainnet-risk) beside it: on mainnet real bitcoin is at risk: what a cohort's address holds can be spent only with the signatures of all members, so that one lost seed, or one member that is gone for good, leaves it there for ever, unless the terms have a script tree; the cohort's DIDs can be updated only as long as all members sign, and can be resolved only as long as each keeps its proofs; this software is young and nobody has audited it: send no more than you can lose",
         ),
         (
             &["--listen", "0.0.0.0:80"],

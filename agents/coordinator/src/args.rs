@@ -94,6 +94,9 @@ pub(crate) enum CohortCommand {
         /// Let so many members spend without the others, at any time. Members must agree to it
         #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=999))]
         fallback: Option<u64>,
+        /// Address to which `cohort close` pays what the beacon holds; without it the cohort cannot be closed
+        #[arg(long, value_name = "ADDRESS")]
+        close_to: Option<String>,
         /// Any other member of the terms, such as confirmations=1
         #[arg(long = "term", value_name = "NAME=VALUE", value_parser = name_and_value)]
         terms: Vec<(String, String)>,
@@ -120,6 +123,15 @@ pub(crate) enum CohortCommand {
     CloseAdmission {
         /// Its id
         cohort_id: String,
+    },
+    /// Spend what the address holds to the address of the terms' close script, co-signed by all; the cohort is over then.
+    /// Again with a higher fee replaces it; again later spends what came since
+    Close {
+        /// Its id
+        cohort_id: String,
+        /// Fee rate, sat/vB, up to the terms' maximum [default: the agent's]
+        #[arg(long, value_name = "SAT_VB")]
+        fee_rate: Option<u64>,
     },
     /// Replace the signal that waits for its first confirmation by one with a higher fee: the same updates, the same root
     Replace {

@@ -100,6 +100,7 @@ async fn cohort(global: &Global, command: CohortCommand) -> Result<(), Failure> 
             network,
             expires_in,
             invite,
+            close_to,
             recovery_key,
             recovery_blocks,
             fallback,
@@ -133,7 +134,7 @@ async fn cohort(global: &Global, command: CohortCommand) -> Result<(), Failure> 
             );
             (
                 "cohort.advertise",
-                json!({ "terms": members, "expires_in_s": expires_in, "invited": invite }),
+                json!({ "terms": members, "expires_in_s": expires_in, "invited": invite, "close_to": close_to }),
             )
         }
         CohortCommand::List => ("cohort.list", Value::Null),
@@ -141,6 +142,13 @@ async fn cohort(global: &Global, command: CohortCommand) -> Result<(), Failure> 
         CohortCommand::CloseAdmission { cohort_id } => {
             ("cohort.close_admission", json!({ "cohort_id": cohort_id }))
         }
+        CohortCommand::Close {
+            cohort_id,
+            fee_rate,
+        } => (
+            "cohort.close",
+            json!({ "cohort_id": cohort_id, "fee_rate": fee_rate }),
+        ),
         CohortCommand::Replace {
             cohort_id,
             fee_rate,

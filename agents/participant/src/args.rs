@@ -9,6 +9,7 @@ use beacon_runtime::keys::commands::KeysCommand;
 use beacon_runtime::psbt::ExportArgs;
 use beacon_runtime::resolve::command::ResolveArgs;
 use beacon_runtime::resolve::server::ServeArgs;
+use beacon_runtime::script_tree::{FallbackCommand, RecoveryCommand};
 use clap::{ArgGroup, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
@@ -177,6 +178,12 @@ pub(crate) enum Command {
     /// Check evidence that a coordinator wrote against a member
     #[command(subcommand)]
     Evidence(EvidenceCommand),
+    /// Take back what was paid to a cohort, with the recovery key that its terms name
+    #[command(subcommand)]
+    Recovery(RecoveryCommand),
+    /// Spend a cohort's money with as many members as its terms want, without the others
+    #[command(subcommand)]
+    Fallback(FallbackCommand),
     /// Show what the agent is doing
     Status,
     /// Resolve a DID and print its resolution result as JSON

@@ -12,6 +12,7 @@ use beacon_runtime::cli::{self, Failure, Global};
 use beacon_runtime::dids::commands as dids;
 use beacon_runtime::dids::updates::request_update;
 use beacon_runtime::participant::{self, ParticipantAgent};
+use beacon_runtime::script_tree::{fallback, recovery};
 use beacon_runtime::{by_hand, evidence, proofs, psbt, resolve};
 use serde_json::{Value, json};
 
@@ -52,18 +53,13 @@ impl Args {
                 return resolve::server::serve(&global, AGENT, args).await;
             }
             Command::Proof(command) => return proof(&global, command).await,
-            Command::Rollback(RollbackCommand::Show) => ("rollback.show", Value::Null),
-            Command::Rollback(RollbackCommand::Confirm {
-                cohort_id,
-                coordinator,
-            }) => (
-                "rollback.confirm",
-                json!({ "cohort_id": cohort_id, "coordinator": coordinator }),
-            ),
+            Command::Rollback(command) => rollback(command),
             Command::Sidecar(command) => return dids::sidecar(&global, AGENT, command).await,
             Command::Evidence(EvidenceCommand::Verify { file }) => {
                 return evidence::verify(global.json, &file);
             }
+            Command::Recovery(command) => return recovery(&global, AGENT, command).await,
+            Command::Fallback(command) => return fallback(&global, AGENT, command).await,
             Command::Didcomm(command) => return didcomm(&global, command).await,
             Command::Keys(command) => {
                 return global
@@ -122,6 +118,19 @@ impl Args {
             Command::Status => ("status", Value::Null),
         };
         global.call(AGENT, method, params).await
+    }
+}
+
+fn rollback(command: RollbackCommand) -> (&'static str, Value) {
+    match command {
+        RollbackCommand::Show => ("rollback.show", Value::Null),
+        RollbackCommand::Confirm {
+            cohort_id,
+            coordinator,
+        } => (
+            "rollback.confirm",
+            json!({ "cohort_id": cohort_id, "coordinator": coordinator }),
+        ),
     }
 }
 

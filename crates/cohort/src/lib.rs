@@ -132,6 +132,7 @@ pub mod participant;
 pub mod psbt;
 pub mod review;
 pub mod script_path;
+pub mod script_spend;
 pub mod signer;
 pub mod statement;
 pub mod terms;

@@ -128,6 +128,11 @@ impl<E> Step<E> {
         self
     }
 
+    /// Or another step, where there is nothing in this one.
+    pub fn or(self, other: impl FnOnce() -> Self) -> Self {
+        if self.is_empty() { other() } else { self }
+    }
+
     /// And an effect.
     pub fn with(mut self, effect: Effect) -> Self {
         self.effects.push(effect);
@@ -220,6 +225,9 @@ pub struct Watches {
     pub scripts: Vec<ScriptBuf>,
     /// What is known of these outputs.
     pub outpoints: Vec<OutPoint>,
+    /// Of outputs with these scripts, whether what spends them does so by a leaf of the script tree: asked before anything
+    /// else is said of their spends.
+    pub script_trees: Vec<ScriptBuf>,
     /// What transactions that wait for a review would spend: the inputs of each are asked for together.
     pub inputs: Vec<Vec<OutPoint>>,
     /// Where these transactions stand.
@@ -298,6 +306,13 @@ pub enum ChainFact {
         outpoint: OutPoint,
         /// What is known of it.
         view: OutputView,
+    },
+    /// A watched output is spent by a leaf of its script tree, and not by the signature of all members.
+    SpentByLeaf {
+        /// The output.
+        outpoint: OutPoint,
+        /// What spends it.
+        txid: Txid,
     },
     /// All inputs of a transaction that waits for a review, in their order.
     Inputs(Vec<(OutPoint, OutputView)>),

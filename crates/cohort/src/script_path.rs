@@ -105,6 +105,16 @@ impl ScriptPath {
     }
 }
 
+/// Whether an input with this witness is spent by a leaf and not by a signature of the output key (BIP341): it has a script and a
+/// control block, besides an annex.
+pub fn is_by_leaf(witness: &Witness) -> bool {
+    let annex = witness.len() >= 2
+        && witness
+            .last()
+            .is_some_and(|last| last.first() == Some(&0x50));
+    witness.len() - usize::from(annex) >= 2
+}
+
 /// A tree's leaves as scripts, from which the root and each path follow.
 pub(crate) struct Leaves(Vec<(Leaf, ScriptBuf, Vec<XOnlyPublicKey>)>);
 

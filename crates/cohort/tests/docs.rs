@@ -164,7 +164,7 @@ fn the_terms_are_those_of_the_code_with_their_defaults() {
         "not written where it is the default"
     );
     terms.patience_s = 1;
-    terms.close_script = Some(String::new());
+    terms.close_script = Some(bitcoin::ScriptBuf::new());
     terms.script_tree = Some(ScriptTree {
         recovery: None,
         fallback: None,

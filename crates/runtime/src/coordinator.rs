@@ -5,7 +5,7 @@ mod view;
 
 use std::collections::BTreeSet;
 
-use beacon_cohort::coordinator::{Command, Config, Coordinator, Event, Phase, Stage};
+use beacon_cohort::coordinator::{Cohort, Command, Config, Coordinator, Event, Phase, Stage};
 use beacon_cohort::ids::{CohortId, PeerId, SessionId};
 use beacon_cohort::machine::Input;
 use beacon_cohort::message::Message;
@@ -14,6 +14,8 @@ use beacon_cohort::signer::{SignerAnswer, SignerRequest};
 use beacon_cohort::terms::{AgreedTerms, BtcNetwork};
 use beacon_didcomm::Did;
 use beacon_didcomm::protocols::Invitation;
+use bitcoin::Address;
+use bitcoin::address::NetworkUnchecked;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -24,7 +26,7 @@ use crate::driver::now;
 use crate::identities::Identities;
 use crate::keys::list;
 use crate::params::read;
-use crate::script_tree::warn_of_the_tree;
+use crate::script_tree::{warn_of_the_close, warn_of_the_tree};
 use crate::settings::Config as Settings;
 use view::{detail, evidence_list, sessions, summaries};
 
@@ -67,6 +69,8 @@ struct Advertise {
     expires_in_s: u64,
     #[serde(default)]
     invited: BTreeSet<Did>,
+    /// The address of the terms' `close_script`.
+    close_to: Option<Address<NetworkUnchecked>>,
 }
 
 fn one_day() -> u64 {
@@ -97,7 +101,7 @@ fn yes() -> bool {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Replace {
+struct AtFeeRate {
     cohort_id: CohortId,
     /// sat/vB.
     fee_rate: Option<u64>,
@@ -157,31 +161,14 @@ impl Agent for CoordinatorAgent {
                 ));
             }
             "cohort.replace" => {
-                let Replace {
-                    cohort_id,
-                    fee_rate,
-                } = read(params)?;
-                let replaced = cohort(cohort_id)?.replaceable().map(|signal| signal.txid);
-                let command = Command::Replace {
-                    cohort: cohort_id,
-                    fee_rate,
-                };
-                let answer = json!({ "cohort_id": cohort_id, "replaces": replaced });
-                return Ok(Call::Command(command, answer));
+                let params: AtFeeRate = read(params)?;
+                return Ok(replace(cohort(params.cohort_id)?, &params));
             }
-            "cohort.dissolve" => {
-                let Dissolve {
-                    cohort_id,
-                    without,
-                    successor,
-                } = read(params)?;
-                let command = Command::Dissolve {
-                    cohort: cohort_id,
-                    without: peers(&without),
-                    successor,
-                };
-                return Ok(Call::Command(command, json!({ "cohort_id": cohort_id })));
+            "cohort.close" => {
+                let params: AtFeeRate = read(params)?;
+                return close(machine, cohort(params.cohort_id)?, &params);
             }
+            "cohort.dissolve" => return Ok(dissolve(&read(params)?)),
             "evidence.list" => {
                 let wanted = read::<AnyCohort>(params)?.cohort_id;
                 let cohorts = machine.state().cohorts.values();
@@ -190,20 +177,7 @@ impl Agent for CoordinatorAgent {
                     .flat_map(evidence_list)
                     .collect()
             }
-            "evidence.export" => {
-                let OneEvidence { cohort_id, number } = read(params)?;
-                let evidence = number.checked_sub(1).and_then(|at| {
-                    let cohort = machine.state().cohorts.get(&cohort_id)?;
-                    cohort.evidence().nth(at)
-                });
-                let expected = "expected one of `evidence list`";
-                let evidence = evidence.ok_or_else(|| {
-                    RpcError::failed(format!(
-                        "got evidence {number} of cohort {cohort_id}, {expected}"
-                    ))
-                })?;
-                json!({ "evidence": evidence })
-            }
+            "evidence.export" => exported(machine, &read(params)?)?,
             "session.start" => {
                 let id = read::<OneCohort>(params)?.cohort_id;
                 let round = cohort(id)?.round.number;
@@ -309,6 +283,19 @@ impl CoordinatorAgent {
         let mut default = |name: &str, value: Value| {
             terms.entry(name).or_insert(value);
         };
+        if let Some(address) = params.close_to {
+            let network = self.network.bitcoin();
+            let address = address.require_network(network).map_err(|error| {
+                RpcError::invalid_params(format!(
+                    "close_to: expected an address on {}: {error}",
+                    self.network
+                ))
+            })?;
+            default(
+                "close_script",
+                address.script_pubkey().to_hex_string().into(),
+            );
+        }
         default("version", 1.into());
         default("beacon_type", "SMTBeacon".into());
         default("btc_network", self.network.to_string().into());
@@ -337,6 +324,7 @@ impl CoordinatorAgent {
         let mut answer =
             json!({ "cohort_id": cohort, "terms_hash": terms.hash(), "terms": terms.value() });
         warn_of_the_tree(&terms, &mut answer);
+        warn_of_the_close(&terms, &mut answer);
         let invited = peers(&params.invited);
         Ok(Call::Command(
             Command::Advertise {
@@ -347,6 +335,63 @@ impl CoordinatorAgent {
             answer,
         ))
     }
+}
+
+fn replace(cohort: &Cohort, params: &AtFeeRate) -> Call<Command> {
+    let id = params.cohort_id;
+    let replaced = cohort.replaceable().map(|signal| signal.txid);
+    let command = Command::Replace {
+        cohort: id,
+        fee_rate: params.fee_rate,
+    };
+    Call::Command(command, json!({ "cohort_id": id, "replaces": replaced }))
+}
+
+fn close(
+    machine: &Coordinator,
+    cohort: &Cohort,
+    params: &AtFeeRate,
+) -> Result<Call<Command>, RpcError> {
+    let id = params.cohort_id;
+    let built = machine.build_close(cohort, params.fee_rate);
+    let (tx, spent) = built.map_err(RpcError::failed)?;
+    let held: u64 = spent.iter().map(|output| output.value).sum();
+    let paid: u64 = tx.output.iter().map(|output| output.value.to_sat()).sum();
+    let command = Command::Close {
+        cohort: id,
+        fee_rate: params.fee_rate,
+    };
+    let answer = json!({
+        "cohort_id": id,
+        "txid": tx.compute_txid(),
+        "paid_sat": paid,
+        "fee_sat": held.saturating_sub(paid),
+    });
+    Ok(Call::Command(command, answer))
+}
+
+fn dissolve(params: &Dissolve) -> Call<Command> {
+    let command = Command::Dissolve {
+        cohort: params.cohort_id,
+        without: peers(&params.without),
+        successor: params.successor,
+    };
+    Call::Command(command, json!({ "cohort_id": params.cohort_id }))
+}
+
+fn exported(machine: &Coordinator, params: &OneEvidence) -> Result<Value, RpcError> {
+    let OneEvidence { cohort_id, number } = params;
+    let evidence = number.checked_sub(1).and_then(|at| {
+        let cohort = machine.state().cohorts.get(cohort_id)?;
+        cohort.evidence().nth(at)
+    });
+    let expected = "expected one of `evidence list`";
+    let evidence = evidence.ok_or_else(|| {
+        RpcError::failed(format!(
+            "got evidence {number} of cohort {cohort_id}, {expected}"
+        ))
+    })?;
+    Ok(json!({ "evidence": evidence }))
 }
 
 /// The PSBT of a session under way, or signed.

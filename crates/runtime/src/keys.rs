@@ -39,6 +39,9 @@ const IDENTITY_SALT: &[u8] = b"beacon-cohort/keys/v1";
 const COHORT_PURPOSE: u32 = 1642;
 /// First component of the BIP32 path of all keys of did:btcr2 identifiers, `m/1643'/coin'/index'` (ADR 0014).
 pub(crate) const DID_PURPOSE: u32 = 1643;
+/// First component of the BIP32 path of recovery keys, `m/1644'/coin'/index'` (ADR 0016), and the largest index.
+const RECOVERY_PURPOSE: u32 = 1644;
+pub(crate) const MAX_RECOVERY_INDEX: u32 = 255;
 /// 24 words of at most 8 letters and their separators are 215 bytes.
 const PHRASE_BYTES: usize = 256;
 
@@ -238,6 +241,17 @@ impl Seed {
         index: u32,
     ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
         self.secp256k1_key(DID_PURPOSE, network, &[index])
+    }
+
+    /// The secp256k1 secret key number `index` for recovery leaves of cohorts' terms, 32 bytes big-endian.
+    ///
+    /// BIP32 at `m/1644'/coin'/index'`, with coins as for cohort keys (ADR 0016).
+    pub fn recovery_key(
+        &self,
+        network: bitcoin::Network,
+        index: u32,
+    ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+        self.secp256k1_key(RECOVERY_PURPOSE, network, &[index])
     }
 
     /// BIP32 at `m/purpose'/coin'/step'/…`.

@@ -24,7 +24,7 @@ mod prover;
 pub mod psbt;
 pub mod rates;
 pub mod resolve;
-mod script_tree;
+pub mod script_tree;
 pub mod settings;
 pub mod source;
 pub mod store;

@@ -30,7 +30,7 @@ use crate::dids::{self, Dids};
 use crate::identities::Identities;
 use crate::keys::{KeyError, list};
 use crate::params::read;
-use crate::script_tree::warn_of_the_tree;
+use crate::script_tree::{self, warn_of_the_close, warn_of_the_tree};
 use crate::settings::Config;
 pub(crate) use view::standing;
 use view::{all_cohorts, all_sessions, rollbacks, warn_of_the_open};
@@ -294,6 +294,9 @@ impl Agent for ParticipantAgent {
                     answer,
                 ));
             }
+            method if method.starts_with("tree.") => {
+                script_tree::call(&self.dids, machine, method, params)?
+            }
             "proof.export" => proof(machine, &read(params)?)?,
             "proof.fetch" => {
                 let FetchParams {
@@ -416,6 +419,7 @@ fn join(machine: &Participant, params: JoinParams) -> Result<Call<Command>, RpcE
     let mut answer = json!({ "cohort_id": named.cohort_id, "dids": dids });
     warn_of_the_open(membership, &mut answer);
     warn_of_the_tree(&membership.terms, &mut answer);
+    warn_of_the_close(&membership.terms, &mut answer);
     if let Some(tree) = membership.terms.script_tree.as_ref()
         && membership.stage == Stage::Advertised
         && !accept_script_tree
@@ -504,13 +508,11 @@ fn only<'a>(mut indexes: impl Iterator<Item = &'a Index>) -> Option<Index> {
 /// The complete proof, or the map, of one DID in one signal that we signed; without a txid, in the newest.
 fn proof(machine: &Participant, params: &ProofParams) -> Result<Value, RpcError> {
     let cohort = params.named.find(machine)?;
-    let candidate = match params.txid {
-        Some(txid) => cohort
-            .candidates
-            .iter()
-            .find(|candidate| candidate.txid == txid),
-        None => cohort.candidates.last(),
-    };
+    let mut signals = cohort.candidates.iter().rev();
+    let candidate = signals.find(|signed| match params.txid {
+        Some(txid) => signed.txid == txid,
+        None => !signed.is_close(),
+    });
     let candidate = candidate
         .ok_or_else(|| RpcError::failed("no such signal was signed here: see `sessions`"))?;
     let index = match &params.did {
@@ -529,6 +531,6 @@ fn proof(machine: &Participant, params: &ProofParams) -> Result<Value, RpcError>
         ));
     };
     Ok(
-        json!({ "did": did, "txid": candidate.txid, "root": candidate.root.to_hex(), "proof": proof }),
+        json!({ "did": did, "txid": candidate.txid, "root": candidate.root.map(|root| root.to_hex()), "proof": proof }),
     )
 }

@@ -14,7 +14,8 @@ use beacon_cohort::machine::{
     BroadcastOutcome, ChainFact, ControlAnswer, ControlQuestion, Fund, OutputView, TransactionView,
     Watches,
 };
-use bitcoin::Transaction;
+use beacon_cohort::script_path::is_by_leaf;
+use bitcoin::{OutPoint, Transaction, Txid};
 use tokio::sync::mpsc::Sender;
 
 use crate::prover::Prover;
@@ -209,7 +210,15 @@ impl Thread {
             }
         }
         for outpoint in &self.watches.outpoints {
-            if let Some(status) = readable(self.chain.output(*outpoint), &mut fault) {
+            let seen = self.chain.output(*outpoint).and_then(|status| {
+                let by_leaf = self.spent_by_leaf(*outpoint, &status)?;
+                Ok((status, by_leaf))
+            });
+            if let Some((status, by_leaf)) = readable(seen, &mut fault) {
+                facts.extend(by_leaf.map(|txid| ChainFact::SpentByLeaf {
+                    outpoint: *outpoint,
+                    txid,
+                }));
                 facts.push(ChainFact::Output {
                     outpoint: *outpoint,
                     view: output_view(status, tip),
@@ -253,6 +262,36 @@ impl Thread {
             self.fault = fault;
         }
         Ok(reports)
+    }
+
+    /// The transaction that spends an output by a leaf of its script tree, where it has one. An output whose spend cannot be looked
+    /// at is not reported at all: it would pass for one that all members signed.
+    fn spent_by_leaf(
+        &self,
+        outpoint: OutPoint,
+        status: &OutputStatus,
+    ) -> Result<Option<Txid>, ChainError> {
+        let OutputStatus::Seen {
+            output,
+            spent_by: Some(txid),
+            ..
+        } = status
+        else {
+            return Ok(None);
+        };
+        if !self.watches.script_trees.contains(&output.script_pubkey) {
+            return Ok(None);
+        }
+        let tx = self.chain.raw_transaction(*txid)?.ok_or_else(|| {
+            ChainError::unavailable(format_args!(
+                "transaction {txid} spends output {outpoint} and is not there"
+            ))
+        })?;
+        let mut inputs = tx.input.iter();
+        let spend = inputs.find(|input| input.previous_output == outpoint);
+        Ok(spend
+            .filter(|input| is_by_leaf(&input.witness))
+            .map(|_| *txid))
     }
 
     /// The fee rate that does for the watched target, once in a while. Where there is none the machine goes on with what it

@@ -50,6 +50,7 @@
 //! ```
 
 mod bytes;
+mod closing;
 mod hash;
 mod leaf;
 mod proof;
@@ -57,6 +58,7 @@ pub mod transaction;
 mod tree;
 
 pub use bytes::ParseBytesError;
+pub use closing::build_close;
 pub use hash::NodeHash;
 pub use leaf::{Index, LeafNonce, LeafValue, Root, UpdateId};
 pub use proof::{Collapsed, ParseProofError, Proof, ProofError, Strictness};

@@ -111,7 +111,7 @@ pub fn build_signal(
 }
 
 /// The value of all inputs, each of which must be the beacon's and given once.
-fn spendable_total(
+pub(crate) fn spendable_total(
     inputs: &[(OutPoint, TxOut)],
     beacon_script: &Script,
 ) -> Result<Amount, BuildError> {
@@ -146,7 +146,7 @@ fn spendable_total(
     Ok(total)
 }
 
-fn unsigned_input(previous_output: OutPoint) -> TxIn {
+pub(crate) fn unsigned_input(previous_output: OutPoint) -> TxIn {
     TxIn {
         previous_output,
         script_sig: ScriptBuf::new(),
@@ -156,7 +156,11 @@ fn unsigned_input(previous_output: OutPoint) -> TxIn {
 }
 
 /// The fee of the signed transaction; a rate beyond all reason gives an amount that no input can pay.
-fn fee_for(transaction: &Transaction, beacon_script: &Script, fee_rate_sat_vb: u64) -> Amount {
+pub(crate) fn fee_for(
+    transaction: &Transaction,
+    beacon_script: &Script,
+    fee_rate_sat_vb: u64,
+) -> Amount {
     Amount::from_sat(signed_vsize(transaction, beacon_script).saturating_mul(fee_rate_sat_vb))
 }
 

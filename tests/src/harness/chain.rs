@@ -5,7 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
-use beacon_chain::{Chain, CoreChain, CoreSettings, EsploraChain, RpcAuth, TransactionStatus};
+use beacon_chain::{
+    BroadcastError, Chain, CoreChain, CoreSettings, EsploraChain, RpcAuth, TransactionStatus,
+};
 use bitcoin::{Address, OutPoint, Transaction, Txid};
 use serde_json::Value;
 
@@ -128,6 +130,15 @@ impl Regtest {
     /// Hands a transaction over, which waits for a block.
     pub fn broadcast(&self, transaction: &Transaction) {
         self.chain.broadcast(transaction).unwrap();
+    }
+
+    /// Hands a transaction over. Why it was refused, if it was.
+    pub fn offer(&self, transaction: &Transaction) -> Result<(), String> {
+        match self.chain.broadcast(transaction) {
+            Ok(()) => Ok(()),
+            Err(BroadcastError::Refused { reason }) => Err(reason.to_string()),
+            Err(error) => panic!("got {error}, expected an answer"),
+        }
     }
 
     /// Replaces the last block by two empty ones. Its transactions wait again.

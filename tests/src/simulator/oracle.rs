@@ -35,7 +35,7 @@ impl Sessions {
                     cohort,
                     session,
                     round,
-                    root,
+                    root: Some(root),
                     tx,
                     ..
                 } => {

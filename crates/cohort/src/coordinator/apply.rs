@@ -312,6 +312,9 @@ impl Cohort {
                     height: *height,
                     block_hash: *block_hash,
                 };
+                if signal.is_close() {
+                    return;
+                }
                 let round = signal.round;
                 // Normally over since it was signed; not so where our log lacks the signature.
                 if round == self.round.number {
@@ -343,9 +346,10 @@ impl Cohort {
             return;
         };
         signal.standing = Standing::Signed;
-        let round = signal.round;
+        let gone = signal.clone();
         let versions = self.signals.iter_mut();
-        let versions = versions.filter(|version| version.round == round && version.is_signed());
+        let versions =
+            versions.filter(|version| version.is_signed() && version.is_version_of(&gone));
         let mut newest = None;
         for version in versions {
             version.tried = None;

@@ -94,7 +94,9 @@ impl Coordinator {
                 }
             }
             ChainFact::FeeRate(sat_vb) => self.fee_estimated(sat_vb, now),
-            ChainFact::Output { .. } | ChainFact::Inputs(_) => Step::nothing(),
+            ChainFact::Output { .. } | ChainFact::SpentByLeaf { .. } | ChainFact::Inputs(_) => {
+                Step::nothing()
+            }
         }
     }
 

@@ -98,7 +98,15 @@ impl Coordinator {
                         expected,
                     ));
                 }
+                if cohort.is_closing() {
+                    let got = "a cohort whose closing spend is signed";
+                    let expected = "one that goes on: there are no more rounds";
+                    return Err(Rejection::new(Code::Phase, got, expected));
+                }
                 Ok(Step::event(Event::RoundRequested { cohort: cohort.id }))
+            }
+            Command::Close { cohort, fee_rate } => {
+                self.close_by_command(cohort, fee_rate, now, rng)
             }
             Command::Replace { cohort, fee_rate } => {
                 self.replace_by_command(cohort, fee_rate, now, rng)

@@ -160,7 +160,9 @@ pub enum Event {
         /// The transaction that a replacement takes the place of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         replaces: Option<Txid>,
-        root: Root,
+        /// Absent where nothing is announced: a closing spend.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<Root>,
         #[serde(with = "transaction_hex")]
         tx: Transaction,
         outpoints: Vec<OutPoint>,
@@ -296,7 +298,7 @@ impl Event {
                 txid,
             } => Some(format!(
                 "output {outpoint} of cohort {cohort} was spent by transaction {txid}, which this coordinator has no record \
-                 of: its state is older than the cohort. No session is started before you look at `cohort show {cohort}`"
+                 of: its state is older than the cohort, or the terms' script tree was used. No session is started before you look at `cohort show {cohort}`"
             )),
             Self::LaterRoundClaimed {
                 cohort,

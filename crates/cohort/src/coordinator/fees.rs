@@ -51,7 +51,8 @@ impl Coordinator {
     pub fn fee_rate(&self, cohort: &Cohort) -> u64 {
         let wanted = self.wanted_fee_rate();
         let round = cohort.round.number;
-        let tried = cohort.signals.iter().filter(|tried| tried.round == round);
+        let tried = cohort.signals.iter();
+        let tried = tried.filter(|tried| tried.round == round && !tried.is_close());
         let rate = match (self.config.fee_rate, tried.map(Signal::fee_rate).max()) {
             (FeeRate::Estimated { .. }, Some(before)) if wanted <= before.saturating_mul(2) => {
                 before

@@ -132,7 +132,7 @@ impl History {
             let of_round = cohort
                 .signals
                 .iter()
-                .filter(|signal| signal.round == *round);
+                .filter(|signal| signal.round == *round && !signal.is_close());
             let records: Vec<_> = of_round.map(|signal| record(signal, peer)).collect();
             let proofs: Vec<_> = indexes
                 .iter()
@@ -158,6 +158,14 @@ impl History {
                 }
                 history.signals.push(record);
             }
+        }
+        // They announce nothing, but whoever has forgotten one must not take it for somebody else's spend.
+        if history.next_round.is_none() {
+            let closes = cohort.signals.iter().filter(|signal| signal.is_close());
+            let closes = closes.filter(|close| close.round >= from);
+            history
+                .signals
+                .extend(closes.map(|close| record(close, peer)));
         }
         history
     }

@@ -7,6 +7,7 @@
 mod apply;
 mod apply_session;
 mod chain;
+mod closing;
 mod commands;
 mod commitment;
 mod contests;
@@ -27,6 +28,8 @@ use std::collections::BTreeSet;
 
 use rand_core::CryptoRng;
 
+pub(crate) use closing::CLOSED;
+pub use closing::CloseError;
 pub use event::Event;
 pub use fees::{FALLBACK_SAT_VB, FeeEstimate, FeeRate};
 pub use funding::{Funding, FundingState};
@@ -109,6 +112,14 @@ pub enum Command {
         /// At this fee rate, sat/vB; `None`: at the coordinator's, or at the lowest that nodes take.
         fee_rate: Option<u64>,
     },
+    /// Spend what the beacon holds to the script of the terms, in a transaction that announces nothing. Once it is signed there
+    /// are no more rounds.
+    Close {
+        /// Which.
+        cohort: CohortId,
+        /// At this fee rate, sat/vB; `None`: at the coordinator's.
+        fee_rate: Option<u64>,
+    },
     /// End a cohort that was set. What its address holds stays there: only all of its members together can spend it.
     Dissolve {
         /// Which.
@@ -174,6 +185,18 @@ impl Coordinator {
             )
         })?;
         Ok((cohort, member))
+    }
+
+    /// As [`Self::membership`], for what belongs to a session: a cohort that is over may still be closed.
+    fn signing_membership(
+        &self,
+        id: CohortId,
+        peer: &PeerId,
+    ) -> Result<(&Cohort, &Member), Rejection> {
+        match self.seat(id, peer)? {
+            (cohort, member) if cohort.session.is_some() => Ok((cohort, member)),
+            _ => self.membership(id, peer),
+        }
     }
 
     fn message(

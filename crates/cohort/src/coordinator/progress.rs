@@ -49,7 +49,11 @@ impl Coordinator {
                 Self::fail(cohort, reason).and(Self::succeed(cohort, there, now, rng))
             }
             Phase::Acknowledged => self.progress_signing(cohort, now, rng),
-            Phase::Dissolved(_) => progress_broadcast(cohort, now),
+            Phase::Dissolved(_) => match &cohort.session {
+                Some(session) => progress_broadcast(cohort, now)
+                    .or(|| Self::progress_session(cohort, session, now)),
+                None => progress_broadcast(cohort, now),
+            },
             Phase::Set | Phase::Failed(_) => Step::nothing(),
         }
     }
@@ -135,6 +139,9 @@ impl Coordinator {
         }
         if let Some(session) = &cohort.session {
             return Self::progress_session(cohort, session, now);
+        }
+        if cohort.is_closing() {
+            return Self::progress_closing(cohort, now, rng);
         }
         let replacement = self.progress_replacement(cohort, now, rng);
         if !replacement.is_empty() {
@@ -242,7 +249,11 @@ impl Coordinator {
                 seats.chain([cohort.terms.advert_expires]).min()
             }
             Phase::Set => Some(acknowledgements_end(cohort)),
-            Phase::Failed(_) | Phase::Dissolved(_) => None,
+            Phase::Failed(_) => None,
+            Phase::Dissolved(_) => cohort.session.as_ref().map(|session| session.deadline),
+            Phase::Acknowledged if cohort.is_closing() => {
+                cohort.session.as_ref().map(|session| session.deadline)
+            }
             Phase::Acknowledged => match (&cohort.session, &cohort.round.stage) {
                 (Some(session), _) => Some(session.deadline),
                 (None, Stage::Waiting) => trigger_time(cohort),
@@ -257,7 +268,8 @@ impl Coordinator {
             },
         };
         let contests = cohort.contests.values().map(|contest| contest.again);
-        let idle = cohort.phase == Phase::Acknowledged && cohort.session.is_none();
+        let idle =
+            cohort.phase == Phase::Acknowledged && cohort.session.is_none() && !cohort.is_closing();
         let replacement = idle.then(|| self.replacement_due(cohort)).flatten();
         retry
             .into_iter()

@@ -58,7 +58,7 @@ pub enum ReplacementError {
 }
 
 /// An unsigned transaction and what it spends.
-type Built = (Transaction, Vec<SpentOutput>);
+pub(super) type Built = (Transaction, Vec<SpentOutput>);
 
 impl Coordinator {
     /// The signal that would be replaced if it went on waiting, when its patience is over, and what hinders its
@@ -142,14 +142,14 @@ impl Coordinator {
         let Some(commitment) = Commitment::to(cohort, leaves) else {
             return Step::nothing(); // It was built once.
         };
-        if commitment.root() != signal.root {
+        if Some(commitment.root()) != signal.root {
             return Step::nothing(); // It is the one that was built then.
         }
         let opening = Opening {
             kind: Kind::Replacement,
             round: signal.round,
             replaces: Some(signal.txid),
-            commitment,
+            commitment: Some(commitment),
             tx,
             spent,
         };
@@ -165,7 +165,7 @@ impl Coordinator {
         signal: &Signal,
         wanted: Option<u64>,
     ) -> Result<Built, ReplacementError> {
-        let Some(beacon) = &cohort.beacon else {
+        let (Some(beacon), Some(root)) = (&cohort.beacon, signal.root) else {
             return Err(ReplacementError::Hindered);
         };
         let cap = cohort.terms.max_fee_rate_sat_vb;
@@ -178,7 +178,8 @@ impl Coordinator {
             // As for signals: an attempt is repeated unless more than twice as much is wanted by now.
             let wanted = self.wanted_fee_rate().min(cap);
             let tried = cohort.signals.iter().filter(|tried| {
-                tried.round == signal.round && !tried.is_signed() && fee_sat(tried) > paid
+                let is_version = tried.round == signal.round && !tried.is_close();
+                is_version && !tried.is_signed() && fee_sat(tried) > paid
             });
             let before = tried.map(Signal::fee_rate).max();
             let before = before.filter(|before| wanted <= before.saturating_mul(2));
@@ -195,8 +196,7 @@ impl Coordinator {
         let mut held: u64 = signal.spent.iter().map(|output| output.value).sum();
         let mut more = cohort.further_funds(rate).into_iter();
         loop {
-            let build =
-                |rate| transaction::build_signal(&inputs, beacon.script(), signal.root.0, rate);
+            let build = |rate| transaction::build_signal(&inputs, beacon.script(), root.0, rate);
             let outcome = match priced(build, rate, paid, beacon.script()) {
                 Ok((tx, least)) => {
                     if let Some(got) = wanted.filter(|got| *got < least) {
@@ -213,10 +213,10 @@ impl Coordinator {
                 }
                 Err(error) => ReplacementError::TooLittle(error),
             };
-            let room = (inputs.len() as u64) < cohort.terms.max_inputs;
+            let one_more = (inputs.len() as u64) < cohort.terms.max_inputs;
             let fits =
                 |fund: &Fund| held.saturating_add(fund.value) <= cohort.terms.max_balance_sat;
-            let Some(fund) = more.by_ref().find(fits).filter(|_| room) else {
+            let Some(fund) = more.by_ref().find(fits).filter(|_| one_more) else {
                 return Err(outcome);
             };
             held = held.saturating_add(fund.value);
@@ -231,7 +231,7 @@ impl Coordinator {
 
 /// The transaction at this rate, or at the lowest higher one at which nodes take it in the place of what pays `paid` sat;
 /// with the latter rate where that is the case, else with the first.
-fn priced(
+pub(super) fn priced(
     build: impl Fn(u64) -> Result<Transaction, BuildError>,
     rate: u64,
     paid: u64,
@@ -251,7 +251,7 @@ fn priced(
 }
 
 /// What a signal pays, sat.
-fn fee_sat(signal: &Signal) -> u64 {
+pub(super) fn fee_sat(signal: &Signal) -> u64 {
     let spent: Vec<_> = signal.spent.iter().map(SpentOutput::to_txout).collect();
     transaction::fee(&signal.tx, &spent).map_or(0, bitcoin::Amount::to_sat)
 }
@@ -264,7 +264,8 @@ impl Cohort {
             return None;
         }
         let signed = || self.signals.iter().filter(|signal| signal.is_signed());
-        let newest = signed().max_by_key(|signal| (signal.round, signal.patience.since))?;
+        let newest = signed().filter(|signal| !signal.is_close());
+        let newest = newest.max_by_key(|signal| (signal.round, signal.patience.since))?;
         let waits = matches!(newest.standing, Standing::Signed | Standing::Broadcast);
         let is_built_on = |version: &Signal| {
             let mut inputs = signed().flat_map(|signal| &signal.tx.input);
@@ -292,14 +293,13 @@ impl Cohort {
     }
 
     /// All signed versions of a signal, itself included.
-    pub(super) fn versions(&self, signal: &Signal) -> impl Iterator<Item = &Signal> {
-        let round = signal.round;
+    pub(super) fn versions<'a>(&'a self, signal: &'a Signal) -> impl Iterator<Item = &'a Signal> {
         let signed = self.signals.iter().filter(|other| other.is_signed());
-        signed.filter(move |other| other.round == round)
+        signed.filter(|other| other.is_version_of(signal))
     }
 
     /// Whether a version of it is in a block.
-    fn has_mined(&self, signal: &Signal) -> bool {
+    pub(super) fn has_mined(&self, signal: &Signal) -> bool {
         self.versions(signal).any(Signal::is_mined)
     }
 
@@ -315,7 +315,7 @@ impl Cohort {
 
     /// Confirmed outputs that no signed signal spends and that are worth their input, our own change first, then the
     /// oldest.
-    fn further_funds(&self, rate: u64) -> Vec<Fund> {
+    pub(super) fn further_funds(&self, rate: u64) -> Vec<Fund> {
         let usable = |fund: &&Fund| {
             fund.height.is_some() && !self.is_spent(fund.outpoint) && !worthless(fund, rate)
         };

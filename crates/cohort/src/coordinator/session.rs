@@ -23,7 +23,8 @@ pub(super) struct Opening {
     pub(super) kind: Kind,
     pub(super) round: u64,
     pub(super) replaces: Option<Txid>,
-    pub(super) commitment: Commitment,
+    /// What the signal bytes commit to, where there are any.
+    pub(super) commitment: Option<Commitment>,
     pub(super) tx: Transaction,
     pub(super) spent: Vec<SpentOutput>,
 }
@@ -78,7 +79,7 @@ impl Coordinator {
             kind: Kind::Signal,
             round,
             replaces: None,
-            commitment,
+            commitment: Some(commitment),
             tx,
             spent,
         };
@@ -108,7 +109,7 @@ impl Coordinator {
             round,
             kind: kind.clone(),
             replaces,
-            root: commitment.root(),
+            root: commitment.as_ref().map(Commitment::root),
             outpoints: tx.input.iter().map(|input| input.previous_output).collect(),
             tx: tx.clone(),
             spent: spent.clone(),
@@ -127,11 +128,12 @@ impl Coordinator {
                     .indexes
                     .iter()
                     .filter_map(|index| {
-                        let (index, proof) = (*index, commitment.proof(index)?);
+                        let proof = commitment.as_ref()?.proof(index)?;
+                        let index = *index;
                         Some(IndexProof { index, proof })
                     })
                     .collect(),
-                map: commitment.map().cloned(),
+                map: commitment.as_ref().and_then(Commitment::map).cloned(),
             };
             step = step.send(peer, request, deadline);
         }
@@ -306,7 +308,10 @@ impl Coordinator {
             code: code.to_owned(),
             next: if over {
                 NextStep::CohortDissolved // At the next tick.
-            } else if again && code != DeclineCode::ReplacesMined.as_str() {
+            } else if again
+                && session.kind != Kind::Close
+                && code != DeclineCode::ReplacesMined.as_str()
+            {
                 NextStep::NewSession
             } else {
                 NextStep::Wait
@@ -331,18 +336,21 @@ impl Coordinator {
             }));
         if !again {
             let reason = format!("{code}: {comment}{}", remedy(code));
-            step.events.push(match session.replaces {
-                Some(txid) => Event::ReplacementStopped {
-                    cohort: cohort.id,
+            let (cohort, round) = (cohort.id, session.round);
+            let stopped = match (&session.kind, session.replaces) {
+                (Kind::Close, _) => None, // The operator asked for it, and asks again.
+                (_, Some(txid)) => Some(Event::ReplacementStopped {
+                    cohort,
                     txid,
                     reason,
-                },
-                None => Event::RoundStopped {
-                    cohort: cohort.id,
-                    round: session.round,
+                }),
+                (_, None) => Some(Event::RoundStopped {
+                    cohort,
+                    round,
                     reason,
-                },
-            });
+                }),
+            };
+            step.events.extend(stopped);
         }
         let expires = now.after(FORMATION_EXPIRY_S);
         cohort

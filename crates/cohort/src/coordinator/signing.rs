@@ -129,7 +129,7 @@ impl Coordinator {
         body: NonceContribution,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
-        let (cohort, member) = self.membership(body.cohort_id, &peer)?;
+        let (cohort, member) = self.signing_membership(body.cohort_id, &peer)?;
         let session = Self::session(cohort, body.session_id)?;
         let contribution = SignedNonces {
             nonce_contributions: body.nonce_contributions,
@@ -197,7 +197,7 @@ impl Coordinator {
         body: SignatureAuthorization,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
-        let (cohort, member) = self.membership(body.cohort_id, &peer)?;
+        let (cohort, member) = self.signing_membership(body.cohort_id, &peer)?;
         let session = Self::session(cohort, body.session_id)?;
         let (Some(beacon), Some(aggregated), Some(nonces)) = (
             &cohort.beacon,
@@ -314,7 +314,7 @@ impl Coordinator {
         body: &Decline,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
-        let (cohort, _) = self.membership(body.cohort_id, &peer)?;
+        let (cohort, _) = self.signing_membership(body.cohort_id, &peer)?;
         // A code that this version does not know is a reason all the same.
         let mut known = DeclineCode::ALL.iter().map(|code| code.as_str());
         let code = known

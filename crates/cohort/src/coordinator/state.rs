@@ -14,7 +14,7 @@ use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::Fund;
 use crate::message::{DidContest, Kind, SpentOutput, Subscribe};
 use crate::musig::BeaconKey;
-use crate::review::DeclineCode;
+use crate::review::{DeclineCode, conflict};
 use crate::terms::{AgreedTerms, BeaconType};
 use crate::values::{AggregatedNonce, CohortKey, PublicNonce, StatementSignature, transaction_hex};
 
@@ -257,8 +257,9 @@ pub struct Session {
     /// The transaction that it would replace.
     #[serde(default)]
     pub replaces: Option<Txid>,
-    /// The signal bytes.
-    pub root: Root,
+    /// The signal bytes; `None` for a closing spend.
+    #[serde(default)]
+    pub root: Option<Root>,
     /// Unsigned.
     #[serde(with = "transaction_hex")]
     pub tx: Transaction,
@@ -323,8 +324,9 @@ pub struct Signal {
     pub session: SessionId,
     /// The round.
     pub round: u64,
-    /// The signal bytes.
-    pub root: Root,
+    /// The signal bytes; `None` for a closing spend.
+    #[serde(default)]
+    pub root: Option<Root>,
     /// With witnesses once it is signed.
     #[serde(with = "transaction_hex")]
     pub tx: Transaction,
@@ -376,6 +378,20 @@ impl Signal {
         let wait = 15_u64.saturating_mul(1 << self.tries.min(8)).min(3_600);
         self.tried
             .map_or(Timestamp::default(), |tried| tried.after(wait))
+    }
+
+    /// Whether it closes the beacon, and announces nothing.
+    pub fn is_close(&self) -> bool {
+        self.root.is_none()
+    }
+
+    /// Whether the two are for the same: the signal of one round, or a close of the same outputs. At most one is mined.
+    pub(super) fn is_version_of(&self, other: &Self) -> bool {
+        match (self.is_close(), other.is_close()) {
+            (false, false) => self.round == other.round,
+            (true, true) => conflict(&self.tx, &other.tx),
+            _ => false,
+        }
     }
 
     /// Whether it has all its signatures.
@@ -477,7 +493,8 @@ impl Cohort {
     /// carries the same root (docs/protocol.md, section "What outlives a session").
     pub fn root_is_fixed(&self) -> bool {
         let round = self.round.number;
-        self.signals.iter().any(|signal| signal.round == round)
+        let mut signals = self.signals.iter();
+        signals.any(|signal| signal.round == round && !signal.is_close())
     }
 
     /// Whether a decline of this code comes of a leaf that crossed the request: an index of the member had no answer when
@@ -522,16 +539,17 @@ impl Cohort {
     /// Whether a signal of this round is in a block.
     pub(super) fn is_mined(&self, round: u64) -> bool {
         let mut signals = self.signals.iter();
-        signals.any(|signal| signal.round == round && signal.is_mined())
+        signals.any(|signal| signal.round == round && !signal.is_close() && signal.is_mined())
     }
 
     /// Whether a signed signal spends this output. The funds last seen may be older than the signal, and a second
     /// spend of the output would drop the updates that the first announces. What a version spends beside which another
     /// one is in a block is free.
     pub fn is_spent(&self, outpoint: OutPoint) -> bool {
-        let signed = self.signals.iter().filter(|signal| {
-            signal.is_mined() || signal.is_signed() && !self.is_mined(signal.round)
-        });
+        let signed = self
+            .signals
+            .iter()
+            .filter(|signal| signal.is_mined() || signal.is_signed() && !self.has_mined(signal));
         signed
             .flat_map(|signal| &signal.tx.input)
             .any(|input| input.previous_output == outpoint)

@@ -85,10 +85,12 @@ impl Membership {
             Event::RollbackConfirmed { .. } => self.quarantine = None,
             Event::WatchEnded { .. } => self.settled = true,
             Event::OutputsSeen { outputs, .. } => self.outputs.clone_from(outputs),
-            Event::ForeignSpend { outpoint, txid, .. } => {
+            Event::ForeignSpend { outpoint, txid, .. }
+            | Event::LeafSpend { outpoint, txid, .. } => {
                 self.foreign.push_back(ForeignSpend {
                     outpoint: *outpoint,
                     txid: *txid,
+                    by_leaf: matches!(event, Event::LeafSpend { .. }),
                     buried: false,
                 });
                 if self.foreign.len() > MAX_ENDED {
@@ -117,7 +119,7 @@ impl Membership {
             self.round = candidate.round;
             self.leaves.clear();
         }
-        if candidate.round == self.round {
+        if candidate.round == self.round && !candidate.is_close() {
             self.committed = Some(self.round);
             // Within a round a leaf never changes: what was chosen in the meantime was chosen in error.
             self.leaves
@@ -241,7 +243,8 @@ impl Membership {
 
     /// A published round is over; its leaves stay with the candidate's proofs.
     fn published(&mut self, txid: Txid) {
-        let Some(round) = self.candidate_mut(txid).map(|candidate| candidate.round) else {
+        let signed = self.candidate_mut(txid).filter(|signed| !signed.is_close());
+        let Some(round) = signed.map(|signed| signed.round) else {
             return;
         };
         if round >= self.round {

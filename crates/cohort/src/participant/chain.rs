@@ -3,8 +3,9 @@
 use bitcoin::OutPoint;
 
 use super::endings::end;
-use super::state::{Candidate, Membership, Progress, Standing};
+use super::state::{Candidate, Membership, Progress, Stage, Standing};
 use super::{Event, Participant};
+use crate::coordinator::CLOSED;
 use crate::ids::{PeerId, Timestamp};
 use crate::machine::{ChainFact, Code, OutputView, Rejection, Step, TransactionView};
 use crate::message::{Kind, SignalPublished};
@@ -17,6 +18,7 @@ impl Participant {
             ChainFact::Output { outpoint, view } => self
                 .spend_seen(outpoint, &view, now)
                 .and(self.singleton_spent(outpoint, &view)),
+            ChainFact::SpentByLeaf { outpoint, txid } => self.leaf_spend_seen(outpoint, txid),
             ChainFact::Inputs(views) => {
                 let asked: Vec<_> = views.iter().map(|(outpoint, _)| *outpoint).collect();
                 let concerned = self.state.cohorts.values();
@@ -136,7 +138,13 @@ impl Participant {
                 if confirmations < cohort.terms.confirmations {
                     return Step::nothing();
                 }
-                Step::event(Event::SignalBuried { cohort: id, txid })
+                let mut step = Step::event(Event::SignalBuried { cohort: id, txid });
+                if candidate.is_close() && cohort.stage == Stage::Agreed {
+                    let comment = "its closing spend is buried";
+                    step.events
+                        .push(Self::dissolved(cohort, CLOSED, comment, now));
+                }
+                step
             }
             (_, TransactionView::Confirmed { height, block_hash }) => {
                 let mut step = settled(cohort, candidate).and(needless(cohort, candidate, now));
@@ -161,6 +169,7 @@ fn settled(cohort: &Membership, candidate: &Candidate) -> Step<Event> {
     match &cohort.session {
         Some(session)
             if candidate.round >= cohort.round
+                && !candidate.is_close()
                 && session.proposal.0.kind.is_signal()
                 && !matches!(session.progress, Progress::PartialReleased { .. }) =>
         {
@@ -176,6 +185,7 @@ fn needless(cohort: &Membership, mined: &Candidate, now: Timestamp) -> Step<Even
     match &cohort.session {
         Some(session)
             if session.proposal.0.kind == Kind::Replacement
+                && !mined.is_close()
                 && session.proposal.0.round == mined.round
                 && !matches!(session.progress, Progress::PartialReleased { .. }) =>
         {

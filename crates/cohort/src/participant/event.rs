@@ -153,7 +153,8 @@ pub enum Event {
         round: u64,
         #[serde(with = "transaction_hex")]
         tx: Transaction,
-        root: Root,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<Root>,
         proofs: BTreeMap<Index, Proof>,
         unproven: BTreeMap<Index, Unproven>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -244,7 +245,9 @@ pub enum Event {
         session: SessionId,
         nonces: Vec<AggregatedNonce>,
         txid: Txid,
-        root: Root,
+        /// Absent where nothing is announced: a closing spend.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<Root>,
         proofs: BTreeMap<Index, Proof>,
     },
     /// They were made and may have left.
@@ -274,6 +277,12 @@ pub enum Event {
     },
     /// One of them is spent by a transaction that we have no record of.
     ForeignSpend {
+        cohort: CohortId,
+        outpoint: OutPoint,
+        txid: Txid,
+    },
+    /// One of them is spent by a leaf of the script tree, which takes no signature of all members.
+    LeafSpend {
         cohort: CohortId,
         outpoint: OutPoint,
         txid: Txid,
@@ -370,6 +379,14 @@ impl Event {
                 "output {outpoint} of cohort {cohort} is spent by transaction {txid}, which this agent has no record of \
                  signing: its state is older than what it signed, a second copy of it runs, or its key was stolen"
             )),
+            Self::LeafSpend {
+                cohort,
+                outpoint,
+                txid,
+            } => Some(format!(
+                "output {outpoint} of cohort {cohort} is spent by transaction {txid} through the script tree of its terms: by the \
+                 holder of the recovery key, or by as many members as the fallback wants. See `cohorts` for who they are"
+            )),
             Self::RollbackDetected { cohort, txid, .. } => Some(format!(
                 "this agent's state is old, or a second copy of it runs: transaction {txid} of cohort {cohort} was signed \
                  with its key and is not in its log. Nothing is signed with outputs that exist now, in any cohort, until \
@@ -443,6 +460,7 @@ impl Event {
             | Self::WatchEnded { cohort }
             | Self::OutputsSeen { cohort, .. }
             | Self::ForeignSpend { cohort, .. }
+            | Self::LeafSpend { cohort, .. }
             | Self::ForeignSpendBuried { cohort, .. } => Some(*cohort),
         }
     }

@@ -9,8 +9,8 @@ use bitcoin::{OutPoint, Txid};
 use super::state::{Candidate, ForeignSpend, Membership, Progress, Session, Stage, Standing};
 use crate::ids::{SessionId, Timestamp};
 use crate::machine::OutputView;
-use crate::message::AuthorizationRequest;
-use crate::review::{OwnLeaf, ProposedSignal, Replaced, SignalContext};
+use crate::message::{AuthorizationRequest, Kind};
+use crate::review::{OwnLeaf, ProposedSignal, Replaced, SignalContext, conflict};
 use crate::terms::BeaconType;
 
 /// Seconds for which the address of a cohort that is over is watched at least: a late deposit should be seen.
@@ -36,7 +36,8 @@ impl Membership {
             live: self.unsettled().map(|candidate| &candidate.tx).collect(),
             published: self
                 .live()
-                .filter(|signed| signed.round != request.round && signed.standing != Standing::Live)
+                .filter(|signed| !signed.is_close() && signed.round != request.round)
+                .filter(|signed| signed.standing != Standing::Live)
                 .map(|signed| &signed.tx)
                 .collect(),
             replaced: replaced.map(|replaced| self.as_replaced(replaced)),
@@ -44,7 +45,7 @@ impl Membership {
             signed_roots: self
                 .live()
                 .filter(|candidate| candidate.round == request.round)
-                .map(|candidate| candidate.root)
+                .filter_map(|candidate| candidate.root)
                 .collect(),
             views,
         })
@@ -53,8 +54,10 @@ impl Membership {
     /// What a request names as replaced, if we signed it and it may still be mined.
     pub(super) fn replaced(&self, request: &AuthorizationRequest) -> Option<&Candidate> {
         let txid = request.replaces?;
-        let mut signed = self.candidates.iter();
-        signed.find(|signed| signed.txid == txid && signed.standing != Standing::Superseded)
+        let closes = request.kind == Kind::Close;
+        let possible = self.candidates.iter();
+        let mut possible = possible.filter(|signed| signed.standing != Standing::Superseded);
+        possible.find(|signed| signed.txid == txid && signed.is_close() == closes)
     }
 
     /// Our leaves of this round, or of the round of what is replaced, where those that came later have none.
@@ -78,7 +81,12 @@ impl Membership {
 
     fn as_replaced<'a>(&self, replaced: &'a Candidate) -> Replaced<'a> {
         let of_its_round = |signed: &&Candidate| {
-            signed.round == replaced.round && signed.standing != Standing::Superseded
+            let version = match (signed.is_close(), replaced.is_close()) {
+                (false, false) => signed.round == replaced.round,
+                (true, true) => conflict(&signed.tx, &replaced.tx),
+                _ => false,
+            };
+            version && signed.standing != Standing::Superseded
         };
         let versions = || self.candidates.iter().filter(of_its_round);
         let is_mined = |signed: &&Candidate| {
@@ -104,7 +112,9 @@ impl Membership {
     /// Whether an index without a leaf in this round stays without one. The root may be fixed with its empty leaf, and
     /// a leaf chosen now would neither be in the tree nor let us complete, or check, the empty leaf's proof.
     pub fn leaves_are_fixed(&self) -> bool {
-        let forgotten = |signed: &Candidate| signed.recovered && signed.round == self.round;
+        let forgotten = |signed: &Candidate| {
+            signed.recovered && signed.round == self.round && !signed.is_close()
+        };
         let of_this_round = |session: &Session| session.proposal.0.kind.is_signal();
         self.live().any(forgotten)
             || self.terms.empty_leaf_allowed
@@ -163,14 +173,20 @@ impl Membership {
         unspent.fold(0, |sum, (_, value)| sum.saturating_add(*value))
     }
 
+    /// Spends by a leaf of the script tree.
+    pub fn spent_by_leaf(&self) -> impl Iterator<Item = &ForeignSpend> {
+        self.foreign.iter().filter(|spend| spend.by_leaf)
+    }
+
     /// Spends by transactions of which we have no record to this day.
     pub fn unexplained(&self) -> impl Iterator<Item = &ForeignSpend> {
         let known = |txid| self.candidates.iter().any(|signed| signed.txid == txid);
-        self.foreign.iter().filter(move |spend| !known(spend.txid))
+        let foreign = self.foreign.iter();
+        foreign.filter(move |spend| !spend.by_leaf && !known(spend.txid))
     }
 
     /// Updates that wait, or stand in leaves of a round in which nothing was signed that announces them.
-    pub(super) fn unannounced(&self) -> BTreeMap<Index, UpdateId> {
+    pub fn unannounced(&self) -> BTreeMap<Index, UpdateId> {
         let mut waiting: BTreeMap<_, _> = self
             .leaves
             .values()
@@ -195,7 +211,8 @@ impl Membership {
 
     /// The last round in which an honest coordinator can be: every round ends with a signature of ours.
     pub fn latest_round(&self) -> u64 {
-        let signed = self.candidates.iter().map(|signed| signed.round).max();
+        let signed = self.candidates.iter().filter(|signed| !signed.is_close());
+        let signed = signed.map(|signed| signed.round).max();
         let next = signed.map_or(1, |signed| signed.saturating_add(1));
         self.round.max(next)
     }
@@ -284,6 +301,18 @@ impl Membership {
     pub(super) fn signed_round(&self, round: u64) -> bool {
         self.candidates
             .iter()
-            .any(|candidate| candidate.round == round)
+            .any(|candidate| candidate.round == round && !candidate.is_close())
+    }
+
+    /// Whether a closing spend of the beacon is in a block.
+    pub fn is_closed(&self) -> bool {
+        let mut closes = self.candidates.iter().filter(|signed| signed.is_close());
+        closes.any(|signed| {
+            let standing = signed.standing;
+            matches!(
+                standing,
+                Standing::Confirmed { .. } | Standing::Buried { .. }
+            )
+        })
     }
 }

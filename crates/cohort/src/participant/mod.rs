@@ -290,6 +290,9 @@ impl Participant {
 
     /// What is left to do for a cohort that is over.
     fn progress_over(&self, cohort: &Membership, now: Timestamp) -> Step<Event> {
+        if let Some(session) = cohort.session.as_ref().filter(|open| open.deadline <= now) {
+            return Self::late(cohort, session, now);
+        }
         match &cohort.inquiry {
             Some(open) if cohort.was_agreed() && open.is_due(now) => {
                 Self::inquire(cohort, open.from_round, now)

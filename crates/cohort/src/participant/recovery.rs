@@ -95,21 +95,26 @@ impl Participant {
             let txid = tx.compute_txid();
             let mut sent = sent_proofs(cohort, body, record);
             if let Some(known) = cohort.candidates.iter().find(|known| known.txid == txid) {
+                let Some(root) = &known.root else {
+                    has_ours |= asked_from <= Some(known.round);
+                    continue; // It announces nothing that would have to be proven.
+                };
                 if !known.recovered {
                     let lacking;
                     (sent, lacking) = empty_leaves(known, accepted, sent);
                     false_proof = false_proof.or(lacking.map(|index| (index, txid)));
                 }
-                let map = sent_map(body, record, &known.root).filter(|_| known.map.is_none());
+                let map = sent_map(body, record, root).filter(|_| known.map.is_none());
                 let recovered = self.recovered(cohort, known, sent, map, &[]);
                 step.events.extend(recovered);
                 step = step.and(Self::keep_told(cohort, known, record, now));
                 has_ours |= asked_from <= Some(known.round);
                 continue;
             }
-            let (Some(evidence), Some(root), false) = (
+            let root = transaction::signal_bytes(&tx).map(Root);
+            let (Some(evidence), true, false) = (
                 signed_by_us(cohort, record, &tx),
-                transaction::signal_bytes(&tx).map(Root),
+                root.is_some() || closes(cohort, &tx),
                 adopted.contains(&txid),
             ) else {
                 continue; // The coordinator's word alone says nothing.
@@ -128,7 +133,9 @@ impl Participant {
             }
             has_ours = true;
             adopted.push(txid);
-            let (proofs, unproven) = self.completed(cohort, record.round, &root, sent, &[]);
+            let (proofs, unproven) = root
+                .map(|root| self.completed(cohort, record.round, &root, sent, &[]))
+                .unwrap_or_default();
             step.events.push(Event::SignalAdopted {
                 cohort: cohort.handle,
                 session: record.session_id,
@@ -137,7 +144,7 @@ impl Participant {
                 root,
                 proofs,
                 unproven,
-                map: sent_map(body, record, &root),
+                map: root.and_then(|root| sent_map(body, record, &root)),
             });
             if is_signed {
                 step.events.push(Event::SignalSigned {
@@ -211,7 +218,7 @@ impl Participant {
     ) -> Option<Event> {
         sent.retain(|index, _| !known.proofs.contains_key(index));
         let (proofs, mut unproven) =
-            self.completed(cohort, known.round, &known.root, sent, updates);
+            self.completed(cohort, known.round, known.root.as_ref()?, sent, updates);
         unproven.retain(|index, _| !known.unproven.contains_key(index));
         let adds = !proofs.is_empty() || !unproven.is_empty() || map.is_some();
         adds.then(|| Event::ProofsRecovered {
@@ -358,10 +365,17 @@ fn empty_leaves(
     let late = sent.keys().chain(accepted).copied();
     let late: BTreeSet<_> = late.filter(|index| !known.is_proven(index)).collect();
     sent.retain(|index, proof| {
-        late.contains(index) && carries(proof, index, &LeafValue::EMPTY, &known.root)
+        let empty = |root| carries(proof, index, &LeafValue::EMPTY, root);
+        late.contains(index) && known.root.as_ref().is_some_and(empty)
     });
     let lacking = late.into_iter().find(|index| !sent.contains_key(index));
     (sent, lacking)
+}
+
+/// Whether it pays everything to the script of the terms.
+fn closes(cohort: &Membership, tx: &Transaction) -> bool {
+    let script = cohort.terms.close_script.as_ref();
+    matches!(tx.output.as_slice(), [paid] if Some(&paid.script_pubkey) == script)
 }
 
 /// The map that came for this signal, if it is the one that the signal announces.

@@ -10,7 +10,7 @@ use super::{Event, Participant};
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
 use crate::machine::{Code, Effect, Rejection, Step};
 use crate::message::{
-    AggregatedNonces, AuthorizationRequest, Decline, IndexProof, Message, NonceContribution,
+    AggregatedNonces, AuthorizationRequest, Decline, IndexProof, Kind, Message, NonceContribution,
     SignatureAuthorization, shortened,
 };
 use crate::review::{DeclineCode, Declined, ProposedSignal, Verdict};
@@ -28,7 +28,11 @@ impl Participant {
         body: AuthorizationRequest,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
-        let cohort = self.membership(body.cohort_id, from)?;
+        // What a cohort that is over holds may still be spent as its terms say.
+        let cohort = match body.kind {
+            Kind::Close => self.agreed_once(body.cohort_id, from)?,
+            _ => self.membership(body.cohort_id, from)?,
+        };
         if let Some(session) = cohort
             .session
             .as_ref()
@@ -282,7 +286,7 @@ impl Participant {
         body: AggregatedNonces,
         now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
-        let cohort = self.membership(body.cohort_id, from)?;
+        let cohort = self.agreed_once(body.cohort_id, from)?;
         let Some(session) = cohort
             .session
             .as_ref()
@@ -362,9 +366,7 @@ impl Participant {
             return Self::decline(cohort, session.id, code, &comment, now);
         }
         let request = &session.proposal.0;
-        let Some(root) = transaction::signal_bytes(&request.pending_tx) else {
-            return Step::nothing(); // It holds, so there is one.
-        };
+        let root = transaction::signal_bytes(&request.pending_tx).map(Root);
         let replaced = cohort.replaced(request);
         let complete = request
             .proofs
@@ -375,7 +377,7 @@ impl Participant {
             session: session.id,
             nonces: body.aggregated_nonces.clone(),
             txid: request.pending_tx.compute_txid(),
-            root: Root(root),
+            root,
             proofs: complete.collect(),
         };
         let step = Step::event(event);

@@ -175,6 +175,9 @@ pub struct ForeignSpend {
     pub outpoint: OutPoint,
     /// What spends it.
     pub txid: Txid,
+    /// Whether it does so by a leaf of the script tree.
+    #[serde(default)]
+    pub by_leaf: bool,
     /// Whether that is buried.
     pub buried: bool,
 }
@@ -282,8 +285,9 @@ pub struct Candidate {
     pub session: SessionId,
     /// The round.
     pub round: u64,
-    /// The signal bytes.
-    pub root: Root,
+    /// The signal bytes; `None` for a closing spend.
+    #[serde(default)]
+    pub root: Option<Root>,
     /// Unsigned.
     #[serde(with = "transaction_hex")]
     pub tx: Transaction,
@@ -319,9 +323,14 @@ impl Candidate {
             .chain(mapped)
     }
 
+    /// Whether it closes the beacon, and announces nothing.
+    pub fn is_close(&self) -> bool {
+        self.root.is_none()
+    }
+
     /// Whether everything is here that shows what it announces of this index, or that it announces nothing.
     pub fn is_proven(&self, index: &Index) -> bool {
-        self.map.is_some() || self.proofs.contains_key(index)
+        self.is_close() || self.map.is_some() || self.proofs.contains_key(index)
     }
 
     /// The leaves of these DIDs that it shows.

@@ -1,7 +1,9 @@
 //! The watch over the beacon: what it holds, and every spend that we did not sign.
 //!
-//! Nobody can spend an output of the beacon without our key. A spend that our log does not know therefore says for sure
-//! that the log is old, that a second copy of us runs, or that the key was stolen.
+//! Nobody can spend an output of the beacon without our key, but by a leaf of a script tree that the terms may have. Any other
+//! spend that our log does not know therefore says for sure that the log is old, that a second copy of us runs, or that the key
+//! was stolen. A spend by a leaf says nothing of that kind, and needs no record: once it is buried, what we signed with the
+//! same outputs can never be mined.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +43,11 @@ impl Participant {
                 .map(|beacon| beacon.script().to_owned())
                 .collect(),
             outpoints: outpoints.into_iter().collect(),
+            script_trees: watched()
+                .filter(|cohort| cohort.terms.script_tree.is_some())
+                .filter_map(|cohort| cohort.beacon.as_ref())
+                .map(|beacon| beacon.script().to_owned())
+                .collect(),
             inputs: cohorts().filter_map(Membership::checked_inputs).collect(),
             transactions: transactions.into_iter().collect(),
             fee_target: None,
@@ -118,6 +125,22 @@ impl Participant {
             // Its coordinator may know what it was, and have the proofs.
             if cohort.inquiry.is_none() {
                 step = step.and(Self::inquire(cohort, cohort.round, now));
+            }
+        }
+        step
+    }
+
+    /// A watched output is spent by a leaf. Only where the terms have one: elsewhere there is no such spend.
+    pub(super) fn leaf_spend_seen(&self, outpoint: OutPoint, txid: Txid) -> Step<Event> {
+        let mut step = Step::nothing();
+        for cohort in self.state.cohorts.values() {
+            let watched = cohort.is_watched() && cohort.watched_outputs().any(|at| at == outpoint);
+            if watched && cohort.terms.script_tree.is_some() && !cohort.has_record_of(txid) {
+                step.events.push(Event::LeafSpend {
+                    cohort: cohort.handle,
+                    outpoint,
+                    txid,
+                });
             }
         }
         step

@@ -28,7 +28,7 @@ pub(crate) const EXPIRY_S: u64 = 300;
 /// Most outputs of a transaction that a PSBT is about. A signal has two.
 const MAX_OUTPUTS: usize = 16;
 /// Most inputs, as in the terms.
-const MAX_INPUTS: usize = 1_000;
+pub(crate) const MAX_INPUTS: usize = 1_000;
 
 /// What is signed, and by whom.
 #[derive(Clone, Copy, Debug)]

@@ -74,6 +74,10 @@ decline_codes! {
     ForeignChange = "foreign-change";
     /// Change below the dust limit.
     DustChange = "dust-change";
+    /// A closing spend that does not pay everything to the script of the terms, in one output that is not dust.
+    CloseOutput = "close-output";
+    /// A closing spend with proofs or a map.
+    CloseProofs = "close-proofs";
     /// Outputs worth more than the inputs.
     Unbalanced = "unbalanced";
     /// A fee above the cap of the terms.

@@ -39,6 +39,15 @@ pub(crate) fn undone(
     })
 }
 
+/// Whether both spend an output, so that only one of them can be mined. A transaction conflicts with itself.
+pub(crate) fn conflict(one: &Transaction, other: &Transaction) -> bool {
+    let taken = |input: &TxIn| {
+        let mut inputs = other.input.iter();
+        inputs.any(|taken| taken.previous_output == input.previous_output)
+    };
+    one.input.iter().any(taken)
+}
+
 /// Transactions that may be mined, by id.
 struct Live<'a>(BTreeMap<Txid, &'a Transaction>);
 

@@ -13,7 +13,7 @@ mod signal;
 
 pub use codes::DeclineCode;
 pub use cohort::{OptedIn, review_cohort};
-pub(crate) use live::{ignored_live, impossible_after, impossible_beside};
+pub(crate) use live::{conflict, ignored_live, impossible_after, impossible_beside};
 pub use signal::{OwnLeaf, ProposedSignal, Replaced, ReviewedSignal, SignalContext, Verdict};
 
 use crate::message::shortened;

@@ -24,12 +24,18 @@ use crate::message::Kind;
 type Proposal = ProposedSignal;
 type Context<'a> = SignalContext<'a>;
 
-pub(super) fn of_a_known_kind(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+pub(super) fn of_a_known_kind(proposal: &Proposal, context: &Context<'_>) -> Result<(), String> {
     let (kind, replaces) = (&proposal.0.kind, proposal.0.replaces);
     let known = match kind {
         Kind::Signal => replaces.is_none(),
         Kind::Replacement => replaces.is_some(),
-        Kind::Close | Kind::Other(_) => false,
+        Kind::Close => {
+            let agreed = context.terms.close_script.is_some();
+            return ensure(agreed, || {
+                "got a closing spend, expected none: the terms have no close_script".to_owned()
+            });
+        }
+        Kind::Other(_) => false,
     };
     ensure(known, || {
         let what = replaces.map_or("nothing".to_owned(), |txid| txid.to_string());
@@ -175,6 +181,37 @@ pub(super) fn change_not_dust(proposal: &Proposal, _: &Context<'_>) -> Result<()
     })
 }
 
+pub(super) fn pays_the_close_script(
+    proposal: &Proposal,
+    context: &Context<'_>,
+) -> Result<(), String> {
+    let Some(script) = &context.terms.close_script else {
+        return Ok(()); // Another check's business.
+    };
+    let [paid] = proposal.0.pending_tx.output.as_slice() else {
+        let count = proposal.0.pending_tx.output.len();
+        return Err(format!(
+            "got {count} outputs, expected 1 of a closing spend"
+        ));
+    };
+    ensure(paid.script_pubkey == *script, || {
+        format!(
+            "got an output to {:x}, expected {script:x} of the terms",
+            paid.script_pubkey
+        )
+    })?;
+    ensure(!transaction::is_dust(paid), || {
+        format!("got an output of {}, which is dust", paid.value)
+    })
+}
+
+pub(super) fn announces_nothing(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
+    let (proofs, map) = (proposal.0.proofs.len(), &proposal.0.map);
+    ensure(proofs == 0 && map.is_none(), || {
+        format!("got {proofs} proofs or a map, expected none: a closing spend announces nothing")
+    })
+}
+
 pub(super) fn balanced(proposal: &Proposal, _: &Context<'_>) -> Result<(), String> {
     let (spent, outputs) = (proposal.spent(), &proposal.0.pending_tx.output);
     let total = |outputs: &[TxOut]| {
@@ -194,11 +231,12 @@ pub(super) fn fee_under_the_cap(proposal: &Proposal, context: &Context<'_>) -> R
     let Some(fee) = transaction::fee(tx, &proposal.spent()) else {
         return Ok(()); // No fee can be computed: the checks of balance and count say so.
     };
-    let cap = transaction::max_fee(
-        tx,
-        context.beacon.script(),
-        context.terms.max_fee_rate_sat_vb,
-    );
+    let (script, rate) = (context.beacon.script(), context.terms.max_fee_rate_sat_vb);
+    let cap = match proposal.0.kind {
+        // Nothing is dropped that would be left to the fee.
+        Kind::Close => Amount::from_sat(transaction::signed_vsize(tx, script).saturating_mul(rate)),
+        _ => transaction::max_fee(tx, script, rate),
+    };
     ensure(fee <= cap, || {
         format!("got a fee of {fee}, expected at most {cap}")
     })

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Check, DeclineCode, Declined, check, rules, run};
 use crate::ids::{CohortId, SessionId};
 use crate::machine::OutputView;
-use crate::message::{AuthorizationRequest, IndexProof};
+use crate::message::{AuthorizationRequest, IndexProof, Kind};
 use crate::musig::{BeaconKey, sighashes};
 use crate::participant::Quarantine;
 use crate::signer::KeyPath;
@@ -90,8 +90,8 @@ pub struct Replaced<'a> {
 
 /// What must hold before a nonce is made. Facts of the request come first, the chain's last, so that what is wrong is
 /// declined at once and only what is missing is waited for.
-fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
-    vec![
+fn checks<'a>(kind: &Kind) -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
+    let of_any_kind = vec![
         check(DeclineCode::UnsupportedKind, rules::of_a_known_kind),
         check(DeclineCode::ReplacesUnknown, rules::replaces_what_we_signed),
         check(DeclineCode::ReplacesMined, rules::replaces_nothing_mined),
@@ -103,19 +103,31 @@ fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
         check(DeclineCode::Version, rules::version_two),
         check(DeclineCode::LockTime, rules::no_lock_time),
         check(DeclineCode::Sequence, rules::signal_sequences),
+    ];
+    let of_a_signal = vec![
         check(DeclineCode::SignalBytes, rules::signal_bytes_last),
         check(DeclineCode::SignalValue, rules::signal_without_value),
         check(DeclineCode::ExtraOpReturn, rules::one_op_return),
         check(DeclineCode::OutputCount, rules::at_most_one_change),
         check(DeclineCode::ForeignChange, rules::change_to_the_beacon),
         check(DeclineCode::DustChange, rules::change_not_dust),
+    ];
+    let of_a_close = vec![
+        check(DeclineCode::CloseOutput, rules::pays_the_close_script),
+        check(DeclineCode::CloseProofs, rules::announces_nothing),
+    ];
+    let of_money = vec![
         check(DeclineCode::Unbalanced, rules::balanced),
         check(DeclineCode::FeeTooHigh, rules::fee_under_the_cap),
+    ];
+    let of_what_is_announced = vec![
         check(DeclineCode::BalanceTooHigh, rules::within_the_balance),
         check(DeclineCode::ProofMissing, rules::one_proof_for_each_index),
         check(DeclineCode::LeafMissing, rules::a_leaf_for_each_index),
         check(DeclineCode::ProofInvalid, rules::proofs_carry_own_leaves),
         check(DeclineCode::MapInvalid, rules::map_carries_own_updates),
+    ];
+    let beside_others = vec![
         check(DeclineCode::ReplacedInputs, rules::keeps_replaced_inputs),
         check(DeclineCode::FeeNotHigher, rules::pays_more_than_replaced),
         check(DeclineCode::LiveTransaction, rules::respects_live),
@@ -127,7 +139,18 @@ fn signal_checks<'a>() -> Vec<Check<ProposedSignal, SignalContext<'a>>> {
         check(DeclineCode::ChainSpent, rules::not_spent_otherwise),
         check(DeclineCode::ChainUnseen, rules::seen),
         check(DeclineCode::ChainUnconfirmed, rules::confirmed),
-    ]
+    ];
+    let all = match kind {
+        Kind::Close => vec![of_any_kind, of_a_close, of_money, beside_others],
+        _ => vec![
+            of_any_kind,
+            of_a_signal,
+            of_money,
+            of_what_is_announced,
+            beside_others,
+        ],
+    };
+    all.into_iter().flatten().collect()
 }
 
 /// An authorization request that nobody has checked yet.
@@ -149,16 +172,13 @@ pub enum Verdict {
 impl ProposedSignal {
     /// Checks everything. The only source of a [`ReviewedSignal`].
     pub fn review(&self, context: &SignalContext<'_>) -> Verdict {
-        if let Err(declined) = run(&signal_checks(), self, context) {
+        if let Err(declined) = run(&checks(&self.0.kind), self, context) {
             return match declined.code {
                 DeclineCode::ChainUnseen | DeclineCode::ChainUnconfirmed => Verdict::Wait(declined),
                 _ => Verdict::Decline(declined),
             };
         }
-        let (Some(root), Some(sighashes)) = (
-            transaction::signal_bytes(&self.0.pending_tx),
-            sighashes(&self.0.pending_tx, &self.spent()),
-        ) else {
+        let Some(sighashes) = sighashes(&self.0.pending_tx, &self.spent()) else {
             // The checks above leave no such transaction; whatever got past them is not signed.
             let comment = "the transaction cannot be signed".to_owned();
             return Verdict::Decline(Declined {
@@ -171,7 +191,7 @@ impl ProposedSignal {
             cohort: context.cohort,
             path: context.path,
             beacon: context.beacon.clone(),
-            root: Root(root),
+            root: transaction::signal_bytes(&self.0.pending_tx).map(Root),
             sighashes,
         }))
     }
@@ -200,7 +220,7 @@ pub struct ReviewedSignal {
     cohort: CohortId,
     path: KeyPath,
     beacon: BeaconKey,
-    root: Root,
+    root: Option<Root>,
     sighashes: Vec<[u8; 32]>,
 }
 
@@ -225,8 +245,8 @@ impl ReviewedSignal {
         &self.beacon
     }
 
-    /// The signal bytes.
-    pub fn root(&self) -> Root {
+    /// The signal bytes; `None` of a closing spend.
+    pub fn root(&self) -> Option<Root> {
         self.root
     }
 

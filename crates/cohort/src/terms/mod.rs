@@ -3,6 +3,7 @@
 mod network;
 mod script_tree;
 
+use bitcoin::ScriptBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -142,9 +143,9 @@ pub struct Terms {
     /// Who may opt in.
     #[serde(default = "defaults::admission")]
     pub admission: Admission,
-    /// Script that a closing spend would pay (hex). Refused by this version.
+    /// Script that a closing spend pays (hex): one of the standard kinds, to which a closed beacon's money goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub close_script: Option<String>,
+    pub close_script: Option<ScriptBuf>,
     /// Script tree of the beacon address. Without one, nobody spends from it but all members together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script_tree: Option<ScriptTree>,
@@ -315,8 +316,17 @@ impl Terms {
         if self.version != 1 {
             return out_of_range("version", self.version, "1");
         }
-        if self.close_script.is_some() {
-            return unsupported("close_script", "cohorts cannot be closed by a spend yet");
+        if let Some(script) = &self.close_script {
+            let standard = script.is_p2tr()
+                || script.is_p2wpkh()
+                || script.is_p2wsh()
+                || script.is_p2pkh()
+                || script.is_p2sh();
+            if !standard {
+                let reason =
+                    "expected P2TR, P2WPKH, P2WSH, P2PKH or P2SH, to which an address pays";
+                return unsupported("close_script", reason);
+            }
         }
         if !(1..=Self::MAX_MEMBERS).contains(&self.max_members) {
             return out_of_range("max_members", self.max_members, "1 to 1000");
@@ -482,7 +492,17 @@ mod tests {
             ("version", Value::from(2), "version: got 2"),
             ("beacon_type", Value::from("OddBeacon"), "OddBeacon"),
             ("script_tree", Value::from("00"), "ScriptTree"),
-            ("close_script", Value::from("51"), "close_script"),
+            (
+                "close_script",
+                Value::from("51"),
+                "close_script is not supported",
+            ),
+            (
+                "close_script",
+                Value::from(format!("6a20{}", "00".repeat(32))),
+                "close_script is not supported",
+            ),
+            ("close_script", Value::from("zz"), "terms cannot be read"),
             ("min_members", Value::from(3), "min_members: got 3"),
             ("max_members", Value::from(0), "max_members: got 0"),
             ("trigger_updates", Value::from(0), "trigger_updates"),
@@ -526,6 +546,28 @@ mod tests {
         terms.patience_s = 60;
         let (read, _) = Terms::parse(&terms.to_value().unwrap()).unwrap();
         assert_eq!(read.patience_s, 60);
+    }
+
+    #[test]
+    fn a_close_script_is_of_a_kind_that_addresses_pay() {
+        let mut terms = Terms::new(BtcNetwork::Regtest, 2, Timestamp(1));
+        let hash = |prefix: &str, bytes: usize, suffix: &str| {
+            ScriptBuf::from_hex(&format!("{prefix}{}{suffix}", "07".repeat(bytes))).unwrap()
+        };
+        for script in [
+            hash("5120", 32, ""),
+            hash("0014", 20, ""),
+            hash("0020", 32, ""),
+            hash("76a914", 20, "88ac"),
+            hash("a914", 20, "87"),
+        ] {
+            terms.close_script = Some(script.clone());
+            let value = terms.to_value().unwrap();
+            assert_eq!(value["close_script"], script.to_hex_string());
+            assert_eq!(Terms::parse(&value).unwrap().0, terms);
+        }
+        terms.close_script = Some(hash("5220", 32, ""));
+        assert!(terms.to_value().is_err(), "a witness version of the future");
     }
 
     #[test]

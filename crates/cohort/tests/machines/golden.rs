@@ -199,6 +199,45 @@ fn run_of_failures() -> World {
     world
 }
 
+/// A signal that is stuck and replaced twice, of which the first version is mined, and a cohort that is closed.
+fn run_of_endings() -> World {
+    let (mut world, cohort) = World::formed_with(2, 2_029, |terms| {
+        terms.patience_s = 600;
+        let script = [&[0x51, 0x20][..], &[9; 32]].concat();
+        terms.close_script = Some(bitcoin::ScriptBuf::from_bytes(script));
+    });
+    world.request_update(0, cohort, 1);
+    world.settle();
+    world.pass(600);
+    world.settle();
+    let fee_rate = Some(9);
+    let command = coordinator::Command::Replace { cohort, fee_rate };
+    world.operator(command).unwrap();
+    for mail in world.settle_until(|message| message.kind() == "sign/authorization_request") {
+        world.deliver(mail);
+    }
+    let session = world.cohort(cohort).session.as_ref().unwrap().id;
+    let comment = String::new();
+    let decline = participant::Command::Decline { session, comment };
+    world.user(1, decline).unwrap();
+    world.settle();
+    let first = world.cohort(cohort).signals[0].tx.clone();
+    world.chain.prefer(first);
+    let mine = |world: &mut World| {
+        for _ in 0..7 {
+            world.chain.mine();
+            world.settle();
+        }
+    };
+    mine(&mut world);
+    let fee_rate = None;
+    let command = coordinator::Command::Close { cohort, fee_rate };
+    world.operator(command).unwrap();
+    world.settle();
+    mine(&mut world);
+    world
+}
+
 fn a_key(number: u8) -> CohortKey {
     let secret = secp256k1::SecretKey::from_secret_bytes([100 + number; 32]).unwrap();
     secp256k1::PublicKey::from_secret_key(&secret).into()
@@ -223,12 +262,14 @@ pub(crate) fn lines(version: &str, role: &str) -> Vec<String> {
 #[test]
 fn todays_code_still_writes_the_golden_logs() {
     let (world, failures) = (run(), run_of_failures());
-    let singletons = singleton::golden_run();
+    let (singletons, endings) = (singleton::golden_run(), run_of_endings());
     let logs = [
         ("coordinator", &world.coordinator.log),
         ("coordinator-failures", &failures.coordinator.log),
         ("participant", &world.peers[0].node.log),
         ("participant-singletons", &singletons.peers[0].node.log),
+        ("coordinator-endings", &endings.coordinator.log),
+        ("participant-endings", &endings.peers[0].node.log),
     ];
     for (role, log) in logs {
         if is_writing() {
@@ -258,6 +299,7 @@ fn every_kind_of_event_is_pinned() {
         r#"{"event":"quarantine_fixed","cohort":"00000000-0000-0000-0000-000000000001","outputs":["0000000000000000000000000000000000000000000000000000000000000000:0"]}"#,
         r#"{"event":"rollback_confirmed","cohort":"00000000-0000-0000-0000-000000000001"}"#,
         r#"{"event":"foreign_spend","cohort":"00000000-0000-0000-0000-000000000001","outpoint":"0000000000000000000000000000000000000000000000000000000000000000:0","txid":"0000000000000000000000000000000000000000000000000000000000000000"}"#,
+        r#"{"event":"leaf_spend","cohort":"00000000-0000-0000-0000-000000000001","outpoint":"0000000000000000000000000000000000000000000000000000000000000000:0","txid":"0000000000000000000000000000000000000000000000000000000000000000"}"#,
         r#"{"event":"foreign_spend_buried","cohort":"00000000-0000-0000-0000-000000000001","outpoint":"0000000000000000000000000000000000000000000000000000000000000000:0","txid":"0000000000000000000000000000000000000000000000000000000000000000"}"#,
         r#"{"event":"signal_adopted","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002","round":1,"tx":"020000000001000000000000","root":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","proofs":{},"unproven":{}}"#,
         r#"{"event":"proofs_recovered","cohort":"00000000-0000-0000-0000-000000000001","txid":"0000000000000000000000000000000000000000000000000000000000000000","proofs":{},"unproven":{}}"#,
@@ -270,7 +312,6 @@ fn every_kind_of_event_is_pinned() {
     let rare_of_coordinators = [
         r#"{"event":"fee_estimated","sat_vb":7,"at":1}"#,
         r#"{"event":"contest_asked","cohort":"00000000-0000-0000-0000-000000000001","index":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","at":1}"#,
-        r#"{"event":"replacement_stopped","cohort":"00000000-0000-0000-0000-000000000001","txid":"0000000000000000000000000000000000000000000000000000000000000000","reason":"user: no"}"#,
     ];
     for line in rare_of_coordinators {
         let event: coordinator::Event = serde_json::from_str(line).unwrap();
@@ -281,7 +322,7 @@ fn every_kind_of_event_is_pinned() {
         assert_eq!(serde_json::to_string(&event).unwrap(), line);
     }
     let rare = rare.map(str::to_owned);
-    let roles = ["coordinator", "coordinator-failures"];
+    let roles = ["coordinator", "coordinator-failures", "coordinator-endings"];
     let mut logged = roles.map(|role| lines(VERSION, role)).concat();
     logged.extend(rare_of_coordinators.map(str::to_owned));
     assert_eq!(kinds(&logged), all_kinds::<coordinator::Event>());
@@ -358,7 +399,12 @@ fn every_golden_log_replays() {
             for (index, proof) in &candidate.proofs {
                 let strictness = beacon_signal::Strictness::Resolver;
                 proof
-                    .verify(index, &proof.leaf_value(), &candidate.root, strictness)
+                    .verify(
+                        index,
+                        &proof.leaf_value(),
+                        candidate.root.as_ref().unwrap(),
+                        strictness,
+                    )
                     .unwrap();
             }
         }
@@ -370,6 +416,35 @@ fn the_golden_logs_of_failures_replay() {
     for version in ["0.2", VERSION] {
         failures_replay(version);
     }
+}
+
+#[test]
+fn the_golden_logs_of_endings_replay() {
+    let mut coordinator = Coordinator::new(coordinator::Config::default());
+    for line in lines(VERSION, "coordinator-endings") {
+        coordinator.apply(&serde_json::from_str(&line).unwrap());
+    }
+    assert_snapshot_keeps_everything(coordinator.state());
+    let cohort = coordinator.state().cohorts.values().next().unwrap();
+    assert_eq!(cohort.phase, Phase::Dissolved("closed".to_owned()));
+    let closes = cohort.signals.iter().map(coordinator::Signal::is_close);
+    assert_eq!(closes.collect::<Vec<_>>(), [false, true]);
+
+    let mut participant = new_participant(0);
+    for line in lines(VERSION, "participant-endings") {
+        participant.apply(&serde_json::from_str(&line).unwrap());
+    }
+    let membership = participant.state().cohorts.values().next().unwrap();
+    let standings = membership.candidates.iter().map(|signed| signed.standing);
+    let [
+        participant::Standing::Buried { .. },
+        participant::Standing::Superseded,
+        participant::Standing::Buried { .. },
+    ] = standings.collect::<Vec<_>>()[..]
+    else {
+        panic!("{:?}", membership.candidates);
+    };
+    assert!(membership.is_closed());
 }
 
 #[test]

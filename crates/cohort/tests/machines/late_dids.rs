@@ -81,7 +81,7 @@ fn assert_proven(membership: &Membership, last: u64) {
             .verify(
                 &index(),
                 &LeafValue::EMPTY,
-                &signed.root,
+                signed.root.as_ref().unwrap(),
                 Strictness::Resolver,
             )
             .unwrap();

@@ -16,6 +16,7 @@ mod outside_signer;
 mod against_coordinator;
 mod against_participant;
 mod cas;
+mod closing;
 mod contests;
 mod delivery;
 mod deposits;

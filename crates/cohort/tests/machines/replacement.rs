@@ -70,13 +70,16 @@ fn assert_proven(world: &World, cohort: CohortId, txid: Txid) {
         let mut signed = membership.candidates.iter();
         let signed = signed.find(|signed| signed.txid == txid).unwrap();
         let mined = world.chain.transaction(&txid).unwrap();
-        assert_eq!(transaction::signal_bytes(mined), Some(signed.root.0));
+        assert_eq!(
+            transaction::signal_bytes(mined),
+            signed.root.map(|root| root.0)
+        );
         for index in membership.dids.keys() {
             let proof = &signed.proofs[index];
             let wanted = (number == 1).then_some(UpdateId([7; 32]));
             assert_eq!(proof.update_id, wanted);
             let value = proof.leaf_value();
-            let proven = proof.verify(index, &value, &signed.root, Strictness::Resolver);
+            let proven = proof.verify(index, &value, &signed.root.unwrap(), Strictness::Resolver);
             proven.unwrap();
         }
     }
@@ -507,7 +510,7 @@ fn a_did_that_came_later_is_proven_to_have_no_leaf() {
         let proof = &signed.proofs[&index];
         assert!(proof.nonce.is_none() && proof.update_id.is_none());
         let value = proof.leaf_value();
-        let proven = proof.verify(&index, &value, &signed.root, Strictness::Resolver);
+        let proven = proof.verify(&index, &value, &signed.root.unwrap(), Strictness::Resolver);
         proven.unwrap();
     }
     assert!(world.rejections.is_empty(), "{:?}", world.rejections);

@@ -2,9 +2,11 @@
 
 use beacon_cohort::coordinator::{self, Phase, Standing};
 use beacon_cohort::ids::CohortId;
-use beacon_cohort::machine::Code;
+use beacon_cohort::machine::{ChainFact, Code, Input, Machine, OutputView, TransactionView};
 use beacon_cohort::participant::{Command, Stage};
 use beacon_cohort::terms::{ScriptTree, Terms};
+use bitcoin::hashes::Hash as _;
+use bitcoin::{Amount, BlockHash, TxOut, Txid};
 use serde_json::json;
 
 use crate::common::{World, did};
@@ -124,4 +126,84 @@ fn a_cohort_too_small_for_its_fallback_has_no_successor() {
     world.operator(command).unwrap();
     world.settle();
     assert_eq!(world.cohort(cohort).successor, None);
+}
+
+/// Whoever uses the tree spends without us, so that says nothing of our log. What we signed with the same output is live until
+/// that spend is buried, and can never be mined then.
+#[test]
+fn a_spend_by_a_leaf_is_no_sign_of_a_rollback() {
+    let (mut world, cohort) = formed(2, 4);
+    world.request_update(0, cohort, 1);
+    world.settle_until(|message| message.kind() == "sign/signal_published");
+    world.mail.clear();
+    let live = world.membership(0, cohort).candidates[0].clone();
+    let outpoint = live.tx.input[0].previous_output;
+    let txid = Txid::all_zeros();
+    let output = TxOut {
+        value: Amount::from_sat(50_000),
+        script_pubkey: world
+            .cohort(cohort)
+            .beacon
+            .as_ref()
+            .unwrap()
+            .script()
+            .to_owned(),
+    };
+    let watches = world.peers[0].node.machine.watches();
+    assert_eq!(
+        watches.script_trees,
+        std::slice::from_ref(&output.script_pubkey)
+    );
+    assert!(watches.outpoints.contains(&outpoint));
+    let spent = ChainFact::Output {
+        outpoint,
+        view: OutputView::Seen {
+            output,
+            confirmations: 1,
+            spent_by: Some(txid),
+        },
+    };
+    // A member that is not told of the leaf takes it for a spend of its own that it forgot.
+    world.at_peer(1, Input::Chain(spent.clone())).unwrap();
+    assert!(world.membership(1, cohort).quarantine.is_some());
+
+    let by_leaf = ChainFact::SpentByLeaf { outpoint, txid };
+    for fact in [by_leaf.clone(), spent, by_leaf] {
+        world.at_peer(0, Input::Chain(fact)).unwrap();
+    }
+    let membership = world.membership(0, cohort);
+    assert_eq!(membership.quarantine, None);
+    assert_eq!(membership.unexplained().count(), 0);
+    assert_eq!(membership.spent_by_leaf().count(), 1, "told once");
+    assert_eq!(membership.balance_sat(), 0);
+    assert_eq!(membership.live().count(), 1);
+    let tip = 1 + u32::try_from(membership.terms.confirmations).unwrap();
+    let view = TransactionView::Confirmed {
+        height: 2,
+        block_hash: BlockHash::all_zeros(),
+    };
+    let buried = ChainFact::Transaction { txid, view, tip };
+    world.at_peer(0, Input::Chain(buried)).unwrap();
+    assert_eq!(world.membership(0, cohort).live().count(), 0);
+    world.assert_replay_equals_memory();
+}
+
+/// In a cohort without a tree nobody can spend by a leaf: a source that says so is not believed.
+#[test]
+fn there_is_no_leaf_where_the_terms_have_none() {
+    let (mut world, cohort) = World::formed(2, 5);
+    let outpoint = *world.membership(0, cohort).outputs.keys().next().unwrap();
+    let txid = Txid::all_zeros();
+    assert!(
+        world.peers[0]
+            .node
+            .machine
+            .watches()
+            .script_trees
+            .is_empty()
+    );
+    let fact = ChainFact::SpentByLeaf { outpoint, txid };
+    let before = world.snapshot();
+    world.at_peer(0, Input::Chain(fact)).unwrap();
+    assert!(world.snapshot() == before);
 }

@@ -121,7 +121,7 @@ fn declines_map_invalid() {
 #[test]
 fn a_map_that_says_what_was_asked_for_is_reviewed() {
     let reviewed = |case: &Case| match case.review() {
-        Verdict::Reviewed(signal) => signal.root(),
+        Verdict::Reviewed(signal) => signal.root().unwrap(),
         other => panic!("got {other:?}"),
     };
     let mut case = Case::cas();

@@ -13,6 +13,7 @@
 
 mod case;
 mod chain;
+mod closing;
 mod cohort;
 mod commitment;
 mod replacement;

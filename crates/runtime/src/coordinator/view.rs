@@ -39,6 +39,7 @@ fn summary(machine: &Coordinator, cohort: &Cohort) -> Value {
     });
     funding::describe(machine, cohort, &mut value);
     script_tree::warn_of_the_tree(&cohort.terms, &mut value);
+    script_tree::warn_of_the_close(&cohort.terms, &mut value);
     value
 }
 
@@ -176,7 +177,7 @@ fn signal(cohort: &Cohort, signal: &Signal, tip: Option<u32>) -> Value {
         "session_id": signal.session,
         "round": signal.round,
         "txid": signal.txid,
-        "signal_bytes": signal.root.to_hex(),
+        "signal_bytes": signal.root.map(|root| root.to_hex()),
     });
     let status = match signal.standing {
         Standing::Unsigned => "unsigned",

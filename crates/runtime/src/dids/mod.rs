@@ -166,6 +166,11 @@ impl Dids {
         self.network
     }
 
+    /// The seed that their keys come from.
+    pub(crate) fn seed(&self) -> &Seed {
+        &self.seed
+    }
+
     /// The files.
     pub fn records(&self) -> &Records {
         &self.records

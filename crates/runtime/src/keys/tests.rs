@@ -129,6 +129,31 @@ fn keys_of_dids_are_pinned() {
     assert!(zeros().did_key(Network::Regtest, 0x8000_0000).is_err());
 }
 
+#[test]
+fn recovery_keys_are_pinned() {
+    let cases = [
+        (
+            Network::Bitcoin,
+            0,
+            "bc7d66e4ab3a101402fffbdbfc19e5837f23c9e156d442fea0762567ca089089",
+        ),
+        (
+            Network::Regtest,
+            0,
+            "de66acbbd8baaea886ea893c9b07afbe6017c6a41eef25b36800c09bc41104ee",
+        ),
+        (
+            Network::Signet,
+            1,
+            "4538e45f4a525199bb491d506e0f930cc173a578bf67bd69de55fb194e5def6f",
+        ),
+    ];
+    for (network, index, key) in cases {
+        let derived = zeros().recovery_key(network, index).unwrap();
+        assert_eq!(hex::encode(derived.as_slice()), key, "{network} {index}");
+    }
+}
+
 /// The whole way from a cohort to its key: coordinator `did:example:carol`, cohort id 1.
 #[test]
 fn a_cohorts_key_and_leaf_nonces_follow_from_the_phrase_alone() {

@@ -2,13 +2,15 @@
 
 use beacon_cohort::announcement::Announcement;
 use beacon_cohort::machine::Code;
-use beacon_cohort::participant::{Candidate, Claim, Membership, Progress, Stage, Standing, State};
+use beacon_cohort::participant::{
+    Candidate, Claim, ForeignSpend, Membership, Progress, Stage, Standing, State,
+};
 use beacon_cohort::terms::BeaconType;
 use beacon_signal::transaction;
 use serde_json::{Value, json};
 
 use crate::depth;
-use crate::script_tree::{at_risk, warn_of_the_tree};
+use crate::script_tree::{at_risk, warn_of_the_close, warn_of_the_tree};
 
 /// What to do where somebody else has registered the index of a DID of ours.
 const CONTEST: &str = "another member answers for one of these DIDs: if it is yours, `did contest --cohort ID --did DID` proves that, and puts the other member out. The coordinator learns the DID by it; who contests without controlling the DID is out";
@@ -50,6 +52,7 @@ fn cohort_view(cohort: &Membership, tip: Option<u32>) -> Value {
     });
     warn_of_the_open(cohort, &mut value);
     warn_of_the_tree(&cohort.terms, &mut value);
+    warn_of_the_close(&cohort.terms, &mut value);
     if cohort.handle != cohort.id {
         value["handle"] = json!(cohort.handle); // What its events are written under.
     }
@@ -59,6 +62,14 @@ fn cohort_view(cohort: &Membership, tip: Option<u32>) -> Value {
             if code == Code::IndexTaken.as_str() {
                 value["reason"]["next"] = json!(CONTEST);
             }
+        }
+        Stage::Dissolved(_) if cohort.is_closed() => {
+            let waiting = cohort.unannounced().len();
+            value["waiting_updates"] = json!(waiting);
+            value["reason"] = json!({
+                "code": "closed",
+                "comment": format!("closed: what the beacon held was paid as the terms say, and nothing more is announced here; {waiting} updates wait for another beacon"),
+            });
         }
         Stage::Dissolved(code) => {
             value["reason"] = json!({
@@ -93,6 +104,10 @@ fn cohort_view(cohort: &Membership, tip: Option<u32>) -> Value {
     if let Some(before) = cohort.succeeds {
         value["succeeds"] = json!(before);
     }
+    let spent: Vec<_> = cohort.spent_by_leaf().map(spend_view).collect();
+    if !spent.is_empty() {
+        value["spent_by_script_tree"] = json!(spent);
+    }
     if let Some(last) = cohort.candidates.last() {
         value["last_signal"] = candidate_view(cohort, last, tip);
     }
@@ -123,10 +138,7 @@ fn rollback_view(cohort: &Membership, tip: Option<u32>) -> Option<Value> {
         .filter(|candidate| candidate.recovered)
         .map(|candidate| candidate_view(cohort, candidate, tip))
         .collect();
-    let unexplained: Vec<_> = cohort
-        .unexplained()
-        .map(|spend| json!({ "output": spend.outpoint, "spent_by": spend.txid, "buried": spend.buried }))
-        .collect();
+    let unexplained: Vec<_> = cohort.unexplained().map(spend_view).collect();
     if recovered.is_empty() && unexplained.is_empty() && cohort.quarantine.is_none() {
         return None;
     }
@@ -148,6 +160,10 @@ fn rollback_view(cohort: &Membership, tip: Option<u32>) -> Option<Value> {
         });
     }
     Some(value)
+}
+
+fn spend_view(spend: &ForeignSpend) -> Value {
+    json!({ "output": spend.outpoint, "spent_by": spend.txid, "buried": spend.buried })
 }
 
 fn sessions(cohort: &Membership, tip: Option<u32>) -> Vec<Value> {
@@ -206,7 +222,7 @@ fn candidate_view(cohort: &Membership, candidate: &Candidate, tip: Option<u32>) 
         "session_id": candidate.session,
         "round": candidate.round,
         "txid": candidate.txid,
-        "signal_bytes": candidate.root.to_hex(),
+        "signal_bytes": candidate.root.map(|root| root.to_hex()),
         "proofs": candidate.proofs.len(),
     });
     if cohort.terms.beacon_type == BeaconType::Cas {

@@ -120,7 +120,7 @@ fn review(situation: &Situation, request: AuthorizationRequest) {
         Verdict::Reviewed(reviewed) => {
             assert_is_a_signal(&proposed.0, membership);
             assert_eq!(
-                Some(reviewed.root().0),
+                reviewed.root().map(|root| root.0),
                 transaction::signal_bytes(&proposed.0.pending_tx)
             );
         }

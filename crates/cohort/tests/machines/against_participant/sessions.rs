@@ -419,7 +419,7 @@ fn a_withheld_signal_gives_its_update_back() {
             session,
             nonces: Vec::new(),
             txid,
-            root,
+            root: Some(root),
             proofs,
         },
         Event::SignalConfirmed {
