@@ -29,6 +29,9 @@ pub trait Agent: Send + 'static {
         params: Value,
     ) -> Result<Call<<Self::Machine as Machine>::Command>, RpcError>;
 
+    /// The chain source's last block, whose height is shown in depths. Nothing is decided by it.
+    fn saw_tip(&mut self, height: u32);
+
     /// What the user must hear of at once when this has happened, in one sentence.
     fn alarm(_: &<Self::Machine as Machine>::Event) -> Option<String> {
         None

@@ -37,6 +37,8 @@ pub struct CoordinatorAgent {
     network: BtcNetwork,
     max_members: u64,
     max_indexes_per_member: u64,
+    /// Height of the chain source's last block.
+    tip: Option<u32>,
 }
 
 /// The role and the machine that this configuration asks for.
@@ -51,6 +53,7 @@ pub fn role(config: &Settings) -> (CoordinatorAgent, Coordinator) {
         network: config.network,
         max_members: config.limits.max_members,
         max_indexes_per_member: config.limits.max_indexes_per_member,
+        tip: None,
     };
     (agent, machine)
 }
@@ -146,7 +149,10 @@ impl Agent for CoordinatorAgent {
             "keys" => list::of_coordinator(identities)?,
             "cohort.advertise" => return self.advertise(read(params)?),
             "cohort.list" => summaries(machine).into(),
-            "cohort.show" => detail(machine, cohort(read::<OneCohort>(params)?.cohort_id)?),
+            "cohort.show" => {
+                let cohort = cohort(read::<OneCohort>(params)?.cohort_id)?;
+                detail(machine, cohort, self.tip)
+            }
             "cohort.close_admission" => {
                 let cohort = read::<OneCohort>(params)?.cohort_id;
                 return Ok(Call::Command(
@@ -186,7 +192,7 @@ impl Agent for CoordinatorAgent {
                 let cohorts = machine.state().cohorts.values();
                 cohorts
                     .filter(|cohort| wanted.is_none_or(|id| id == cohort.id))
-                    .flat_map(sessions)
+                    .flat_map(|cohort| sessions(cohort, self.tip))
                     .collect()
             }
             "subscribers" => {
@@ -195,18 +201,14 @@ impl Agent for CoordinatorAgent {
                     .map(|(did, filter)| json!({ "did": did, "filter": filter }))
                     .collect()
             }
-            "status" => json!({
-                "did": own_did(identities)?["did"],
-                "subscribers": machine.state().subscribers.len(),
-                "fee_rate": {
-                    "sat_vb": machine.wanted_fee_rate(),
-                    "source": machine.fee_rate_source(),
-                },
-                "cohorts": summaries(machine),
-            }),
+            "status" => status(machine, identities)?,
             other => return Err(RpcError::method_not_found(other)),
         };
         Ok(Call::Answer(answer))
+    }
+
+    fn saw_tip(&mut self, height: u32) {
+        self.tip = Some(height);
     }
 
     fn alarm(event: &Event) -> Option<String> {
@@ -408,6 +410,19 @@ fn psbt(machine: &Coordinator, session: SessionId) -> Result<Value, RpcError> {
         "txid": psbt.unsigned_tx.compute_txid(),
         "finished": is_finished(&psbt),
         "psbt": to_base64(&psbt).map_err(RpcError::failed)?,
+    }))
+}
+
+/// What the operator sees first.
+fn status(machine: &Coordinator, identities: &mut Identities) -> Result<Value, RpcError> {
+    Ok(json!({
+        "did": own_did(identities)?["did"],
+        "subscribers": machine.state().subscribers.len(),
+        "fee_rate": {
+            "sat_vb": machine.wanted_fee_rate(),
+            "source": machine.fee_rate_source(),
+        },
+        "cohorts": summaries(machine),
     }))
 }
 

@@ -8,6 +8,7 @@ pub mod control;
 pub mod coordinator;
 pub mod counts;
 pub mod data_dir;
+mod depth;
 pub mod dids;
 pub mod driver;
 pub mod evidence;

@@ -33,7 +33,7 @@ use crate::params::read;
 use crate::script_tree::{self, warn_of_the_close, warn_of_the_tree};
 use crate::settings::Config;
 pub(crate) use view::standing;
-use view::{cohort_view, rollback_view, sessions, warn_of_the_open};
+use view::{all_cohorts, all_sessions, rollbacks, warn_of_the_open};
 
 /// Finds the secret key of a path.
 pub type KeySource = Box<dyn Fn(KeyPath) -> Zeroizing<[u8; 32]> + Send>;
@@ -43,6 +43,8 @@ pub type KeySource = Box<dyn Fn(KeyPath) -> Zeroizing<[u8; 32]> + Send>;
 pub struct ParticipantAgent {
     signer: LocalSigner<KeySource, UnwrapErr<OsRng>>,
     dids: Dids,
+    /// Height of the chain source's last block.
+    tip: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -187,6 +189,7 @@ impl ParticipantAgent {
         Self {
             signer: LocalSigner::new(keys, UnwrapErr(OsRng)),
             dids,
+            tip: None,
         }
     }
 
@@ -250,7 +253,7 @@ impl Agent for ParticipantAgent {
                 let answer = json!({ "coordinator": coordinator });
                 return Ok(Call::Command(Command::Unsubscribe { coordinator }, answer));
             }
-            "cohorts" => state.cohorts.values().map(cohort_view).collect(),
+            "cohorts" => all_cohorts(state, self.tip).into(),
             "join" => return join(machine, read(params)?),
             "leave" => {
                 let named = read::<Named>(params)?;
@@ -259,7 +262,7 @@ impl Agent for ParticipantAgent {
                 return Ok(Call::Command(Command::Leave { cohort }, answer));
             }
             "request_update" => return request_update(machine, read(params)?),
-            "sessions" => state.cohorts.values().flat_map(sessions).collect(),
+            "sessions" => all_sessions(state, self.tip).into(),
             "signer" => return psbt::signer(machine, read(params)?),
             "session.ask_psbt" => {
                 let session = read::<OneSession>(params)?.session_id;
@@ -315,7 +318,7 @@ impl Agent for ParticipantAgent {
                     answer,
                 ));
             }
-            "rollback.show" => state.cohorts.values().filter_map(rollback_view).collect(),
+            "rollback.show" => rollbacks(state, self.tip).into(),
             "rollback.confirm" => return confirm_rollback(machine, read(params)?),
             "status" => json!({
                 "coordinators": state.coordinators.iter().map(|(did, known)| json!({
@@ -325,12 +328,16 @@ impl Agent for ParticipantAgent {
                     "subscribed": known.subscribed,
                     "accepted": known.accepted,
                 })).collect::<Vec<_>>(),
-                "cohorts": state.cohorts.values().map(cohort_view).collect::<Vec<_>>(),
-                "sessions": state.cohorts.values().flat_map(sessions).collect::<Vec<_>>(),
+                "cohorts": all_cohorts(state, self.tip),
+                "sessions": all_sessions(state, self.tip),
             }),
             other => by_hand::call(identities, other, params)?,
         };
         Ok(Call::Answer(answer))
+    }
+
+    fn saw_tip(&mut self, height: u32) {
+        self.tip = Some(height);
     }
 
     fn alarm(event: &Event) -> Option<String> {

@@ -27,6 +27,8 @@ pub enum Report {
     Fact(ChainFact),
     /// The source answers again (`None`), or why it does not.
     Status(Option<String>),
+    /// The height of the source's last block, when it has changed.
+    Tip(u32),
     /// Whether a peer controls a DID.
     Control(ControlAnswer),
     /// The source is for another network; nothing of it may be believed.
@@ -70,6 +72,7 @@ impl Watcher {
             unavailable: None,
             fault: None,
             estimate: None,
+            tip: None,
         };
         std::thread::Builder::new()
             .name("chain".to_owned())
@@ -125,6 +128,8 @@ struct Thread {
     fault: Option<String>,
     /// Its last word on fee rates, or why there is none that can be used.
     estimate: Option<Estimate>,
+    /// Of the last block that was reported.
+    tip: Option<u32>,
 }
 
 struct Estimate {
@@ -249,6 +254,9 @@ impl Thread {
         }
         facts.extend(self.fee_rate(&mut fault));
         let mut reports: Vec<_> = facts.into_iter().map(Report::Fact).collect();
+        if self.tip.replace(tip) != Some(tip) {
+            reports.insert(0, Report::Tip(tip));
+        }
         if fault != self.fault {
             reports.push(Report::Status(fault.clone()));
             self.fault = fault;

@@ -348,6 +348,8 @@ impl Membership {
             unproven: unproven.unwrap_or_default(),
             recovered: replaced.is_some_and(|signed| signed.recovered),
             standing: Standing::Live,
+            spent: request.spent_outputs.clone(),
+            offer: None,
         };
         // A retry signs the same transaction again: the proofs are the same.
         self.candidates.retain(|other| other.txid != *txid);

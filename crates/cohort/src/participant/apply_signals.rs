@@ -47,6 +47,8 @@ impl Membership {
                 unproven: unproven.clone(),
                 recovered: true,
                 standing: Standing::Live,
+                spent: Vec::new(),
+                offer: None,
             }),
             Event::ProofsRecovered {
                 txid,
@@ -178,6 +180,9 @@ impl Membership {
                     };
                 }
                 self.sessions = Hourly::default();
+                if let Some(offer) = self.offer_mut(*txid) {
+                    offer.tries = 0;
+                }
                 self.published(*txid);
             }
             Event::SignalGone { txid, .. } => {
@@ -186,7 +191,7 @@ impl Membership {
                 }
             }
             Event::SignalBuried { txid, .. } => self.buried(*txid),
-            _ => {}
+            event => self.apply_offer(event),
         }
     }
 
@@ -197,6 +202,7 @@ impl Membership {
         };
         if let Standing::Confirmed { height, block_hash } = candidate.standing {
             candidate.standing = Standing::Buried { height, block_hash };
+            candidate.offer = None;
         }
         let inputs = candidate.tx.input.iter();
         let spent: Vec<_> = inputs.map(|input| input.previous_output).collect();
@@ -229,7 +235,7 @@ impl Membership {
         }
     }
 
-    fn candidate_mut(&mut self, txid: Txid) -> Option<&mut Candidate> {
+    pub(super) fn candidate_mut(&mut self, txid: Txid) -> Option<&mut Candidate> {
         self.candidates
             .iter_mut()
             .find(|candidate| candidate.txid == txid)

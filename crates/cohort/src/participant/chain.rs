@@ -34,7 +34,9 @@ impl Participant {
                 .and(self.singleton_seen(txid, view, tip)),
             ChainFact::Funds { script, funds } => self.funds_seen(&script, &funds, now),
             ChainFact::FeeRate(_) => Step::nothing(), // Its user's commands ask for themselves.
-            ChainFact::Broadcast { txid, outcome } => self.singleton_offered(txid, &outcome),
+            ChainFact::Broadcast { txid, outcome } => self
+                .singleton_offered(txid, &outcome)
+                .and(self.offered(txid, &outcome)),
         }
     }
 
@@ -65,6 +67,7 @@ impl Participant {
         &self,
         from: &PeerId,
         body: &SignalPublished,
+        now: Timestamp,
     ) -> Result<Step<Event>, Rejection> {
         let Ok(cohort) = self.agreed_once(body.cohort_id, from) else {
             return Ok(Step::nothing()); // News for subscribers.
@@ -96,9 +99,10 @@ impl Participant {
                     cohort: cohort.handle,
                     txid: body.txid,
                 });
-                Ok(step)
+                Ok(step.and(Self::keep_signed(cohort, candidate, &body.transaction, now)))
             }
-            Some(_) => Ok(Step::nothing()), // Our own chain source knows better.
+            // Where it stands, our own chain source knows better.
+            Some(candidate) => Ok(Self::keep_signed(cohort, candidate, &body.transaction, now)),
         }
     }
 
@@ -121,7 +125,8 @@ impl Participant {
         };
         let id = cohort.handle;
         match (candidate.standing, view) {
-            (Standing::Buried { .. } | Standing::Superseded, _) => Step::nothing(),
+            (Standing::Buried { .. } | Standing::Superseded, _)
+            | (Standing::Live | Standing::Published, TransactionView::Mempool) => Step::nothing(),
             (
                 Standing::Confirmed { height, block_hash },
                 TransactionView::Confirmed {
@@ -152,7 +157,9 @@ impl Participant {
                 step
             }
             (Standing::Confirmed { .. }, _) => Step::event(Event::SignalGone { cohort: id, txid }),
-            (Standing::Live | Standing::Published, _) => Step::nothing(),
+            (Standing::Live | Standing::Published, TransactionView::Unknown) => {
+                Self::offer(cohort, candidate, now)
+            }
         }
     }
 }

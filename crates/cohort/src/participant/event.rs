@@ -297,6 +297,26 @@ pub enum Event {
     WatchEnded { cohort: CohortId },
     /// The coordinator says that it published what we signed.
     SignalPublished { cohort: CohortId, txid: Txid },
+    /// It has all signatures: we can offer it to the network ourselves.
+    SignalSigned {
+        cohort: CohortId,
+        txid: Txid,
+        #[serde(with = "transaction_hex")]
+        tx: Transaction,
+        at: Timestamp,
+    },
+    /// Our own chain source knew nothing of it, and was given it.
+    SignalOffered {
+        cohort: CohortId,
+        txid: Txid,
+        at: Timestamp,
+    },
+    /// It would not have it.
+    SignalRefused {
+        cohort: CohortId,
+        txid: Txid,
+        reason: String,
+    },
     /// Our own chain source has it in a block.
     SignalConfirmed {
         cohort: CohortId,
@@ -421,6 +441,9 @@ impl Event {
             | Self::PartialReleased { cohort, .. }
             | Self::SessionEnded { cohort, .. }
             | Self::SignalPublished { cohort, .. }
+            | Self::SignalSigned { cohort, .. }
+            | Self::SignalOffered { cohort, .. }
+            | Self::SignalRefused { cohort, .. }
             | Self::SignalConfirmed { cohort, .. }
             | Self::SignalGone { cohort, .. }
             | Self::SignalBuried { cohort, .. }

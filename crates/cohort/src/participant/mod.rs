@@ -15,6 +15,7 @@ mod event;
 mod formation;
 mod leaves;
 mod membership;
+mod offers;
 mod outside;
 mod psbt;
 mod recovery;
@@ -33,6 +34,7 @@ use rand_core::CryptoRng;
 
 pub use derive::LeafSecret;
 pub use event::{Event, RollbackEvidence};
+pub use offers::Offer;
 pub use psbt::PsbtView;
 pub use singleton::SingletonSignal;
 pub use state::{
@@ -277,7 +279,7 @@ impl Participant {
             Message::AggregatedNonces(body) => self.aggregated_nonces(from, body, now),
             Message::SessionPsbt(body) => self.psbt_given(from, &body),
             Message::SessionAborted(body) => self.session_aborted(from, &body, now),
-            Message::SignalPublished(body) => self.signal_published(from, &body),
+            Message::SignalPublished(body) => self.signal_published(from, &body, now),
             other => Err(Rejection::new(
                 Code::WrongRole,
                 other.kind(),

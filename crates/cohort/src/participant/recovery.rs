@@ -107,6 +107,7 @@ impl Participant {
                 let map = sent_map(body, record, root).filter(|_| known.map.is_none());
                 let recovered = self.recovered(cohort, known, sent, map, &[]);
                 step.events.extend(recovered);
+                step = step.and(Self::keep_told(cohort, known, record, now));
                 has_ours |= asked_from <= Some(known.round);
                 continue;
             }
@@ -118,6 +119,7 @@ impl Participant {
             ) else {
                 continue; // The coordinator's word alone says nothing.
             };
+            let is_signed = evidence == RollbackEvidence::SignedTransaction;
             if adopted.is_empty() {
                 step.events.push(Event::RollbackDetected {
                     cohort: cohort.handle,
@@ -144,6 +146,14 @@ impl Participant {
                 unproven,
                 map: root.and_then(|root| sent_map(body, record, &root)),
             });
+            if is_signed {
+                step.events.push(Event::SignalSigned {
+                    cohort: cohort.handle,
+                    txid,
+                    tx: record.transaction.clone(),
+                    at: now,
+                });
+            }
             if !matches!(
                 record.status,
                 SignalProgress::Unsigned | SignalProgress::Signed

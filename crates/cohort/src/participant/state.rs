@@ -7,11 +7,12 @@ use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::derive;
+use super::offers::Offer;
 use super::singleton::SingletonSignal;
 use crate::announcement::Announcement;
 use crate::hourly::Hourly;
 use crate::ids::{CohortId, PeerId, SessionId, Timestamp};
-use crate::message::Subscribe;
+use crate::message::{SpentOutput, Subscribe};
 use crate::musig::BeaconKey;
 use crate::review::{OwnLeaf, ProposedSignal};
 use crate::signer::KeyPath;
@@ -304,6 +305,12 @@ pub struct Candidate {
     pub recovered: bool,
     /// Where it stands.
     pub standing: Standing,
+    /// What its inputs spend; empty where it was forgotten.
+    #[serde(default)]
+    pub spent: Vec<SpentOutput>,
+    /// The same with all signatures, once we have it.
+    #[serde(default)]
+    pub offer: Option<Offer>,
 }
 
 impl Candidate {

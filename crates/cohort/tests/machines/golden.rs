@@ -288,6 +288,8 @@ fn todays_code_still_writes_the_golden_logs() {
 fn every_kind_of_event_is_pinned() {
     let rare = [
         r#"{"event":"signal_approved","cohort":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000002"}"#,
+        r#"{"event":"signal_offered","cohort":"00000000-0000-0000-0000-000000000001","txid":"0000000000000000000000000000000000000000000000000000000000000000","at":1}"#,
+        r#"{"event":"signal_refused","cohort":"00000000-0000-0000-0000-000000000001","txid":"0000000000000000000000000000000000000000000000000000000000000000","reason":"min relay fee not met"}"#,
         r#"{"event":"cohort_forgotten","cohort":"00000000-0000-0000-0000-000000000001"}"#,
         r#"{"event":"opt_in_renewed","cohort":"00000000-0000-0000-0000-000000000001","at":1}"#,
         r#"{"event":"cohort_dissolved","cohort":"00000000-0000-0000-0000-000000000001","code":"strikes","comment":"","at":1}"#,
@@ -518,7 +520,7 @@ fn a_snapshot_of_an_older_version_is_read() {
     for cohort in snapshot["cohorts"].as_object_mut().unwrap().values_mut() {
         without(cohort, &["sessions", "dissolved", "settled"]);
         let candidates = cohort["candidates"].as_array_mut().unwrap().iter_mut();
-        candidates.for_each(|signed| without(signed, &["map"]));
+        candidates.for_each(|signed| without(signed, &["map", "spent", "offer"]));
     }
     let read: participant::State = serde_json::from_value(snapshot).unwrap();
     assert!(read.versions.is_empty());

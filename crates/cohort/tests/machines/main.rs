@@ -28,6 +28,7 @@ mod inputs;
 mod interleavings;
 mod late_dids;
 mod life;
+mod offers;
 mod outside;
 mod replacement;
 mod rollback;

@@ -77,7 +77,7 @@ pub enum ControlReply {
 
 /// The error object of JSON-RPC 2.0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message} (code {code})")]
+#[error("{message}")]
 pub struct RpcError {
     /// One of this module's constants.
     pub code: i64,

@@ -4,6 +4,7 @@ use beacon_cohort::coordinator::{Cohort, Coordinator, Phase, Signal, Stage, Stan
 use serde_json::{Value, json};
 
 use super::funding;
+use crate::depth;
 use crate::script_tree;
 
 fn phase(cohort: &Cohort) -> &'static str {
@@ -56,7 +57,7 @@ fn address(cohort: &Cohort) -> Option<String> {
         .map(|beacon| beacon.address(cohort.terms.btc_network.bitcoin()))
 }
 
-pub(super) fn detail(machine: &Coordinator, cohort: &Cohort) -> Value {
+pub(super) fn detail(machine: &Coordinator, cohort: &Cohort, tip: Option<u32>) -> Value {
     let mut value = summary(machine, cohort);
     value["terms"] = cohort.terms.value().clone();
     value["terms_hash"] = json!(cohort.terms.hash());
@@ -96,8 +97,11 @@ pub(super) fn detail(machine: &Coordinator, cohort: &Cohort) -> Value {
     value["later_rounds"] = claims
         .map(|(peer, round)| json!({ "did": peer, "round": round }))
         .collect();
-    value["signal_list"] = cohort.signals.iter().map(signal).collect();
-    value["sessions"] = sessions(cohort).into();
+    value["signal_list"] = {
+        let signals = cohort.signals.iter();
+        signals.map(|known| signal(cohort, known, tip)).collect()
+    };
+    value["sessions"] = sessions(cohort, tip).into();
     let balance = cohort.confirmed_balance();
     if balance > cohort.terms.max_balance_sat {
         value["warning"] = json!(format!(
@@ -168,7 +172,7 @@ fn stage(stage: &Stage) -> Value {
     }
 }
 
-fn signal(signal: &Signal) -> Value {
+fn signal(cohort: &Cohort, signal: &Signal, tip: Option<u32>) -> Value {
     let mut value = json!({
         "session_id": signal.session,
         "round": signal.round,
@@ -182,6 +186,7 @@ fn signal(signal: &Signal) -> Value {
         Standing::Confirmed { height, block_hash } | Standing::Buried { height, block_hash } => {
             value["block_height"] = json!(height);
             value["block_hash"] = json!(block_hash);
+            depth::describe(&mut value, height, tip, cohort.terms.confirmations);
             if matches!(signal.standing, Standing::Buried { .. }) {
                 "buried"
             } else {
@@ -197,7 +202,7 @@ fn signal(signal: &Signal) -> Value {
 }
 
 /// The session under way, then what was signed, then what was abandoned.
-pub(super) fn sessions(cohort: &Cohort) -> Vec<Value> {
+pub(super) fn sessions(cohort: &Cohort, tip: Option<u32>) -> Vec<Value> {
     let open = cohort.session.iter().map(|session| {
         json!({
             "cohort_id": cohort.id,
@@ -213,7 +218,7 @@ pub(super) fn sessions(cohort: &Cohort) -> Vec<Value> {
         })
     });
     let signed = cohort.signals.iter().map(|known| {
-        let mut value = signal(known);
+        let mut value = signal(cohort, known, tip);
         value["cohort_id"] = json!(cohort.id);
         value
     });

@@ -333,6 +333,7 @@ impl<A: Agent> Driver<A> {
     fn chain_report(&mut self, report: Report) -> Result<(), DriverError> {
         match report {
             Report::Fact(fact) => self.take(Input::Chain(fact))?,
+            Report::Tip(height) => self.agent.saw_tip(height),
             Report::Status(fault) => {
                 if let Some(reason) = &fault {
                     tracing::warn!(%reason, "chain source is unavailable; retrying");

@@ -3,18 +3,39 @@
 use beacon_cohort::announcement::Announcement;
 use beacon_cohort::machine::Code;
 use beacon_cohort::participant::{
-    Candidate, Claim, ForeignSpend, Membership, Progress, Stage, Standing,
+    Candidate, Claim, ForeignSpend, Membership, Progress, Stage, Standing, State,
 };
 use beacon_cohort::terms::BeaconType;
 use beacon_signal::transaction;
 use serde_json::{Value, json};
 
+use crate::depth;
 use crate::script_tree::{at_risk, warn_of_the_close, warn_of_the_tree};
 
 /// What to do where somebody else has registered the index of a DID of ours.
 const CONTEST: &str = "another member answers for one of these DIDs: if it is yours, `did contest --cohort ID --did DID` proves that, and puts the other member out. The coordinator learns the DID by it; who contests without controlling the DID is out";
 
-pub(super) fn cohort_view(cohort: &Membership) -> Value {
+/// All cohorts.
+pub(super) fn all_cohorts(state: &State, tip: Option<u32>) -> Vec<Value> {
+    let cohorts = state.cohorts.values();
+    cohorts.map(|cohort| cohort_view(cohort, tip)).collect()
+}
+
+/// The sessions of all cohorts.
+pub(super) fn all_sessions(state: &State, tip: Option<u32>) -> Vec<Value> {
+    let cohorts = state.cohorts.values();
+    cohorts.flat_map(|cohort| sessions(cohort, tip)).collect()
+}
+
+/// What shows, of any cohort, that the state is not the newest.
+pub(super) fn rollbacks(state: &State, tip: Option<u32>) -> Vec<Value> {
+    let cohorts = state.cohorts.values();
+    cohorts
+        .filter_map(|cohort| rollback_view(cohort, tip))
+        .collect()
+}
+
+fn cohort_view(cohort: &Membership, tip: Option<u32>) -> Value {
     let mut value = json!({
         "cohort_id": cohort.id,
         "coordinator": cohort.coordinator,
@@ -87,7 +108,10 @@ pub(super) fn cohort_view(cohort: &Membership) -> Value {
     if !spent.is_empty() {
         value["spent_by_script_tree"] = json!(spent);
     }
-    if let Some(rollback) = rollback_view(cohort) {
+    if let Some(last) = cohort.candidates.last() {
+        value["last_signal"] = candidate_view(cohort, last, tip);
+    }
+    if let Some(rollback) = rollback_view(cohort, tip) {
         value["rollback"] = rollback;
     }
     if let Some(beacon) = &cohort.beacon {
@@ -107,12 +131,12 @@ pub(super) fn cohort_view(cohort: &Membership) -> Value {
 }
 
 /// What shows that the state is not the newest, and what follows; `None` where nothing does.
-pub(super) fn rollback_view(cohort: &Membership) -> Option<Value> {
+fn rollback_view(cohort: &Membership, tip: Option<u32>) -> Option<Value> {
     let recovered: Vec<_> = cohort
         .candidates
         .iter()
         .filter(|candidate| candidate.recovered)
-        .map(|candidate| candidate_view(cohort, candidate))
+        .map(|candidate| candidate_view(cohort, candidate, tip))
         .collect();
     let unexplained: Vec<_> = cohort.unexplained().map(spend_view).collect();
     if recovered.is_empty() && unexplained.is_empty() && cohort.quarantine.is_none() {
@@ -142,7 +166,7 @@ fn spend_view(spend: &ForeignSpend) -> Value {
     json!({ "output": spend.outpoint, "spent_by": spend.txid, "buried": spend.buried })
 }
 
-pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
+fn sessions(cohort: &Membership, tip: Option<u32>) -> Vec<Value> {
     let open = cohort.session.iter().map(|session| {
         let request = &session.proposal.0;
         json!({
@@ -169,7 +193,7 @@ pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
     let signed = cohort
         .candidates
         .iter()
-        .map(|candidate| candidate_view(cohort, candidate));
+        .map(|candidate| candidate_view(cohort, candidate, tip));
     let ended = cohort.ended.iter().map(|ended| {
         let offered = ended.offered.map(|offered| {
             json!({
@@ -192,7 +216,7 @@ pub(super) fn sessions(cohort: &Membership) -> Vec<Value> {
     open.chain(signed).chain(ended).collect()
 }
 
-fn candidate_view(cohort: &Membership, candidate: &Candidate) -> Value {
+fn candidate_view(cohort: &Membership, candidate: &Candidate, tip: Option<u32>) -> Value {
     let mut value = json!({
         "cohort_id": cohort.id,
         "session_id": candidate.session,
@@ -219,8 +243,15 @@ fn candidate_view(cohort: &Membership, candidate: &Candidate) -> Value {
     {
         value["block_height"] = json!(height);
         value["block_hash"] = json!(block_hash);
+        depth::describe(&mut value, height, tip, cohort.terms.confirmations);
     }
     value["status"] = json!(standing(candidate.standing));
+    if let Some(offer) = &candidate.offer {
+        value["offers"] = json!(offer.tries);
+        if let Some(reason) = &offer.refusal {
+            value["refused"] = json!(reason);
+        }
+    }
     value
 }
 
