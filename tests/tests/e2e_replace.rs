@@ -4,7 +4,7 @@
 
 use beacon_signal::transaction::signal_bytes;
 use beacon_tests::harness::Member::Signs;
-use beacon_tests::harness::{Cohort, Net, Signal};
+use beacon_tests::harness::{Cohort, Net, Regtest, Scratch, Signal};
 use bitcoin::{Address, Network, ScriptBuf, Txid};
 use serde_json::{Value, json};
 
@@ -91,9 +91,7 @@ async fn an_operator_replaces_a_stuck_signal_by_command() {
 
 /// A cohort is closed: members are shown the address before they join, everything but the fee arrives there, and all know
 /// that it is over. What comes later is sent after it.
-#[tokio::test]
-async fn a_cohort_is_closed_to_the_address_of_its_terms() {
-    let mut net = Net::start(&[Signs, Signs]).await;
+async fn is_closed(mut net: Net) {
     let script = ScriptBuf::from_bytes([&[0x00, 0x14][..], &[7; 20]].concat());
     let to = Address::from_script(&script, Network::Regtest)
         .unwrap()
@@ -159,4 +157,15 @@ async fn a_cohort_is_closed_to_the_address_of_its_terms() {
         });
     }
     net.verify(&cohort, &signal).await;
+}
+
+#[tokio::test]
+async fn a_cohort_is_closed_to_the_address_of_its_terms() {
+    is_closed(Net::start(&[Signs, Signs]).await).await;
+}
+
+#[tokio::test]
+async fn a_cohort_is_closed_on_a_node() {
+    let node = Regtest::bitcoind();
+    is_closed(Net::start_on(Scratch::new(), node, &[Signs, Signs], &[]).await).await;
 }
