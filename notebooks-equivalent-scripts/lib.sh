@@ -200,8 +200,9 @@ start_node() {
       ((code > 128)) || continue 2
     done
     chain_options=(--chain bitcoind --chain-url "$chain_url")
-    # Every command finds the cookie here.
-    export BEACON_COORDINATOR_CHAIN_COOKIE_FILE=$cookie BEACON_PARTICIPANT_CHAIN_COOKIE_FILE=$cookie
+    # For commands that are given nothing but the data directory.
+    export BEACON_COORDINATOR_CHAIN=bitcoind BEACON_COORDINATOR_CHAIN_URL=$chain_url BEACON_COORDINATOR_CHAIN_COOKIE_FILE=$cookie
+    export BEACON_PARTICIPANT_CHAIN=bitcoind BEACON_PARTICIPANT_CHAIN_URL=$chain_url BEACON_PARTICIPANT_CHAIN_COOKIE_FILE=$cookie
     # The coins of the first blocks can be spent: one for each payment.
     node mine 160
     paid=0

@@ -308,8 +308,8 @@ async fn a_version_goes_with_its_block_and_comes_back_with_its_signal() {
     let txid = cohort.signals[0].txid.to_string();
     let fits = |event: &Value| event["txid"] == txid;
     let before = (
-        net.members[0].event_count().await,
-        net.coordinator.event_count().await,
+        net.members[0].last_seq().await,
+        net.coordinator.last_seq().await,
     );
 
     net.coordinator.kill();

@@ -149,12 +149,12 @@ async fn a_tip_in_the_past_buries_nothing() {
     net.members[1].wait("signal_buried", fits).await;
 }
 
-/// The coordinator believes its source, and builds what members with other sources decline.
-#[tokio::test]
-async fn what_a_coordinator_believes_is_not_signed_for_it() {
+/// Members and a coordinator whose chain source is the liar, which lies like this from the start.
+async fn misled(lie: Lie) -> (Net, Liar) {
     let scratch = Scratch::new();
     let chain = Regtest::start(scratch.path()).await;
     let liar = Liar::before(chain.url());
+    liar.lies(lie);
     let listen = format!("127.0.0.1:{}", free_port());
     let options = [
         "--chain-url",
@@ -175,6 +175,43 @@ async fn what_a_coordinator_believes_is_not_signed_for_it() {
     for _ in 0..2 {
         net.add(Signs).await;
     }
+    (net, liar)
+}
+
+/// A signal costs no more than the terms allow, whatever the source says that the network asks for.
+#[tokio::test]
+async fn an_absurd_fee_estimate_costs_no_more_than_the_terms_allow() {
+    let (mut net, _liar) = misled(|path, body| {
+        let absurd = json!({ "1": 99_999.0, "6": 99_999.0 });
+        Some(if path == "/fee-estimates" {
+            absurd.to_string().into_bytes()
+        } else {
+            body
+        })
+    })
+    .await;
+    let estimated = |event: &Value| event["sat_vb"] == 99_999;
+    net.coordinator.wait("fee_estimated", estimated).await;
+    let terms = json!({ "max_fee_rate_sat_vb": 20 });
+    let mut cohort = net.form(&[0, 1], terms).await;
+    net.fund(&cohort).await;
+    let params = json!({ "cohort_id": cohort.id });
+    let shown = net.coordinator.call("cohort.show", params).await;
+    let warning = shown["fee_warning"].as_str().unwrap();
+    assert!(
+        warning.contains("99999 sat/vB") && warning.contains("20"),
+        "{warning}"
+    );
+    net.request_update(&cohort, 0).await;
+    let signal = net.confirmed(&mut cohort).await;
+    let fee = 50_000 - signal.transaction.output[0].value.to_sat();
+    assert_eq!(fee, 20 * u64::try_from(signal.transaction.vsize()).unwrap());
+}
+
+/// The coordinator believes its source, and builds what members with other sources decline.
+#[tokio::test]
+async fn what_a_coordinator_believes_is_not_signed_for_it() {
+    let (mut net, liar) = misled(|_, body| Some(body)).await;
     let terms = json!({ "flow": "push", "response_deadline_s": 2, "max_strikes": 100 });
     let mut cohort = net.form(&[0, 1], terms).await;
     // Money that nobody paid.

@@ -218,10 +218,19 @@ impl Agent {
         status["refused"][kind].as_u64().unwrap_or_default()
     }
 
-    /// How many events the log has, as `status` says.
-    pub async fn event_count(&self) -> u64 {
+    /// The number of the log's last event, as `status` says.
+    pub async fn last_seq(&self) -> u64 {
         let status = self.call("status", Value::Null).await;
         status["events"].as_u64().unwrap()
+    }
+
+    /// How many events the log has besides estimates of the fee rate, which come when they come.
+    pub async fn event_count(&self) -> usize {
+        let events = self.events().await;
+        let others = events
+            .iter()
+            .filter(|event| event.value["event"] != "fee_estimated");
+        others.count()
     }
 
     /// The first event of this kind for which `fits` holds: in the past, or as soon as it happens.
@@ -275,7 +284,7 @@ impl Agent {
     pub async fn follow(&self, from_now: bool) -> Log {
         let mut log = Log::new(&self.name, self.socket());
         if from_now {
-            log.skip(self.event_count().await);
+            log.skip(self.last_seq().await);
         }
         log
     }

@@ -82,7 +82,7 @@ impl Agent {
 
     /// Answers for a DID in a cohort that is set, as soon as its coordinator has agreed.
     pub async fn register(&mut self, did: &str, cohort: &Cohort) {
-        let before = self.event_count().await;
+        let before = self.last_seq().await;
         self.answer(&["join", &cohort.id, "--did", did]).await;
         self.wait_after(before, "registered", |event| cohort.has(event))
             .await;

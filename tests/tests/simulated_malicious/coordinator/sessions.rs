@@ -200,12 +200,12 @@ fn withheld() -> Simulation {
     simulation
 }
 
-/// The coordinator keeps a signed transaction for half a day and publishes it when nobody expects it any more. Every member
-/// can prove it: what it signed, it keeps for ever.
+/// The coordinator keeps a signed transaction for most of an hour, the terms' patience, and publishes it when nobody expects
+/// it any more. Every member can prove it: what it signed, it keeps for ever.
 #[test]
 fn withholds_a_signed_transaction_and_publishes_it_later() {
     let mut simulation = withheld();
-    held(simulation.pass(43_200));
+    held(simulation.pass(3_500));
     for member in 1..=MEMBERS {
         let membership = simulation.member(member).unwrap();
         assert!(membership.session.is_none(), "it is over for the member");
