@@ -6,7 +6,7 @@ use std::path::Path;
 
 use beacon_tests::harness::Member::Signs;
 use beacon_tests::harness::{Agent, Cohort, Net, Output};
-use bitcoin::{Address, Network};
+use bitcoin::{Address, Network, OutPoint};
 use serde_json::{Value, json};
 
 /// Somebody's address outside of all cohorts.
@@ -55,7 +55,10 @@ async fn form(net: &mut Net, options: &[&str]) -> Cohort {
     }
     let members: Vec<_> = (0..net.members.len()).collect();
     let cohort = net.acknowledged(id, &members).await;
-    net.fund(&cohort).await;
+    let deposit = net.chain.fund(&cohort.address, 50_000);
+    let funded = |event: &Value| cohort.has(event) && event["funds"][0]["height"].is_u64();
+    net.coordinator.wait("funds_seen", funded).await;
+    seen(net, &cohort, deposit).await;
     let shown = net
         .coordinator
         .answer(&["cohort", "show", &cohort.id])
@@ -69,6 +72,15 @@ async fn form(net: &mut Net, options: &[&str]) -> Cohort {
         "{shown}"
     );
     cohort
+}
+
+/// Waits until every member knows an output: of one that is spent before it looks, it never hears.
+async fn seen(net: &mut Net, cohort: &Cohort, output: OutPoint) {
+    for member in &mut net.members {
+        let fits =
+            |event: &Value| cohort.has(event) && event["outputs"].get(output.to_string()).is_some();
+        member.wait("outputs_seen", fits).await;
+    }
 }
 
 fn text(path: &Path) -> String {
@@ -88,6 +100,7 @@ async fn a_payer_takes_back_what_a_cohort_holds() {
     let mut cohort = form(&mut net, &options).await;
     net.request_update(&cohort, 0).await;
     let signal = net.confirmed(&mut cohort).await;
+    seen(&mut net, &cohort, OutPoint::new(signal.txid, 0)).await;
     net.verify(&cohort, &signal).await;
     assert_eq!(
         signal.transaction.input[0].witness.len(),
