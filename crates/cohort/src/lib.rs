@@ -16,7 +16,7 @@
 //! - No envelopes and no DID documents: a [`PeerId`](ids::PeerId) is the text of a DID that the caller has proven.
 //! - No sockets, files, clocks or chain access; what a machine wants to know of the chain, it
 //!   [asks to watch](machine::Machine::watches).
-//! - Replacements and closing spends are refused by name, not half supported.
+//! - No spends by a leaf of the script tree on the wire: they travel as files ([`script_spend`]).
 //!
 //! # Example
 //!

@@ -48,7 +48,7 @@ decline_codes! {
     ReplacesMined = "replaces-mined";
     /// Not the member's current round, or, of a replacement, not that of what it replaces.
     WrongRound = "wrong-round";
-    /// More or fewer inputs than one.
+    /// No input, or more than the terms allow.
     InputCount = "input-count";
     /// An input that is signed already.
     NotUnsigned = "not-unsigned";
